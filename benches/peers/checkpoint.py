@@ -1,0 +1,24 @@
+"""Writes a checkpoint of GPT-2 small's shape with random weights, and a tokenizer that serves to be loaded."""
+
+import sys
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+folder = sys.argv[1]
+torch.manual_seed(0)
+model = GPT2LMHeadModel(GPT2Config())
+with torch.no_grad():  # gains and biases that a trained model has, so that processing has something to do
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(0, 0.02)
+        elif ".ln_" in name:
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(50256)} | {"<|endoftext|>": 50256}, unk_token="t0"))
+words.pre_tokenizer = pre_tokenizers.Whitespace()
+tokenizer = PreTrainedTokenizerFast(
+    tokenizer_object=words, bos_token="<|endoftext|>", eos_token="<|endoftext|>", unk_token="t0"
+)
+tokenizer.save_pretrained(folder)
+model.save_pretrained(folder)

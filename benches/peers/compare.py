@@ -1,0 +1,137 @@
+"""Starts all peers, asks them in turns, and prints tables of ratios: medians of rounds, with their spread."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+ours, checkpoint, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+here = os.path.dirname(os.path.abspath(__file__))
+python = os.environ["PEERS_PYTHON"]
+SIZES = [(1, 16), (1, 128), (8, 128), (1, 1024)]
+
+
+class Peer:
+    """A process that answers lines, and how many milliseconds it took from its start to its first logits."""
+
+    def __init__(self, name):
+        self.name = name
+        environment = dict(os.environ)
+        if name == "ours":
+            command = [ours, checkpoint]
+        else:
+            command = [python, os.path.join(here, "peer.py"), name, checkpoint]
+            folder = {"tl39": "PEERS_TL39", "tl43": "PEERS_TL43"}.get(name)
+            if folder and os.environ.get(folder):
+                environment["PYTHONPATH"] = os.environ[folder]
+            environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        start = time.perf_counter()
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
+        for line in self.process.stdout:
+            if line.strip() == "first":  # what else libraries print to their standard output is not ours to read
+                break
+        else:
+            sys.exit(f"{name} did not start: {' '.join(command)}")
+        self.started = 1e3 * (time.perf_counter() - start)
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def median(times):
+    return statistics.median(times)
+
+
+def spread(times):
+    """The middle half of the rounds around their median, in percent."""
+    if len(times) < 3:
+        return 0.0
+    low, _, high = statistics.quantiles(times, n=4)
+    return 50 * (high - low) / median(times)
+
+
+def in_turns(questions):
+    """Milliseconds of each (peer, line), by rounds."""
+    times = {question: [] for question in questions}
+    for peer, line in questions:
+        peer.ask(line)
+    for _ in range(rounds):
+        for peer, line in questions:
+            times[peer, line].append(peer.ask(line))
+    return times
+
+
+def ratio(times, above, below):
+    """The median of the ratios within each round, and their spread."""
+    ratios = [a / b for a, b in zip(times[above], times[below])]
+    return median(ratios), spread(ratios)
+
+
+print(f"{os.cpu_count()} cores; {rounds} rounds in turns; milliseconds: median (± half of the middle half, %)\n")
+starts = {name: [] for name in ("ours", "tl43")}
+for _ in range(3):
+    for name in starts:
+        peer = Peer(name)
+        starts[name].append(peer.started)
+        if name == "ours":
+            peer.ask("forward 1 128")
+            memory = peer.ask("memory")
+        peer.end()
+peers = {name: Peer(name) for name in ("ours", "transformers", "tl39", "tl43")}
+us = peers["ours"]
+
+rows = []
+
+
+def row(what, value, bound, at_least=False):
+    met = value[0] >= bound if at_least else value[0] <= bound
+    rows.append((what, f"{value[0]:.3f}", f"± {value[1]:.0f} %", f"{'≥' if at_least else '≤'} {bound}", "yes" if met else "NO"))
+
+
+print(f"{'batch x pos':<12}{'peer':<14}{'forward':>18}{'full cache':>18}{'resid_post':>18}")
+for batch, pos in SIZES:
+    size = f"{batch} {pos}"
+    questions = [(peer, f"forward {size}") for peer in peers.values()]
+    questions += [(peer, f"{what} {size}") for peer in peers.values() if peer.name != "transformers" for what in ("cache", "resid")]
+    times = in_turns(questions)
+    for peer in peers.values():
+        cells = [times.get((peer, f"{what} {size}")) for what in ("forward", "cache", "resid")]
+        cells = "".join(f"{f'{median(t):.1f} (± {spread(t):.0f} %)' if t else '':>18}" for t in cells)
+        print(f"{f'{batch} x {pos}':<12}{peer.name:<14}{cells}", flush=True)
+    at = f"at {batch} x {pos}"
+    row(f"forward / transformers {at}", ratio(times, (us, f"forward {size}"), (peers["transformers"], f"forward {size}")), 0.95)
+    if batch * pos < 8192 and pos <= 128:
+        row(f"full cache / own forward {at}", ratio(times, (us, f"cache {size}"), (us, f"forward {size}")), 1.10)
+    bound = {(1, 128): 0.80, (8, 128): 0.65, (1, 1024): 0.40}.get((batch, pos))
+    if bound:
+        row(f"full cache / TransformerLens 4.3's {at}", ratio(times, (us, f"cache {size}"), (peers["tl43"], f"cache {size}")), bound)
+    if (batch, pos) == (1, 1024):
+        row(f"resid_post only / TransformerLens 4.3's {at}", ratio(times, (us, f"resid {size}"), (peers["tl43"], f"resid {size}")), 0.40)
+    if (batch, pos) == (8, 128):
+        flops = 2 * batch * pos * (12 * 12 * 768 * 768 + 768 * 50257)  # of the weights; attention's own come on top
+        peak = max(peers["transformers"].ask("peak") for _ in range(5))
+        rate = [flops / (ms * 1e-3) / 1e9 / peak for ms in times[us, f"forward {size}"]]
+        row(f"achieved / peak matrix-product rate {at} (peak {peak:.0f} GFLOP/s)", (median(rate), spread(rate)), 0.85, True)
+
+times = in_turns([(us, "forward 1 128")] + [(us, f"layer {layer} 1 128") for layer in (0, 5, 11)])
+for layer in (0, 5, 11):
+    bound = round((layer + 1) / 12 + 0.05, 3)
+    row(f"layer {layer}'s resid_post, no logits / forward at 1 x 128", ratio(times, (us, f"layer {layer} 1 128"), (us, "forward 1 128")), bound)
+value = median(starts["ours"]) / median(starts["tl43"])
+row(f"start to first logits / TransformerLens 4.3's ({median(starts['ours']):.0f} / {median(starts['tl43']):.0f} ms)", (value, spread(starts["ours"])), 0.10)
+row("peak memory, load and one run at 1 x 128 / weights", (memory, 0), 1.5)
+
+print(f"\n{'':<86}{'ratio':>8}  {'spread':<8}{'bound':<8}met")
+for what, value, around, bound, met in rows:
+    print(f"{what:<86}{value:>8}  {around:<8}{bound:<8}{met}")
+for peer in peers.values():
+    peer.end()

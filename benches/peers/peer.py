@@ -1,0 +1,78 @@
+"""One peer, alive: loads the checkpoint, runs 16 positions, prints "first", and answers a line with milliseconds.
+
+Lines: "forward B P", "cache B P" (every activation that fires by default), "resid B P" (resid_post of all layers), "peak", the
+rate in GFLOP/s of one large matrix product, by the faster of the two libraries that libtorch has.
+"""
+
+import sys
+import time
+
+which, folder = sys.argv[1:]
+
+import torch  # noqa: E402
+
+torch.set_grad_enabled(False)
+
+
+def tokens(batch, pos):
+    return (torch.arange(batch * pos) * 7919 % 50000).view(batch, pos)
+
+
+if which == "transformers":
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval()
+
+    def forward(ids):
+        return model(ids, use_cache=False).logits
+
+    cache = resid = None
+elif which == "tl39":
+    from transformer_lens import HookedTransformer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    hf = AutoModelForCausalLM.from_pretrained(folder)
+    model = HookedTransformer.from_pretrained("gpt2", hf_model=hf, tokenizer=AutoTokenizer.from_pretrained(folder))
+    del hf
+    forward = model
+elif which == "tl43":
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = TransformerBridge.boot_transformers(folder, device="cpu")
+    model.enable_compatibility_mode(disable_warnings=True)
+    forward = model
+else:
+    sys.exit(f"no such peer: {which}")
+
+if which != "transformers":
+
+    def cache(ids):
+        return model.run_with_cache(ids)
+
+    def resid(ids):
+        return model.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_resid_post"))
+
+
+def product(x, w):
+    return max(
+        x.shape[0] * x.shape[1] * w.shape[0] * 2 / seconds(lambda: f(x, w)) / 1e9
+        for f in (torch.nn.functional.linear, lambda x, w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], ""))
+    )
+
+
+def seconds(f):
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+forward(tokens(1, 16))
+print("first", flush=True)
+for line in sys.stdin:
+    what, *size = line.split()
+    if what == "peak":
+        x, w = torch.randn(2048, 3072), torch.randn(3072, 3072)
+        print(product(x, w), flush=True)
+        continue
+    ids = tokens(*map(int, size))
+    print(1e3 * seconds(lambda: {"forward": forward, "cache": cache, "resid": resid}[what](ids)), flush=True)

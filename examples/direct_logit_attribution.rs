@@ -1,0 +1,101 @@
+//! Who moves the name? Direct logit attribution on the toy model's indirect-object prompt.
+//!
+//! Prints, for the difference between the logits of " Mary" and " John": what each layer's attention and MLP add, a table of all
+//! heads, the heads and neurons that add most, and by how much all of it together misses the logit difference (next to nothing).
+//!
+//! ```text
+//! cargo run --release --example direct_logit_attribution
+//! cargo run --release --example direct_logit_attribution -- --prompt "…" --answer " Mary" --wrong " John"
+//! ```
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use clap::Parser;
+use tch_lens::{Component, Decompose, Full, Heads, HookedTransformer, Neurons};
+
+#[derive(Parser)]
+#[command(about = "Direct logit attribution: by layer, by head, by neuron")]
+struct Options {
+    /// A Hugging Face folder; the toy model without one
+    #[arg(long)]
+    model: Option<PathBuf>,
+    #[arg(long, default_value = "When Mary and John went to the shop, John gave a bag to")]
+    prompt: String,
+    #[arg(long, default_value = " Mary")]
+    answer: String,
+    /// The token that the answer is compared with
+    #[arg(long, default_value = " John")]
+    wrong: String,
+    /// How many heads and neurons to list
+    #[arg(long, default_value_t = 5)]
+    top: usize,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    tch_lens::tune_allocator();
+    let options = Options::parse();
+    let model = match &options.model {
+        Some(folder) => HookedTransformer::from_pretrained(folder)?,
+        None => HookedTransformer::toy()?,
+    };
+    let (_, cache) = model.run_with_cache(&options.prompt)?;
+    let answer = || (&options.answer, &options.wrong);
+    println!("{}", options.prompt);
+    println!("logit of {:?} less that of {:?}, at the last position\n", options.answer, options.wrong);
+
+    println!("by layer");
+    let stack = cache.decompose_resid(Decompose::new().pos(-1))?;
+    let by_layer = cache.logit_attrs(&stack, answer())?.batch(0)?;
+    for (row, value) in by_layer.rows().iter().zip(Vec::<f64>::try_from(by_layer.tensor())?) {
+        println!("  {row:<12}{value:+8.3}  {}", bar(value));
+    }
+
+    println!("\nby head");
+    let heads = cache.logit_attrs(Heads::new().pos(-1), answer())?.batch(0)?;
+    let table = heads.by_head()?; // [layer, head]
+    let size = table.size();
+    print!("  {:8}", "");
+    for head in 0..size[1] {
+        print!("{:>8}", format!("H{head}"));
+    }
+    for layer in 0..size[0] {
+        print!("\n  {:8}", format!("layer {layer}"));
+        for head in 0..size[1] {
+            print!("{:+8.3}", table.double_value(&[layer, head]));
+        }
+    }
+
+    println!("\n\nthe name movers, and where they look from the last position");
+    for (row, value) in heads.top(options.top)?.rows {
+        let Component::Head { layer, head } = row else { continue };
+        let pattern = cache.get(("pattern", layer as i64))?.select(0, 0).select(0, head as i64).select(0, -1); // [key]
+        let at = pattern.argmax(-1, false).int64_value(&[]);
+        let token = &model.to_str_tokens(&options.prompt)?[at as usize];
+        println!("  {row:<8}{value:+8.3}  {:4.0} % on {token:?}", 100.0 * pattern.double_value(&[at]));
+    }
+
+    if !model.config().attn_only {
+        println!("\nby neuron");
+        let neurons = cache.logit_attrs(Neurons::new().pos(-1), answer())?.batch(0)?;
+        for (row, value) in neurons.top(options.top)?.rows {
+            println!("  {row:<8}{value:+8.3}");
+        }
+    }
+
+    let all = cache.logit_attrs(Full::new().pos(-1), answer())?;
+    println!(
+        "\nall {} heads, neurons, embeddings and biases: {:+.3}; the model says {:+.3} (off by {:.0e})",
+        all.rows().len(),
+        all.sum()?.double_value(&[0]),
+        all.logit()?.double_value(&[0]),
+        all.residual_error()?
+    );
+    Ok(())
+}
+
+/// A bar as long as the value, at most 40 characters.
+fn bar(value: f64) -> String {
+    let mark = if value < 0.0 { "-" } else { "+" };
+    mark.repeat((value.abs() * 4.0).round().min(40.0) as usize)
+}

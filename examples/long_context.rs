@@ -1,0 +1,97 @@
+//! What a long sequence takes: memory and time of a run that keeps `resid_post` alone, length by length.
+//!
+//! A small model with fresh weights and a context of 16,384 positions. Memory grows with the length, and not its square: no
+//! scores and no masks of all queries and keys are made, whatever the attention is like.
+//!
+//! ```text
+//! cargo run --release --example long_context
+//! cargo run --release --example long_context -- --attention alibi
+//! ```
+
+use std::error::Error;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use tch::{Device, Kind, Tensor};
+use tch_lens::config::{AttnType, PositionalEmbedding};
+use tch_lens::{Config, HookedTransformer, Output, Run};
+
+#[derive(Parser)]
+#[command(about = "Memory and time by the length of the sequence")]
+struct Options {
+    /// What attention is like
+    #[arg(long, value_enum, default_value = "plain")]
+    attention: Attention,
+    #[arg(long, value_delimiter = ',', default_value = "1024,2048,4096,8192,16384")]
+    lengths: Vec<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Attention {
+    Plain,
+    /// Every other layer sees 256 positions
+    Local,
+    Alibi,
+    /// Scores are squashed, as Gemma 2's are
+    SoftCapped,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse();
+    let mut config = Config {
+        n_layers: 4,
+        d_model: 128,
+        n_heads: 4,
+        d_head: 32,
+        n_key_value_heads: 4,
+        d_mlp: 512,
+        d_vocab: 1000,
+        d_vocab_out: 1000,
+        n_ctx: options.lengths.iter().copied().max().unwrap_or(1),
+        ..Config::default()
+    };
+    match options.attention {
+        Attention::Plain => {}
+        Attention::Local => {
+            config.attn_types = vec![AttnType::Local, AttnType::Global, AttnType::Local, AttnType::Global];
+            config.window_size = Some(256);
+        }
+        Attention::Alibi => config.positional_embedding_type = PositionalEmbedding::Alibi,
+        Attention::SoftCapped => config.attn_scores_soft_cap = Some(50.0),
+    }
+    let model = HookedTransformer::init(config, 0)?;
+    let run = || Run::new().cache("resid_post").output(Output::None);
+    model.run([1, 2, 3], run())?; // what libtorch sets up once
+    println!("{:>9}{:>14}{:>14}{:>18}{:>10}", "positions", "cache", "peak memory", "bytes a position", "seconds");
+    for length in options.lengths {
+        let tokens = Tensor::randint(1000, [1, length as i64], (Kind::Int64, Device::Cpu));
+        let estimate = model.plan(&run())?.estimate(1, length)?;
+        let before = reset_peak();
+        let start = Instant::now();
+        let cache = model.run(&tokens, run())?.cache;
+        let seconds = start.elapsed().as_secs_f64();
+        let peak = peak() - before;
+        assert_eq!(cache.len(), 4);
+        let (cache, of_one) = (estimate as f64 / 1e6, peak / length as f64);
+        println!("{length:>9}{cache:>11.1} MB{:>11.1} MB{of_one:>18.0}{seconds:>10.2}", peak / 1e6);
+    }
+    Ok(())
+}
+
+/// A line of `/proc/self/status`, in bytes.
+fn status(what: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with(what)).unwrap_or("");
+    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(f64::NAN) * 1024.0
+}
+
+/// The largest memory so far.
+fn peak() -> f64 {
+    status("VmHWM:")
+}
+
+/// Forgets the largest memory so far, and gives the present one.
+fn reset_peak() -> f64 {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    status("VmRSS:")
+}

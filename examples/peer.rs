@@ -1,0 +1,55 @@
+//! This crate's side of `benches/peers/run`: loads a checkpoint, runs 16 positions, prints "first", and answers each line
+//! on its standard input with milliseconds.
+//!
+//! Lines: `forward B P`, `cache B P` (every activation that fires by default), `resid B P` (`resid_post` of all layers),
+//! `layer L B P` (that of layer L, and nothing after it); `memory`, the largest memory so far over that of the weights.
+
+use std::error::Error;
+use std::io::BufRead;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+use tch_lens::{hook, HookedTransformer, Output, Run};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    tch_lens::tune_allocator();
+    let folder = std::env::args().nth(1).ok_or("usage: peer FOLDER")?;
+    let model = HookedTransformer::from_pretrained(&folder)?;
+    let _ = model.forward(tokens(1, 16))?;
+    println!("first");
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let numbers = words.iter().skip(1).map(|word| word.parse()).collect::<Result<Vec<i64>, _>>()?;
+        let start = Instant::now();
+        match (words.first().copied().unwrap_or_default(), &numbers[..]) {
+            ("forward", [batch, pos]) => drop(model.forward(tokens(*batch, *pos))?),
+            ("cache", [batch, pos]) => drop(model.run_with_cache(tokens(*batch, *pos))?),
+            ("resid", [batch, pos]) => drop(model.run_with_cache_of(tokens(*batch, *pos), "resid_post")?),
+            ("layer", [layer, batch, pos]) => {
+                let run = Run::new().cache(hook::resid_post(*layer as usize)).output(Output::None);
+                drop(model.run(tokens(*batch, *pos), run)?);
+            }
+            ("memory", []) => {
+                let bytes = |w: &tch::Tensor| w.numel() * w.kind().elt_size_in_bytes();
+                let weights: usize = model.parameters().iter().map(|(_, w)| bytes(w)).sum();
+                println!("{}", peak_bytes() / weights as f64);
+                continue;
+            }
+            _ => return Err(format!("unknown line: {line}").into()),
+        }
+        println!("{}", start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(())
+}
+
+fn tokens(batch: i64, pos: i64) -> Tensor {
+    let ids = Tensor::arange(batch * pos, (Kind::Int64, Device::Cpu)) * 7919;
+    ids.remainder(50000).view([batch, pos])
+}
+
+fn peak_bytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(f64::NAN) * 1024.0
+}

@@ -1,0 +1,36 @@
+//! Which parts of the model did what: the methods of [`ActivationCache`](crate::ActivationCache) over what a run kept.
+//!
+//! | question | method |
+//! | --- | --- |
+//! | what did each sublayer write? | [`decompose_resid`](crate::ActivationCache::decompose_resid) |
+//! | what does the model believe after each layer? | [`accumulated_resid`](crate::ActivationCache::accumulated_resid), [`logit_lens`](crate::ActivationCache::logit_lens) |
+//! | what did each head write? | [`stack_head_results`](crate::ActivationCache::stack_head_results) |
+//! | what did each neuron write? | [`stack_neuron_results`](crate::ActivationCache::stack_neuron_results), [`get_neuron_results`](crate::ActivationCache::get_neuron_results) |
+//! | what is the stream made of, to the last part? | [`get_full_resid_decomposition`](crate::ActivationCache::get_full_resid_decomposition) |
+//! | who pushes towards this answer? | [`logit_attrs`](crate::ActivationCache::logit_attrs) |
+//!
+//! A decomposition is a [`ResidualStack`], which knows its rows, its axes and its [`Target`], the input that it adds up to. An
+//! [`Attribution`] sums to the logit, and says by how much it does not. Both hold at the norms' scales as they were in the run
+//! ("frozen"): `docs/attribution.md` explains what that means and what sums to what.
+
+mod answer;
+mod attribution;
+mod frozen_norm;
+mod full;
+mod heads;
+mod lens;
+mod neurons;
+mod options;
+mod project;
+mod residual;
+mod rows;
+mod stack;
+mod target;
+mod window;
+
+pub use answer::Answer;
+pub use attribution::{Attributed, Attribution, Ranking};
+pub use lens::{LikelyTokens, LogitLens, Ranks};
+pub use options::{Accumulate, Decompose, Full, Heads, Mode, Neurons, Scale};
+pub use stack::ResidualStack;
+pub use target::{Component, Target};

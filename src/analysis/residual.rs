@@ -1,0 +1,202 @@
+//! `decompose_resid`, `accumulated_resid`, `apply_ln_to_stack`, `stack_activation`: the stream, sublayer by sublayer.
+
+use tch::Tensor;
+
+use super::options::{Accumulate, Decompose, Mode, Scale};
+use super::stack::{Parts, ResidualStack};
+use super::target::{Component, Reach, Target};
+use super::window::Window;
+use crate::cache::ActivationCache;
+use crate::config::PositionalEmbedding;
+use crate::hook::{self, HookName, HookPoint};
+use crate::{Error, Result};
+
+impl ActivationCache {
+    /// The stream at the target as the sum of what each sublayer wrote: `[component, batch, pos, d_model]`.
+    ///
+    /// Rows: `embed`, `pos_embed` (where it is part of the stream), then `0_attn_out`, `0_mlp_out`, …. With
+    /// [`Mode::All`] and the embeddings they sum to the stream: `resid = Σ rows`, for every model.
+    ///
+    /// ```
+    /// # use tch_lens::{analysis::{Decompose, Mode, Target}, HookedTransformer};
+    /// # let model = HookedTransformer::toy()?;
+    /// # let (_, cache) = model.run_with_cache("When Mary and John went to the shop")?;
+    /// let stack = cache.decompose_resid(Decompose::new().target(Target::Attn(2)))?;
+    /// assert!((stack.sum()? - &cache["blocks.2.hook_resid_pre"]).abs().max().double_value(&[]) < 1e-4);
+    /// let attn = cache.decompose_resid(Decompose::new().mode(Mode::Attn).incl_embeds(false).pos(-1).apply_ln(true))?;
+    /// assert_eq!(attn.tensor().size(), [4, 1, 128]); // [component, batch, d_model]
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoEntry`] naming what the run did not keep, [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    pub fn decompose_resid(&self, options: Decompose) -> Result<ResidualStack> {
+        let Decompose { target, apply_ln, window, mode, incl_embeds } = options;
+        let reach = target.reach(self.model().config())?;
+        let mut rows = if incl_embeds { self.embeddings() } else { Vec::new() };
+        for layer in 0..reach.attn_layers.max(reach.mlp_layers) {
+            if mode != Mode::Mlp && layer < reach.attn_layers {
+                rows.push((Component::AttnOut(layer), hook::attn_out(layer)));
+            }
+            if mode != Mode::Attn && layer < reach.mlp_layers {
+                rows.push((Component::MlpOut(layer), hook::mlp_out(layer)));
+            }
+        }
+        let stack = self.stack(rows, &reach, &window)?;
+        if apply_ln {
+            stack.apply_ln()
+        } else {
+            Ok(stack)
+        }
+    }
+
+    /// The whole stream before each block up to the target: `[component, batch, pos, d_model]`; the rows of a logit lens.
+    ///
+    /// Rows: `0_pre`, (`0_mid`), `1_pre`, …, and `final_post` for the unembedding. With `apply_ln`, rows pass through the target's
+    /// norm at its scale in the run or, with [`Scale::Own`], each at its own. (TransformerLens takes each row's own at the unembedding
+    /// and the target's elsewhere; here one says which.)
+    ///
+    /// ```
+    /// # use tch_lens::{analysis::Accumulate, HookedTransformer};
+    /// # let model = HookedTransformer::toy()?;
+    /// # let (_, cache) = model.run_with_cache("When Mary and John went to the shop")?;
+    /// let stack = cache.accumulated_resid(Accumulate::new().pos(-1))?;
+    /// assert_eq!(stack.labels(), ["0_pre", "1_pre", "2_pre", "3_pre", "final_post"]);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoEntry`] naming what the run did not keep, [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    pub fn accumulated_resid(&self, options: Accumulate) -> Result<ResidualStack> {
+        let Accumulate { target, apply_ln, window, incl_mid, scale } = options;
+        let config = self.model().config();
+        let reach = target.reach(config)?;
+        let has_mid = !config.attn_only && !config.parallel_attn_mlp;
+        let last = match reach.target {
+            Target::Unembed => config.n_layers,
+            Target::Attn(layer) | Target::Mlp(layer) => layer as usize,
+        };
+        let mut rows = Vec::new();
+        for layer in 0..=last {
+            if layer == config.n_layers {
+                rows.push((Component::FinalPost, hook::resid_post(layer - 1)));
+                continue;
+            }
+            rows.push((Component::ResidPre(layer), hook::resid_pre(layer)));
+            let reads_mid = matches!(reach.target, Target::Mlp(_)) && layer == last;
+            if has_mid && (incl_mid && layer < last || reads_mid) {
+                rows.push((Component::ResidMid(layer), hook::resid_mid(layer)));
+            }
+        }
+        let stack = self.stack(rows, &reach, &window)?;
+        match (apply_ln, scale) {
+            (false, _) => Ok(stack),
+            (true, Scale::Target) => stack.apply_ln(),
+            (true, Scale::Own) => stack.apply_own_ln(self, &reach),
+        }
+    }
+
+    /// TransformerLens' `apply_ln_to_stack`: [`ResidualStack::apply_ln`], which knows the target and the slices already.
+    ///
+    /// ```
+    /// # use tch_lens::{analysis::{Decompose, Target}, HookedTransformer};
+    /// # let model = HookedTransformer::toy()?;
+    /// # let (_, cache) = model.run_with_cache("When Mary and John")?;
+    /// let stack = cache.decompose_resid(Decompose::new().target(Target::Mlp(1)))?;
+    /// let normalized = cache.apply_ln_to_stack(&stack)?; // what the MLP of layer 1 reads, row by row
+    /// let read = &cache["blocks.1.ln2.hook_normalized"];
+    /// assert!((normalized.sum()? - read).abs().max().double_value(&[]) < 1e-4);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ResidualStack::apply_ln`].
+    pub fn apply_ln_to_stack(&self, stack: &ResidualStack) -> Result<ResidualStack> {
+        stack.apply_ln()
+    }
+
+    /// One activation of every layer, stacked: `[layer, …]`; `"pattern"` gives `[layer, batch, head, query, key]`.
+    ///
+    /// `layers` counts from the first (negative: leaves out so many of the last); all of them for `None`.
+    ///
+    /// ```
+    /// # use tch_lens::HookedTransformer;
+    /// # let model = HookedTransformer::toy()?;
+    /// # let (_, cache) = model.run_with_cache("When Mary and John")?;
+    /// assert_eq!(cache.stack_activation("pattern", None)?.size(), [4, 1, 4, 5, 5]);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownHook`], [`Error::NoEntry`], [`Error::LayerOutOfRange`].
+    pub fn stack_activation(&self, name: &str, layers: Option<i64>) -> Result<Tensor> {
+        let n_layers = self.model().config().n_layers;
+        let count = match layers {
+            None => n_layers,
+            Some(count) if count == n_layers as i64 => n_layers,
+            Some(count) => self.model().config().layer(count)?,
+        };
+        if count == 0 {
+            return Err(Error::invalid("stacking an activation needs at least one layer"));
+        }
+        let tensors = (0..count as i64)
+            .map(|layer| Ok(self.get((name, layer).resolve(self.model().config())?)?.shallow_clone()))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::f_stack(&tensors, 0)?)
+    }
+
+    /// The embeddings that are part of the stream.
+    pub(crate) fn embeddings(&self) -> Vec<(Component, HookPoint)> {
+        let mut rows = vec![(Component::Embed, hook::embed())];
+        // Short-former's positions go to queries and keys only.
+        if self.model().config().positional_embedding_type == PositionalEmbedding::Standard {
+            rows.push((Component::PosEmbed, hook::pos_embed()));
+        }
+        rows
+    }
+
+    /// A stack of cached activations.
+    pub(crate) fn stack(
+        &self,
+        rows: Vec<(Component, HookPoint)>,
+        reach: &Reach,
+        window: &Window,
+    ) -> Result<ResidualStack> {
+        if rows.is_empty() {
+            let what = format!("the decomposition of {} that was asked for", reach.target);
+            return Err(Error::NothingSelected { what, hint: ": nothing has written to the stream yet".into() });
+        }
+        let tensors = rows.iter().map(|(_, point)| window.of(self, *point)).collect::<Result<Vec<_>>>()?;
+        let full = Tensor::f_stack(&tensors, 0)?; // [component, batch, pos, d_model]
+        let rows = rows.into_iter().map(|(component, _)| component).collect();
+        Ok(ResidualStack::new(self.parts(full, rows, reach, window)))
+    }
+
+    pub(crate) fn parts(&self, full: Tensor, rows: Vec<Component>, reach: &Reach, window: &Window) -> Parts {
+        Parts {
+            full,
+            rows,
+            target: reach.target,
+            norm: self.frozen_norm(reach, window),
+            axes: window.axes(self),
+            window: window.clone(),
+        }
+    }
+}
+
+impl ResidualStack {
+    /// Each row through the target's norm at its own scale, bias included: what the target would read if the model ended there.
+    fn apply_own_ln(&self, cache: &ActivationCache, reach: &Reach) -> Result<Self> {
+        let weights = cache.model().weights();
+        let norm = match reach.target {
+            Target::Unembed => &weights.unembed.ln_final,
+            Target::Attn(layer) => &weights.blocks[layer as usize].ln1,
+            Target::Mlp(layer) => &weights.blocks[layer as usize].ln2,
+        };
+        self.map_normed(|rows| norm.apply(rows))
+    }
+}

@@ -1,0 +1,158 @@
+//! [`Target`]: the input that a decomposition adds up to; [`Component`]: what a row of it is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::hook::{self, HookPoint};
+use crate::{Config, Error, Result};
+
+/// The input that a decomposition adds up to: who reads the residual stream there.
+///
+/// In place of TransformerLens' pair of `layer` and `mlp_input`: `layer=3` is `Target::Attn(3)`, `layer=3, mlp_input=True` is
+/// `Target::Mlp(3)`, `layer=-1` or `None` is `Target::Unembed`. Negative layers count from the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The attention of a layer: the stream is `resid_pre`.
+    Attn(i64),
+    /// The MLP of a layer: the stream is `resid_mid`, or `resid_pre` where attention and MLP run in parallel.
+    Mlp(i64),
+    /// The unembedding: the stream is the last `resid_post`.
+    #[default]
+    Unembed,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Attn(layer) => write!(f, "the attention of layer {layer}"),
+            Target::Mlp(layer) => write!(f, "the MLP of layer {layer}"),
+            Target::Unembed => f.write_str("the unembedding"),
+        }
+    }
+}
+
+/// A target of one model, its layer checked: how much of the model lies before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reach {
+    pub(crate) target: Target,
+    /// Attention layers that have written to the stream.
+    pub(crate) attn_layers: usize,
+    /// MLPs that have.
+    pub(crate) mlp_layers: usize,
+}
+
+impl Target {
+    /// How much of a model of this shape lies before the target.
+    pub(crate) fn reach(self, config: &Config) -> Result<Reach> {
+        let (target, attn_layers, mlp_layers) = match self {
+            Target::Unembed => (Target::Unembed, config.n_layers, config.n_layers),
+            Target::Attn(layer) => {
+                let layer = config.layer(layer)?;
+                (Target::Attn(layer as i64), layer, layer)
+            }
+            Target::Mlp(_) if config.attn_only => {
+                return Err(Error::invalid(format!("{self} cannot be a target: the model has no MLPs")));
+            }
+            Target::Mlp(layer) => {
+                let layer = config.layer(layer)?;
+                (Target::Mlp(layer as i64), layer + usize::from(!config.parallel_attn_mlp), layer)
+            }
+        };
+        Ok(Reach { target, attn_layers, mlp_layers: if config.attn_only { 0 } else { mlp_layers } })
+    }
+}
+
+impl Reach {
+    /// The hook point of the stream at the target.
+    pub(crate) fn stream(&self, config: &Config) -> HookPoint {
+        match self.target {
+            Target::Unembed => hook::resid_post(config.n_layers - 1),
+            Target::Mlp(layer) if !config.parallel_attn_mlp => hook::resid_mid(layer as usize),
+            Target::Attn(layer) | Target::Mlp(layer) => hook::resid_pre(layer as usize),
+        }
+    }
+}
+
+/// What a row of a stack is. Prints as TransformerLens' label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Component {
+    /// `embed`
+    Embed,
+    /// `pos_embed`
+    PosEmbed,
+    /// `3_attn_out`
+    AttnOut(usize),
+    /// `3_mlp_out`
+    MlpOut(usize),
+    /// `L3H1`
+    Head {
+        /// The block.
+        layer: usize,
+        /// The query head.
+        head: usize,
+    },
+    /// `L3N100`
+    Neuron {
+        /// The block.
+        layer: usize,
+        /// The neuron.
+        neuron: usize,
+    },
+    /// `L3E2N100`
+    ExpertNeuron {
+        /// The block.
+        layer: usize,
+        /// The expert.
+        expert: usize,
+        /// The neuron.
+        neuron: usize,
+    },
+    /// `bias`: what biases add, whatever the input.
+    Bias,
+    /// `remainder`: what the other rows leave out.
+    Remainder,
+    /// `3_pre`: the whole stream before block 3.
+    ResidPre(usize),
+    /// `3_mid`: the whole stream between attention and MLP of block 3.
+    ResidMid(usize),
+    /// `final_post`: the whole stream after the last block.
+    FinalPost,
+    /// The sum of several rows, by the name that was given to it.
+    Group(Arc<str>),
+}
+
+impl Component {
+    /// The block that it is in.
+    pub fn layer(&self) -> Option<usize> {
+        match self {
+            Component::AttnOut(layer)
+            | Component::MlpOut(layer)
+            | Component::Head { layer, .. }
+            | Component::Neuron { layer, .. }
+            | Component::ExpertNeuron { layer, .. }
+            | Component::ResidPre(layer)
+            | Component::ResidMid(layer) => Some(*layer),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Component::Embed => f.pad("embed"),
+            Component::PosEmbed => f.pad("pos_embed"),
+            Component::Bias => f.pad("bias"),
+            Component::Remainder => f.pad("remainder"),
+            Component::FinalPost => f.pad("final_post"),
+            Component::AttnOut(layer) => f.pad(&format!("{layer}_attn_out")),
+            Component::MlpOut(layer) => f.pad(&format!("{layer}_mlp_out")),
+            Component::Head { layer, head } => f.pad(&format!("L{layer}H{head}")),
+            Component::Neuron { layer, neuron } => f.pad(&format!("L{layer}N{neuron}")),
+            Component::ExpertNeuron { layer, expert, neuron } => f.pad(&format!("L{layer}E{expert}N{neuron}")),
+            Component::ResidPre(layer) => f.pad(&format!("{layer}_pre")),
+            Component::ResidMid(layer) => f.pad(&format!("{layer}_mid")),
+            Component::Group(name) => f.pad(name),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! [`ActivationCache`]: what a run kept, by hook point.
+
+pub(crate) mod spill;
+
+use std::ops::Index;
+
+use indexmap::IndexMap;
+use tch::{Device, Tensor};
+
+use crate::hook::{presence, HookName, HookPoint, Presence, Site};
+use crate::model::moe::{hits, scattered};
+use crate::model::{HookedTransformer, Tokens};
+use crate::slice::Slice;
+use crate::{Error, Result};
+
+/// The activations that a run kept: TransformerLens' `ActivationCache`.
+///
+/// A value: it owns its tensors (without having copied them) and a cheap handle on the model, so that it can be stored,
+/// returned and sent to another thread. Entries are in the order in which they fired. The methods of
+/// [`analysis`](crate::analysis) ask which parts of the model did what.
+///
+/// ```
+/// use tch_lens::{hook, HookedTransformer};
+/// let model = HookedTransformer::toy()?;
+/// let (_, cache) = model.run_with_cache("When Mary and John went to the shop")?;
+/// let q = &cache["blocks.0.attn.hook_q"]; // TransformerLens' names, and
+/// assert_eq!(q, cache.get(("q", 0))?); // its short hand, and
+/// assert_eq!(q, cache.get(hook::q(0))?); // the typed name that cannot be mistyped
+/// assert_eq!(cache.get(("resid_post", -1))?, cache.get(hook::resid_post(3))?);
+/// assert_eq!(cache.keys().next().unwrap().to_string(), "hook_embed");
+/// # Ok::<(), tch_lens::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct ActivationCache {
+    entries: IndexMap<HookPoint, Tensor>,
+    model: HookedTransformer,
+    tokens: Tokens,
+    /// Which positions the entries hold, of those that ran.
+    positions: Slice,
+    has_batch_dim: bool,
+}
+
+impl ActivationCache {
+    pub(crate) fn new(
+        entries: IndexMap<HookPoint, Tensor>,
+        model: HookedTransformer,
+        tokens: Tokens,
+        positions: Slice,
+    ) -> Self {
+        ActivationCache { entries, model, tokens, positions, has_batch_dim: true }
+    }
+
+    /// The model that ran.
+    pub fn model(&self) -> &HookedTransformer {
+        &self.model
+    }
+
+    /// The tokens that it ran on: `[batch, pos]`, whatever has been sliced since.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Which of the tokens' positions the entries hold.
+    pub fn positions(&self) -> &Slice {
+        &self.positions
+    }
+
+    /// Whether the entries still have their batch dimension.
+    pub fn has_batch_dim(&self) -> bool {
+        self.has_batch_dim
+    }
+
+    // --- access -------------------------------------------------------------------------------
+
+    /// An activation, by any of its names.
+    ///
+    /// # Errors
+    ///
+    /// The name's own ([`Error::UnknownHook`] with the nearest, [`Error::HookNotInModel`],
+    /// [`Error::LayerOutOfRange`]); [`Error::NoEntry`] where the run did not keep it.
+    pub fn get(&self, name: impl HookName) -> Result<&Tensor> {
+        let point = name.resolve(self.model.config())?;
+        self.entries.get(&point).ok_or_else(|| {
+            let how = match presence(point, self.model.config()) {
+                Presence::OnRequest => "it is computed on request only, so run again with it in the cache's filter",
+                _ => "run again with it in the cache's filter",
+            };
+            Error::NoEntry { name: point.to_string(), how: how.into() }
+        })
+    }
+
+    /// Whether an activation is there; a name that is none is not.
+    pub fn contains(&self, name: impl HookName) -> bool {
+        name.resolve(self.model.config()).is_ok_and(|point| self.entries.contains_key(&point))
+    }
+
+    /// The hook points kept, in the order in which they fired.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = HookPoint> + '_ {
+        self.entries.keys().copied()
+    }
+
+    /// The activations kept, in the order in which they fired.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &Tensor> + '_ {
+        self.entries.values()
+    }
+
+    /// Both.
+    pub fn items(&self) -> impl ExactSizeIterator<Item = (HookPoint, &Tensor)> + '_ {
+        self.entries.iter().map(|(point, tensor)| (*point, tensor))
+    }
+
+    /// How many activations there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds an activation behind another one, in its place among the entries.
+    pub(crate) fn insert_after(&mut self, before: HookPoint, point: HookPoint, tensor: Tensor) {
+        let index = self.entries.get_index_of(&before).map_or(self.entries.len(), |i| i + 1);
+        self.entries.shift_insert(index, point, tensor);
+    }
+
+    /// Switches libtorch's record of operations on or off until the guard is dropped: [`autodiff`](crate::autodiff), under
+    /// TransformerLens' name.
+    pub fn toggle_autodiff(&self, enabled: bool) -> crate::AutodiffGuard {
+        crate::autodiff(enabled)
+    }
+
+    // --- axes ---------------------------------------------------------------------------------
+
+    /// The batch dimension of the activation at `point`, if it has one here.
+    pub fn batch_axis(&self, point: HookPoint) -> Option<usize> {
+        point.axes().batch.filter(|_| self.has_batch_dim)
+    }
+
+    /// The position dimension of the activation at `point`, if it has one.
+    pub fn position_axis(&self, point: HookPoint) -> Option<usize> {
+        point.axes().position.map(|axis| axis - usize::from(!self.has_batch_dim))
+    }
+
+    /// Drops the batch dimension of every entry.
+    ///
+    /// # Errors
+    ///
+    /// Where the batch has more than one row: choose one with
+    /// [`apply_slice_to_batch_dim`](ActivationCache::apply_slice_to_batch_dim).
+    pub fn remove_batch_dim(self) -> Result<Self> {
+        let rows = self.tokens.ids.size()[0];
+        if self.has_batch_dim && rows != 1 {
+            return Err(Error::invalid(format!(
+                "the batch dimension can go only where it has one row, not {rows}: choose one with apply_slice_to_batch_dim"
+            )));
+        }
+        if !self.has_batch_dim {
+            return Ok(self);
+        }
+        self.apply_slice_to_batch_dim(0)
+    }
+
+    /// The rows of the batch that `slice` means; an index drops the dimension.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no batch dimension; [`Error::SliceOutOfRange`].
+    pub fn apply_slice_to_batch_dim(self, slice: impl Into<Slice>) -> Result<Self> {
+        let slice = slice.into();
+        if !self.has_batch_dim {
+            return Err(Error::invalid("the cache has no batch dimension to slice: it was removed"));
+        }
+        let tokens = Tokens {
+            ids: slice.keeping_axis().apply(&self.tokens.ids, 0, "batch")?,
+            mask: match &self.tokens.mask {
+                Some(mask) => Some(slice.keeping_axis().apply(mask, 0, "batch")?),
+                None => None,
+            },
+        };
+        let mut entries = IndexMap::with_capacity(self.entries.len());
+        for (point, tensor) in &self.entries {
+            let sliced = match (point.axes().batch, *point) {
+                (Some(axis), _) => slice.apply(tensor, axis as i64, "batch")?,
+                (None, HookPoint::Expert { layer, expert, .. }) => self.expert_rows(tensor, layer, expert, &slice)?,
+                (None, _) => tensor.shallow_clone(),
+            };
+            entries.insert(*point, sliced);
+        }
+        let has_batch_dim = !slice.drops_axis();
+        Ok(ActivationCache { entries, model: self.model, tokens, positions: self.positions, has_batch_dim })
+    }
+
+    /// An expert's rows, `[hit, d_mlp]`, of the tokens in some rows of the batch.
+    fn expert_rows(&self, rows: &Tensor, layer: usize, expert: usize, slice: &Slice) -> Result<Tensor> {
+        let indices = self.get(HookPoint::Block(layer, Site::ExpertIndices))?; // [batch, pos, chosen]
+        let size = indices.size();
+        let all = scattered(rows, indices, expert)?.f_view([size[0], size[1], -1])?; // [batch, pos, d_mlp]
+        let (all, indices) = (slice.apply(&all, 0, "batch")?, slice.apply(indices, 0, "batch")?);
+        let (_, at) = hits(&indices, expert)?;
+        Ok(all.f_flatten(0, -2)?.f_index_select(0, &at)?)
+    }
+
+    /// The same activations on another device; the model stays where it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoDevice`].
+    pub fn to(self, device: Device) -> Result<Self> {
+        crate::unchecked::cuda::check(device)?;
+        let moved = |(point, tensor): (HookPoint, Tensor)| Ok((point, tensor.f_to_device(device)?));
+        let entries = self.entries.into_iter().map(moved).collect::<Result<_>>()?;
+        Ok(ActivationCache { entries, ..self })
+    }
+}
+
+impl Clone for ActivationCache {
+    /// Another handle on the same tensors.
+    fn clone(&self) -> Self {
+        ActivationCache {
+            entries: self.entries.iter().map(|(point, tensor)| (*point, tensor.shallow_clone())).collect(),
+            model: self.model.clone(),
+            tokens: self.tokens.clone(),
+            positions: self.positions.clone(),
+            has_batch_dim: self.has_batch_dim,
+        }
+    }
+}
+
+impl<N: HookName> Index<N> for ActivationCache {
+    type Output = Tensor;
+
+    /// [`ActivationCache::get`], for names that are surely there.
+    ///
+    /// # Panics
+    ///
+    /// With `get`'s error where they are not.
+    fn index(&self, name: N) -> &Tensor {
+        match self.get(name) {
+            Ok(tensor) => tensor,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a ActivationCache {
+    type Item = (&'a HookPoint, &'a Tensor);
+    type IntoIter = indexmap::map::Iter<'a, HookPoint, Tensor>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.entries.iter()
+    }
+}

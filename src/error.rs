@@ -1,0 +1,267 @@
+//! What can go wrong, one plain sentence each: what was expected, what came, what to do.
+
+use std::path::PathBuf;
+
+use tch::Kind;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that a user's input, file, hook or device can make fail.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // --- names of hook points -----------------------------------------------------------------
+    /// A string that is no hook point's name.
+    #[error("there is no hook point `{name}`; the nearest is `{nearest}`")]
+    UnknownHook {
+        /// What was asked for.
+        name: String,
+        /// The name with the smallest edit distance among those of this model.
+        nearest: String,
+    },
+    /// A hook point that exists, but not in this model.
+    #[error("this model has no `{name}`: {why}")]
+    HookNotInModel {
+        /// The hook point.
+        name: String,
+        /// What about the model's configuration rules it out.
+        why: String,
+    },
+    /// A layer that the model does not have.
+    #[error("layer {layer} is out of range: the model has {n_layers} layers, so {} to {} (negative ones count from the end)", -(*n_layers as i64), *n_layers as i64 - 1)]
+    LayerOutOfRange {
+        /// The layer asked for.
+        layer: i64,
+        /// How many layers there are.
+        n_layers: usize,
+    },
+    /// A filter, or a predicate, that selects no hook point.
+    #[error("{what} matches no hook point of this model{hint}")]
+    NothingSelected {
+        /// The filter, in words.
+        what: String,
+        /// What might have been meant; empty, or beginning with a separator.
+        hint: String,
+    },
+
+    // --- the cache ----------------------------------------------------------------------------
+    /// An activation that this cache does not hold.
+    #[error("the cache has no `{name}`: {how}")]
+    NoEntry {
+        /// The hook point.
+        name: String,
+        /// How to get it.
+        how: String,
+    },
+
+    /// A memory budget that not even one activation fits into.
+    #[error("a budget of {budget} bytes is smaller than one entry: `{name}` takes {bytes}")]
+    Budget {
+        /// The budget, in bytes.
+        budget: u64,
+        /// The hook point with the largest activation.
+        name: String,
+        /// What that takes.
+        bytes: u64,
+    },
+
+    // --- text and tokens ----------------------------------------------------------------------
+    /// Text was given to a model that has no tokenizer.
+    #[error("this model has no tokenizer: give token ids, or load one with `with_tokenizer`")]
+    NoTokenizer,
+    /// The tokenizer refused a text, or its file.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+    /// A prompt without a single token.
+    #[error("the prompt has no tokens: give at least one token, or prepend the BOS token")]
+    EmptyPrompt,
+    /// A prompt longer than the model's context.
+    #[error("the prompt has {tokens} tokens, and the model's context holds {n_ctx}: shorten it")]
+    PromptTooLong {
+        /// The prompt's length, with BOS.
+        tokens: usize,
+        /// `Config::n_ctx`.
+        n_ctx: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {id} is out of range: the vocabulary has {d_vocab} entries, 0 to {}", *d_vocab as i64 - 1)]
+    TokenOutOfRange {
+        /// The offending id.
+        id: i64,
+        /// `Config::d_vocab`, or `d_vocab_out` where an output token was meant.
+        d_vocab: usize,
+    },
+    /// A text that should have been exactly one token.
+    #[error("`{text}` is {n} tokens ({pieces}), but exactly one is needed{hint}", n = .count)]
+    NotOneToken {
+        /// The text.
+        text: String,
+        /// How many tokens it makes.
+        count: usize,
+        /// Those tokens, as text.
+        pieces: String,
+        /// What might have been meant; empty, or beginning with a separator.
+        hint: String,
+    },
+
+    // --- shapes and values --------------------------------------------------------------------
+    /// A tensor of another shape than needed.
+    #[error("{what} has shape {found:?}, expected {expected}")]
+    Shape {
+        /// Which tensor.
+        what: String,
+        /// The shape that came.
+        found: Vec<i64>,
+        /// The shape that was needed, in words or numbers.
+        expected: String,
+    },
+    /// A hook returned a tensor that cannot stand where it should.
+    #[error("the hook at `{name}` returned {found_kind:?} {found:?}, but must return what it replaces: {expected_kind:?} {expected:?} on the same device")]
+    Replacement {
+        /// The hook point.
+        name: String,
+        /// The shape that the hook got.
+        expected: Vec<i64>,
+        /// The kind that the hook got.
+        expected_kind: Kind,
+        /// The shape that it returned.
+        found: Vec<i64>,
+        /// The kind that it returned.
+        found_kind: Kind,
+    },
+    /// A user's hook returned an error of its own.
+    #[error("the hook at `{name}` failed: {}", first_line(.source))]
+    Hook {
+        /// The hook point.
+        name: String,
+        /// What the hook returned.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A slice outside the axis that it slices.
+    #[error("{slice} is out of range for the {axis} axis, which has {len} entries")]
+    SliceOutOfRange {
+        /// The slice.
+        slice: String,
+        /// Which axis.
+        axis: &'static str,
+        /// Its length.
+        len: i64,
+    },
+    /// Anything else that a caller asked for and cannot have.
+    #[error("{0}")]
+    Invalid(String),
+
+    // --- configurations and checkpoints -------------------------------------------------------
+    /// A file or folder that could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file whose contents are not what its name says.
+    #[error("{}: {what}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A model that the hub does not give.
+    #[error("`{name}` on the hub: {what}")]
+    Hub {
+        /// The model's name there.
+        name: String,
+        /// Why not, and what to do.
+        what: String,
+    },
+    /// An architecture that no family reads.
+    #[error("architecture `{found}` is not supported; these are: {known}")]
+    UnknownArchitecture {
+        /// The `architectures` entry, or `model_type`, of the `config.json`.
+        found: String,
+        /// Those that can be loaded.
+        known: String,
+    },
+    /// A configuration that the model cannot be built from.
+    #[error("config field `{field}` is {value}: {why}")]
+    ConfigField {
+        /// The field's name, as in the file.
+        field: String,
+        /// Its value.
+        value: String,
+        /// What is supported.
+        why: String,
+    },
+    /// A weight that the checkpoint lacks.
+    #[error("the checkpoint has no tensor `{name}` (expected with shape {expected:?})")]
+    MissingTensor {
+        /// The tensor's name in the checkpoint.
+        name: String,
+        /// The shape that the configuration implies.
+        expected: Vec<i64>,
+    },
+    /// Weights that nothing in the configuration asks for.
+    #[error("the checkpoint has {count} tensor(s) that this configuration does not use: {names}")]
+    ExtraTensors {
+        /// How many.
+        count: usize,
+        /// The first of them, with shapes.
+        names: String,
+    },
+    /// A weight of another shape than the configuration implies.
+    #[error("tensor `{name}` has shape {found:?} in the checkpoint, but the configuration implies {expected:?}")]
+    TensorShape {
+        /// The tensor's name in the checkpoint.
+        name: String,
+        /// Its shape there.
+        found: Vec<i64>,
+        /// The shape that the configuration implies.
+        expected: Vec<i64>,
+    },
+
+    /// A device that this machine, or this libtorch, does not have.
+    #[error("there is no device {device:?}: {why}")]
+    NoDevice {
+        /// The device asked for.
+        device: tch::Device,
+        /// Which ones there are.
+        why: String,
+    },
+
+    /// libtorch refused an operation.
+    #[error("libtorch: {}", first_line(.0))]
+    Torch(#[from] tch::TchError),
+}
+
+/// libtorch appends its C++ backtrace to every message; a user wants the message.
+fn first_line(error: &impl ToString) -> String {
+    let text = error.to_string();
+    let text = text.strip_prefix("Internal torch error: ").unwrap_or(&text);
+    text.lines().next().unwrap_or_default().to_string()
+}
+
+impl Error {
+    /// An [`Error::Invalid`] of one sentence.
+    pub(crate) fn invalid(sentence: impl Into<String>) -> Self {
+        Error::Invalid(sentence.into())
+    }
+
+    /// An [`Error::Io`] that names the file.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+
+    /// An [`Error::Malformed`] that names the file.
+    pub(crate) fn malformed(path: impl Into<PathBuf>, what: impl ToString) -> Self {
+        Error::Malformed { path: path.into(), what: what.to_string() }
+    }
+
+    /// An [`Error::ConfigField`].
+    pub(crate) fn field(field: &str, value: impl ToString, why: &str) -> Self {
+        Error::ConfigField { field: field.into(), value: value.to_string(), why: why.into() }
+    }
+}

@@ -1,0 +1,216 @@
+//! [`Select`]: which hook points a filter or a hook is about.
+
+use super::name::{site, HookName};
+use super::point::HookPoint;
+use super::presence::{all_points, presence, Presence};
+use crate::{Config, Error, Result};
+
+/// Which hook points are meant: what a cache keeps, where a hook stands.
+///
+/// Made from names in all their forms, several of them, or a predicate:
+///
+/// ```
+/// use tch_lens::{hook, HookedTransformer, Select};
+/// let model = HookedTransformer::toy()?;
+/// let count = |select: Select| Ok::<_, tch_lens::Error>(model.run_with_cache_of("When Mary", select)?.1.len());
+/// assert_eq!(count("resid_post".into())?, 4); // in every block
+/// assert_eq!(count(("pattern", -1).into())?, 1);
+/// assert_eq!(count([hook::z(0), hook::z(1)].into())?, 2);
+/// assert_eq!(count(["hook_embed", "resid_post"].into())?, 5);
+/// assert_eq!(count(Select::names(|name| name.ends_with("hook_z")))?, 4);
+/// # Ok::<(), tch_lens::Error>(())
+/// ```
+///
+/// What is computed on request only (`result`, `q_input`, `attn_in`, `mlp_in`, …) is selected by its name, never
+/// by [`Select::All`] or a predicate. What selects nothing is an error.
+#[derive(Default)]
+pub enum Select<'a> {
+    /// Every hook point that fires by default.
+    #[default]
+    All,
+    /// These.
+    These(Vec<Name>),
+    /// Those, of the ones that fire by default, for which this holds.
+    Where(Box<dyn Fn(HookPoint) -> bool + 'a>),
+}
+
+/// One entry of a [`Select`]: a name that is looked up once the model is known.
+#[derive(Clone, Debug)]
+pub enum Name {
+    /// A typed point.
+    Point(HookPoint),
+    /// A whole name, a compact short hand, or the short hand of a site in every block.
+    Text(String),
+    /// A site and its layer, which may be negative.
+    InLayer(String, i64),
+    /// A site, its layer and what it is in.
+    Within(String, i64, String),
+}
+
+impl<'a> Select<'a> {
+    /// Those, of the points that fire by default, for which `predicate` holds.
+    pub fn matching(predicate: impl Fn(HookPoint) -> bool + 'a) -> Self {
+        Select::Where(Box::new(predicate))
+    }
+
+    /// Those, of the points that fire by default, for whose name `predicate` holds.
+    pub fn names(predicate: impl Fn(&str) -> bool + 'a) -> Self {
+        Select::matching(move |point| predicate(&point.to_string()))
+    }
+
+    /// The points meant, in firing order.
+    ///
+    /// # Errors
+    ///
+    /// A name's own ([`HookName::resolve`]); [`Error::NothingSelected`].
+    pub fn resolve(&self, config: &Config) -> Result<Vec<HookPoint>> {
+        let by_default = || all_points(config).filter(|point| presence(*point, config) == Presence::Default);
+        match self {
+            Select::All => Ok(by_default().collect()),
+            Select::These(names) if names.is_empty() => {
+                Err(Error::NothingSelected { what: "an empty list of names".into(), hint: String::new() })
+            }
+            Select::These(names) => {
+                let mut points = Vec::new();
+                for name in names {
+                    name.resolve(config, &mut points)?;
+                }
+                Ok(points)
+            }
+            Select::Where(predicate) => {
+                let points: Vec<_> = by_default().filter(|point| predicate(*point)).collect();
+                if !points.is_empty() {
+                    return Ok(points);
+                }
+                let on_request = all_points(config).find(|point| predicate(*point));
+                let hint = on_request.map_or(String::new(), |point| {
+                    format!(": `{point}` is computed on request only, so ask for it by name")
+                });
+                Err(Error::NothingSelected { what: "the predicate".into(), hint })
+            }
+        }
+    }
+}
+
+impl Select<'_> {
+    /// The points meant that a run reaches which stops before layer `stop`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Select::resolve`], and where nothing that a name means is reached.
+    pub(crate) fn reached(&self, config: &Config, stop: Option<usize>) -> Result<Vec<HookPoint>> {
+        let Some(stop) = stop else { return self.resolve(config) };
+        let reached = |point: &HookPoint| match point.layer() {
+            Some(layer) => layer < stop,
+            None => *point < HookPoint::LnFinalScale,
+        };
+        let Select::These(names) = self else {
+            let points: Vec<_> = self.resolve(config)?.into_iter().filter(reached).collect();
+            if points.is_empty() {
+                let hint = format!(" before layer {stop}, at which the run stops");
+                return Err(Error::NothingSelected { what: "the predicate".into(), hint });
+            }
+            return Ok(points);
+        };
+        let mut points = Vec::new();
+        for name in names {
+            // A site's short hand means every block that runs; anything else means one point, which must be reached.
+            let mut of_name = Vec::new();
+            name.resolve(config, &mut of_name)?;
+            let last = of_name.last().copied();
+            of_name.retain(reached);
+            if let (true, Some(beyond)) = (of_name.is_empty(), last) {
+                return Err(Error::invalid(format!("`{beyond}` is never reached: the run stops before layer {stop}")));
+            }
+            points.extend(of_name);
+        }
+        Ok(points)
+    }
+}
+
+impl Name {
+    fn resolve(&self, config: &Config, points: &mut Vec<HookPoint>) -> Result<()> {
+        match self {
+            Name::Point(point) => points.push(point.resolve(config)?),
+            Name::InLayer(short, layer) => points.push((short.as_str(), *layer).resolve(config)?),
+            Name::Within(short, layer, within) => {
+                points.push((short.as_str(), *layer, within.as_str()).resolve(config)?);
+            }
+            Name::Text(text) => match site(text, None) {
+                // `resid_post`: that site in every block.
+                Some(site) if !text.contains("hook_") => {
+                    for layer in 0..config.n_layers {
+                        points.push(HookPoint::Block(layer, site).resolve(config)?);
+                    }
+                }
+                _ => points.push(text.as_str().resolve(config)?),
+            },
+        }
+        Ok(())
+    }
+}
+
+impl From<HookPoint> for Name {
+    fn from(point: HookPoint) -> Self {
+        Name::Point(point)
+    }
+}
+
+impl From<&str> for Name {
+    fn from(name: &str) -> Self {
+        Name::Text(name.into())
+    }
+}
+
+impl From<String> for Name {
+    fn from(name: String) -> Self {
+        Name::Text(name)
+    }
+}
+
+impl From<&String> for Name {
+    fn from(name: &String) -> Self {
+        Name::Text(name.clone())
+    }
+}
+
+impl From<(&str, i64)> for Name {
+    fn from((short, layer): (&str, i64)) -> Self {
+        Name::InLayer(short.into(), layer)
+    }
+}
+
+impl From<(&str, i64, &str)> for Name {
+    fn from((short, layer, within): (&str, i64, &str)) -> Self {
+        Name::Within(short.into(), layer, within.into())
+    }
+}
+
+macro_rules! select_from_one {
+    ($($type:ty),*) => {
+        $(impl From<$type> for Select<'_> {
+            fn from(name: $type) -> Self {
+                Select::These(vec![name.into()])
+            }
+        })*
+    };
+}
+select_from_one!(HookPoint, &str, String, (&str, i64), (&str, i64, &str));
+
+impl<T: Into<Name>, const N: usize> From<[T; N]> for Select<'_> {
+    fn from(names: [T; N]) -> Self {
+        Select::These(names.into_iter().map(Into::into).collect())
+    }
+}
+
+impl<T: Into<Name>> From<Vec<T>> for Select<'_> {
+    fn from(names: Vec<T>) -> Self {
+        Select::These(names.into_iter().map(Into::into).collect())
+    }
+}
+
+impl<T: Into<Name> + Clone> From<&[T]> for Select<'_> {
+    fn from(names: &[T]) -> Self {
+        Select::These(names.iter().cloned().map(Into::into).collect())
+    }
+}

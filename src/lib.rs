@@ -1,0 +1,70 @@
+//! Mechanistic interpretability on libtorch: TransformerLens' `HookedTransformer` and `ActivationCache`, with its names, its
+//! shapes and its figures.
+//!
+//! ```
+//! use tch_lens::{Accumulate, HookedTransformer};
+//!
+//! let model = HookedTransformer::toy()?;
+//! let (logits, cache) = model.run_with_cache("When Mary and John went to the shop, John gave a bag to")?;
+//! let lens = cache.logit_lens(Accumulate::new().pos(-1))?;
+//! println!("{}", lens.rank_of(" Mary")?);
+//! # Ok::<(), tch_lens::Error>(())
+//! ```
+//!
+//! # Finding one's way, along that of the data
+//!
+//! | you have | you want | look at |
+//! | --- | --- | --- |
+//! | a folder with a checkpoint | a model | [`HookedTransformer::from_pretrained`]; [`Load`] for its choices; [`HookedTransformer::toy`] |
+//! | a shape | a model with fresh weights | [`Config`], [`HookedTransformer::init`] |
+//! | text, texts, ids | tokens | [`Input`] is made of all of them; [`HookedTransformer::to_tokens`], [`Tokenizer`] |
+//! | tokens | logits, a loss | [`HookedTransformer::forward`], [`HookedTransformer::loss`] |
+//! | tokens | activations | [`HookedTransformer::run_with_cache`]; [`Select`] says which |
+//! | an idea what a part does | what happens without it | [`Hooks`], [`HookedTransformer::run_with_hooks`] |
+//! | several of these wishes | one run | [`Run`], [`HookedTransformer::run`] |
+//! | the name of an activation | a typed one | [`hook`]: [`HookPoint`], its names and short hand |
+//! | a cache | who did what | [`analysis`]: decompositions, attributions, the logit lens |
+//!
+//! Everything that can fail returns an [`Error`] of one sentence. Positions, batch rows and other axes are chosen by
+//! [`Slice`]s, which are Python's.
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod analysis;
+mod cache;
+pub mod config;
+mod error;
+mod factored;
+pub mod hook;
+mod model;
+mod pretrained;
+mod slice;
+mod tokenizer;
+mod unchecked;
+pub mod weights;
+
+pub use analysis::{Accumulate, Answer, Component, Decompose, Full, Heads, Mode, Neurons, Target};
+pub use cache::ActivationCache;
+pub use config::Config;
+pub use error::{Error, Result};
+pub use factored::{FactoredMatrix, Svd};
+pub use hook::{HookPoint, Hooks, Plan, Select};
+pub use model::{HookedTransformer, Init, Input, Outcome, Output, Run, Tokens};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use pretrained::fuzzing;
+#[cfg(feature = "hub")]
+pub use pretrained::hub::Hub;
+pub use pretrained::processing::{Processing, Step};
+pub use pretrained::Load;
+pub use slice::Slice;
+pub use tokenizer::{Bos, PaddingSide, Tokenizer};
+pub use unchecked::allocator::{tune_allocator, AllocatorTuning};
+pub use unchecked::autodiff::{autodiff, AutodiffGuard};
+pub use unchecked::cuda::cuda_if_available;
+pub use weights::{Composition, OutputTokens};
+
+/// The README's code runs as well.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

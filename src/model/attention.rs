@@ -1,0 +1,299 @@
+//! [`Attention`]: queries, keys and values, the pattern they make, and what it mixes into the stream.
+
+use std::ops::Range;
+
+use tch::{Kind, Tensor};
+
+use super::context::{Context, AT_ONCE};
+use super::linear::{cast, Linear};
+use super::mask::Mask;
+use super::norm::Norm;
+use crate::config::QkNorm;
+use crate::hook::{self, Flow, HookPoint, Site, Tap};
+use crate::{Config, Result};
+
+/// A layer's attention (Vaswani et al. 2017), with as many keys and values as queries or fewer
+/// (Ainslie et al. 2023, "GQA").
+#[derive(Debug)]
+pub(crate) struct Attention {
+    /// Queries, then keys, then values, in one product: `d_model` to `(n_heads + 2 n_kv_heads) · d_head`.
+    pub(crate) qkv: Linear,
+    /// `n_heads · d_head` to `d_model`.
+    pub(crate) o: Linear,
+    pub(crate) q_norm: Option<Norm>,
+    pub(crate) k_norm: Option<Norm>,
+    /// The score of looking at nothing: `[head]`.
+    pub(crate) sinks: Option<Tensor>,
+    pub(crate) layer: usize,
+    pub(crate) n_heads: i64,
+    pub(crate) n_kv_heads: i64,
+    pub(crate) d_head: i64,
+    /// What scores are divided by.
+    pub(crate) scale: f64,
+    pub(crate) soft_cap: Option<f64>,
+    pub(crate) clip: Option<f64>,
+    pub(crate) qk_norm: Option<QkNorm>,
+}
+
+/// What attention reads: one stream, or one each for queries, keys and values.
+pub(crate) enum AttentionInput {
+    /// `[batch, pos, d_model]`
+    Shared(Tensor),
+    /// Each `[batch, pos, d_model]`, or `[batch, pos, head, d_model]`.
+    Split { q: Tensor, k: Tensor, v: Tensor },
+}
+
+impl Attention {
+    /// What the configuration says, around weights.
+    pub(crate) fn new(config: &Config, layer: usize, qkv: Linear, o: Linear) -> Self {
+        Attention {
+            qkv,
+            o,
+            q_norm: None,
+            k_norm: None,
+            sinks: None,
+            layer,
+            n_heads: config.n_heads as i64,
+            n_kv_heads: config.n_key_value_heads as i64,
+            d_head: config.d_head as i64,
+            scale: config.attn_scale(layer),
+            soft_cap: config.attn_scores_soft_cap,
+            clip: config.clip_qkv,
+            qk_norm: config.qk_norm,
+        }
+    }
+
+    /// Converts the weights.
+    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
+        self.qkv.cast(kind)?;
+        self.o.cast(kind)?;
+        for norm in [&mut self.q_norm, &mut self.k_norm].into_iter().flatten() {
+            norm.cast(kind)?;
+        }
+        cast(&mut self.sinks, kind)
+    }
+
+    /// What the heads add to the stream, before any norm after them: `[batch, pos, d_model]`.
+    pub(crate) fn forward(&self, input: AttentionInput, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
+        let layer = self.layer;
+        let (q, k, v) = self.project(input)?;
+        let mut q = tap.at(hook::q(layer), q)?; // [batch, pos, head, d_head]
+        let mut k = tap.at(hook::k(layer), k)?; // [batch, pos, kv_head, d_head]
+        let v = tap.at(hook::v(layer), v)?; // [batch, pos, kv_head, d_head]
+        if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
+            let points = |scale, normalized| (HookPoint::Block(layer, scale), HookPoint::Block(layer, normalized));
+            q = self.normalize(q_norm, q, points(Site::QNormScale, Site::QNormNormalized), tap)?;
+            k = self.normalize(k_norm, k, points(Site::KNormScale, Site::KNormNormalized), tap)?;
+        }
+        (q, k) = (self.clip(q)?, self.clip(k)?);
+        let v = self.clip(v)?;
+        if let Some(table) = context.rotary(layer) {
+            q = tap.at(hook::rot_q(layer), table.rotate(&q)?)?; // [batch, pos, head, d_head]
+            k = tap.at(hook::rot_k(layer), table.rotate(&k)?)?; // [batch, pos, kv_head, d_head]
+        }
+        let z = self.mix(&q, &k, &v, context, tap)?;
+        let z = tap.at(hook::z(layer), z)?; // [batch, pos, head, d_head]
+        self.output(z, tap)
+    }
+
+    /// Queries, keys and values, as views of one product where they read the same stream.
+    fn project(&self, input: AttentionInput) -> Result<(Tensor, Tensor, Tensor)> {
+        let (n_q, n_kv) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
+        let heads = |x: Tensor, n: i64| -> Result<Tensor> {
+            let size = x.size();
+            Ok(x.f_view([size[0], size[1], n, self.d_head])?)
+        };
+        match input {
+            AttentionInput::Shared(x) => {
+                let qkv = self.qkv.forward(&x)?; // [batch, pos, (n_heads + 2 n_kv_heads) d_head]
+                let size = qkv.size();
+                let qkv = qkv.f_view([size[0], size[1], -1, self.d_head])?; // [batch, pos, head, d_head]
+                let part = |start, n| qkv.f_narrow(2, start, n);
+                Ok((
+                    part(0, self.n_heads)?,
+                    part(self.n_heads, self.n_kv_heads)?,
+                    part(self.n_heads + self.n_kv_heads, self.n_kv_heads)?,
+                ))
+            }
+            AttentionInput::Split { q, k, v } => {
+                let one = |x: Tensor, start: i64, n: i64| -> Result<Tensor> {
+                    let linear = self.qkv.narrow(start, n * self.d_head)?;
+                    if x.dim() == 3 {
+                        return heads(linear.forward(&x)?, n);
+                    }
+                    let w = linear.weight.f_view([n, self.d_head, -1])?; // [head, d_head, d_model]
+                    let y = Tensor::f_einsum("bphm,hem->bphe", &[&x, &w], None::<&[i64]>)?;
+                    match &linear.bias {
+                        Some(bias) => Ok(y.f_add(&bias.f_view([n, self.d_head])?)?),
+                        None => Ok(y),
+                    }
+                };
+                Ok((one(q, 0, self.n_heads)?, one(k, n_q, self.n_kv_heads)?, one(v, n_q + n_kv, self.n_kv_heads)?))
+            }
+        }
+    }
+
+    fn clip(&self, x: Tensor) -> Result<Tensor> {
+        Ok(match self.clip {
+            Some(clip) => x.f_clamp(-clip, clip)?,
+            None => x,
+        })
+    }
+
+    /// Normalises each head by itself, or all of a position's heads together.
+    fn normalize(&self, norm: &Norm, x: Tensor, points: super::norm::NormPoints, tap: &mut Tap) -> Flow<Tensor> {
+        match self.qk_norm {
+            Some(QkNorm::AllHeads(_)) => {
+                let size = x.size();
+                let flat = x.f_reshape([size[0], size[1], -1])?; // [batch, pos, head * d_head]
+                Ok(norm.forward(&flat, points, tap)?.f_view(size.as_slice())?)
+            }
+            _ => norm.forward(&x, points, tap),
+        }
+    }
+
+    /// Values mixed by the pattern: `[batch, pos, head, d_head]`.
+    ///
+    /// Scores and pattern exist only where somebody looks at them, or the model does to them what the
+    /// fused kernel cannot.
+    fn mix(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
+        let layer = self.layer;
+        let mask = context.mask(layer);
+        let (q, k, v) = (q.f_transpose(1, 2)?, k.f_transpose(1, 2)?, v.f_transpose(1, 2)?); // [batch, head, pos, d_head]
+        if !tap.plan.forms_pattern(layer) {
+            let size = q.size();
+            let entries = size[0] * size[1] * size[2] * k.size()[2];
+            let z = match (mask, self.is_fusible()) {
+                (Mask::None, true) => self.fused(&q, &k, &v, None, false)?,
+                (Mask::Causal, true) => self.fused(&q, &k, &v, None, true)?,
+                (Mask::Additive(added), true) => self.fused(&q, &k, &v, Some(added), false)?,
+                (Mask::TooLarge, _) => self.in_blocks(&q, &k, &v, context)?,
+                (_, false) if entries > AT_ONCE => self.in_blocks(&q, &k, &v, context)?,
+                (_, false) => {
+                    let (k, v) = (self.per_query_head(k)?, self.per_query_head(v)?);
+                    self.softmax(&self.scores(&q, &k, &context.additive_mask(layer)?)?)?.f_matmul(&v)?
+                }
+            };
+            return Ok(context.without_padding(z.f_transpose(1, 2)?)?); // [batch, pos, head, d_head]
+        }
+        let (k, v) = (self.per_query_head(k)?, self.per_query_head(v)?);
+        let scores = self.scores(&q, &k, &context.additive_mask(layer)?)?;
+        let scores = tap.at(hook::attn_scores(layer), scores)?; // [batch, head, query, key]
+        let pattern = self.softmax(&scores)?;
+        drop(scores);
+        let pattern = context.without_padding(pattern.f_transpose(1, 2)?)?.f_transpose(1, 2)?;
+        let pattern = tap.at(hook::pattern(layer), pattern)?; // [batch, head, query, key]
+        Ok(pattern.f_matmul(&v)?.f_transpose(1, 2)?) // [batch, pos, head, d_head]
+    }
+
+    /// Whether libtorch's kernel does all that is done to scores.
+    fn is_fusible(&self) -> bool {
+        self.soft_cap.is_none() && self.sinks.is_none()
+    }
+
+    /// Values mixed without forming the pattern: `[batch, head, pos, d_head]`, as all of its arguments.
+    fn fused(&self, q: &Tensor, k: &Tensor, v: &Tensor, added: Option<&Tensor>, causal: bool) -> Result<Tensor> {
+        let grouped = self.n_kv_heads != self.n_heads;
+        Ok(Tensor::f_scaled_dot_product_attention(q, k, v, added, 0.0, causal, 1.0 / self.scale, grouped)?)
+    }
+
+    /// The same for some queries at a time, where all of them would need a mask, or scores, that grow with the square of the
+    /// length.
+    fn in_blocks(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context) -> Result<Tensor> {
+        let fusible = self.is_fusible();
+        let (k, v) = match fusible {
+            true => (k.shallow_clone(), v.shallow_clone()),
+            false => (self.per_query_head(k.shallow_clone())?, self.per_query_head(v.shallow_clone())?),
+        };
+        let size = q.size(); // [batch, head, query, d_head]
+        let step = (AT_ONCE / (size[0] * size[1] * k.size()[2])).clamp(16, 1024);
+        let mut parts = Vec::new();
+        for start in (0..size[2]).step_by(step as usize) {
+            let queries = start..(start + step).min(size[2]);
+            let (keys, added) = context.block(self.layer, &queries)?;
+            let of = |x: &Tensor, range: &Range<i64>| x.f_narrow(2, range.start, range.end - range.start);
+            let (q, k, v) = (of(q, &queries)?, of(&k, &keys)?, of(&v, &keys)?);
+            parts.push(match fusible {
+                true => self.fused(&q, &k, &v, Some(&added), false)?,
+                false => self.softmax(&self.scores(&q, &k, &Some(added))?)?.f_matmul(&v)?,
+            });
+        }
+        Ok(Tensor::f_cat(&parts, 2)?)
+    }
+
+    /// Keys or values repeated for each query head of their group: `[batch, head, pos, d_head]`.
+    fn per_query_head(&self, x: Tensor) -> Result<Tensor> {
+        if self.n_kv_heads == self.n_heads {
+            return Ok(x);
+        }
+        Ok(x.f_repeat_interleave_self_int(self.n_heads / self.n_kv_heads, 1, None)?)
+    }
+
+    /// Scaled, capped and masked scores: `[batch, head, query, key]`.
+    fn scores(&self, q: &Tensor, k: &Tensor, mask: &Option<Tensor>) -> Result<Tensor> {
+        let size = q.size();
+        let (queries, keys) = (size[2], k.size()[2]);
+        let shape = [size[0], size[1], queries, keys];
+        let (q, k) = (q.f_flatten(0, 1)?, k.f_flatten(0, 1)?.f_transpose(1, 2)?);
+        // Scale and mask ride along with the product, where no cap comes between.
+        if let (Some(mask), None) = (mask, self.soft_cap) {
+            let mask = mask.f_expand(shape, false)?.f_flatten(0, 1)?;
+            return Ok(mask.f_baddbmm(&q, &k, 1.0, 1.0 / self.scale)?.f_view(shape)?);
+        }
+        let mut scores = q.f_bmm(&k)?.f_view(shape)?.f_div_scalar(self.scale)?;
+        if let Some(cap) = self.soft_cap {
+            scores = scores.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?;
+        }
+        Ok(match mask {
+            Some(mask) => scores.f_add(mask)?,
+            None => scores,
+        })
+    }
+
+    /// The pattern, in fp32 within: rows sum to one, or to less where there is a sink.
+    fn softmax(&self, scores: &Tensor) -> Result<Tensor> {
+        let kind = scores.f_kind()?;
+        let wide = if matches!(kind, Kind::Half | Kind::BFloat16) { Kind::Float } else { kind };
+        let pattern = match &self.sinks {
+            None => scores.f_softmax(-1, wide)?,
+            Some(sinks) => {
+                let size = scores.size();
+                let sinks = sinks.f_view([1, -1, 1, 1])?.f_expand([size[0], size[1], size[2], 1], false)?;
+                let scores = Tensor::f_cat(&[scores, &sinks], -1)?; // [batch, head, query, key + 1]
+                scores.f_softmax(-1, wide)?.f_narrow(-1, 0, size[3])?
+            }
+        };
+        Ok(pattern.f_to_kind(kind)?)
+    }
+
+    /// What the heads write: `[batch, pos, d_model]`.
+    fn output(&self, z: Tensor, tap: &mut Tap) -> Flow<Tensor> {
+        let point = hook::result(self.layer);
+        let size = z.size(); // [batch, pos, head, d_head]
+        let flat = z.f_reshape([size[0], size[1], -1])?;
+        if !tap.live(point) {
+            return Ok(self.o.forward(&flat)?);
+        }
+        let result = self.result(&z)?; // [batch, pos, head, d_model]
+        let result = tap.at(point, result)?;
+        if !tap.hooked(point) {
+            return Ok(self.o.forward(&flat)?);
+        }
+        let sum = result.f_sum_dim_intlist([2i64].as_slice(), false, None)?;
+        Ok(match &self.o.bias {
+            Some(bias) => sum.f_add(bias)?,
+            None => sum,
+        })
+    }
+
+    /// Each head's own output: `[batch, pos, head, d_model]`.
+    pub(crate) fn result(&self, z: &Tensor) -> Result<Tensor> {
+        Ok(Tensor::f_einsum("bphe,hem->bphm", &[z, &self.w_o()?], None::<&[i64]>)?)
+    }
+
+    /// `W_O`: `[head, d_head, d_model]`, a view.
+    pub(crate) fn w_o(&self) -> Result<Tensor> {
+        let w = self.o.w()?; // [head * d_head, d_model]
+        Ok(w.f_reshape([self.n_heads, self.d_head, -1])?)
+    }
+}

@@ -1,0 +1,197 @@
+//! [`Block`]: attention and MLP around the residual stream.
+
+use tch::{Kind, Tensor};
+
+use super::attention::{Attention, AttentionInput};
+use super::context::Context;
+use super::mlp::Mlp;
+use super::moe::MixtureOfExperts;
+use super::norm::{Norm, NormPoints};
+use crate::config::NormPosition;
+use crate::hook::{self, Flow, HookPoint, Site, Tap};
+use crate::{Error, Result};
+
+/// One block: each sublayer reads the stream and adds to it.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) ln1: Norm,
+    pub(crate) attn: Attention,
+    pub(crate) ln1_post: Norm,
+    pub(crate) ln2: Norm,
+    pub(crate) mlp: Option<MlpOrExperts>,
+    pub(crate) ln2_post: Norm,
+    pub(crate) norm_position: NormPosition,
+    pub(crate) parallel: bool,
+    pub(crate) layer: usize,
+}
+
+/// A block's neurons: its own, or shared out among experts.
+#[derive(Debug)]
+pub(crate) enum MlpOrExperts {
+    Mlp(Mlp),
+    Experts(MixtureOfExperts),
+}
+
+impl Block {
+    /// The stream after the block: `[batch, pos, d_model]`.
+    pub(crate) fn forward(&self, resid_pre: Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
+        let layer = self.layer;
+        let resid_pre = tap.at(hook::resid_pre(layer), resid_pre)?;
+        let attn_out = self.attention(&resid_pre, context, tap)?;
+        let attn_out = tap.at(hook::attn_out(layer), attn_out)?;
+        let attn_out_is_ours = self.is_ours(hook::attn_out(layer), tap);
+        let mlp_out_is_ours = self.is_ours(hook::mlp_out(layer), tap);
+        let Some(mlp) = &self.mlp else {
+            let resid_post = sum(&resid_pre, attn_out, attn_out_is_ours)?;
+            return tap.at(hook::resid_post(layer), resid_post);
+        };
+        if self.parallel {
+            let mlp_out = self.mlp(mlp, &resid_pre, tap)?;
+            let mlp_out = tap.at(hook::mlp_out(layer), mlp_out)?;
+            let resid_post = sum(&mlp_out, sum(&resid_pre, attn_out, attn_out_is_ours)?, true)?;
+            return tap.at(hook::resid_post(layer), resid_post);
+        }
+        let resid_mid = sum(&resid_pre, attn_out, attn_out_is_ours)?;
+        drop(resid_pre);
+        let resid_mid = tap.at(hook::resid_mid(layer), resid_mid)?;
+        let mlp_out = self.mlp(mlp, &resid_mid, tap)?;
+        let mlp_out = tap.at(hook::mlp_out(layer), mlp_out)?;
+        let resid_post = sum(&resid_mid, mlp_out, mlp_out_is_ours)?;
+        tap.at(hook::resid_post(layer), resid_post)
+    }
+
+    /// Whether a sublayer's output is the product that it ends with, and nobody looks at it. A norm after it may be the
+    /// very tensor that the cache keeps of that norm.
+    fn is_ours(&self, point: HookPoint, tap: &Tap) -> bool {
+        self.norm_position == NormPosition::Before && !tap.live(point)
+    }
+
+    /// What attention adds, through its norms: `[batch, pos, d_model]`.
+    fn attention(&self, resid_pre: &Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
+        let input = self.attention_input(resid_pre, context, tap)?;
+        let out = self.attn.forward(input, context, tap)?;
+        match self.norm_position {
+            NormPosition::Before => Ok(out),
+            NormPosition::After => self.ln1.forward(&out, self.ln1_points(), tap),
+            NormPosition::BeforeAndAfter => {
+                let points = self.points(Site::Ln1PostScale, Site::Ln1PostNormalized);
+                self.ln1_post.forward(&out, points, tap)
+            }
+        }
+    }
+
+    /// What the MLP adds, through its norms: `[batch, pos, d_model]`.
+    fn mlp(&self, mlp: &MlpOrExperts, resid: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
+        let input = tap.at(hook::mlp_in(self.layer), resid.shallow_clone())?;
+        let ln2 = self.points(Site::Ln2Scale, Site::Ln2Normalized);
+        let normalized = match self.norm_position {
+            NormPosition::After => input,
+            _ => self.ln2.forward(&input, ln2, tap)?,
+        };
+        let out = match mlp {
+            MlpOrExperts::Mlp(mlp) => mlp.forward(&normalized, tap)?,
+            MlpOrExperts::Experts(experts) => experts.forward(&normalized, tap)?,
+        };
+        match self.norm_position {
+            NormPosition::Before => Ok(out),
+            NormPosition::After => self.ln2.forward(&out, ln2, tap),
+            NormPosition::BeforeAndAfter => {
+                let points = self.points(Site::Ln2PostScale, Site::Ln2PostNormalized);
+                self.ln2_post.forward(&out, points, tap)
+            }
+        }
+    }
+
+    /// What queries, keys and values read, after the norm.
+    ///
+    /// The points `attn_in`, `q_input`, `k_input` and `v_input` show the stream once for each head. Where a hook stands at one
+    /// of them, heads may read different streams from there on, each through the norm by itself; the
+    /// norm's own hook points see the stream that the values read.
+    fn attention_input(&self, resid_pre: &Tensor, context: &Context, tap: &mut Tap) -> Flow<AttentionInput> {
+        let layer = self.layer;
+        let (n_heads, n_kv_heads) = (self.attn.n_heads, self.attn.n_kv_heads);
+        let mut attn_in = resid_pre.shallow_clone();
+        if tap.live(hook::attn_in(layer)) {
+            let seen = tap.at(hook::attn_in(layer), for_each_head(resid_pre, n_heads)?)?;
+            if tap.hooked(hook::attn_in(layer)) {
+                if n_kv_heads != n_heads {
+                    return Err(Error::invalid(GROUPED_ATTN_IN).into());
+                }
+                attn_in = seen; // [batch, pos, head, d_model]
+            }
+        }
+        let mut split = context.shortformer_pos_embed().is_some() || attn_in.dim() == 4;
+        let mut input = |point, x: Tensor, heads| -> Flow<Tensor> {
+            if !tap.live(point) {
+                return Ok(x);
+            }
+            let per_head = if x.dim() == 4 { x.shallow_clone() } else { for_each_head(&x, heads)? };
+            let seen = tap.at(point, per_head)?;
+            if tap.hooked(point) {
+                split = true;
+                return Ok(seen);
+            }
+            Ok(x)
+        };
+        let q = input(hook::q_input(layer), attn_in.shallow_clone(), n_heads)?;
+        let k = input(hook::k_input(layer), attn_in.shallow_clone(), n_kv_heads)?;
+        let v = input(hook::v_input(layer), attn_in, n_kv_heads)?;
+
+        let normalizes = self.norm_position != NormPosition::After;
+        let normalized_v = match normalizes {
+            true => self.ln1.forward(&v, self.ln1_points(), tap)?,
+            false => v.shallow_clone(),
+        };
+        if !split {
+            return Ok(AttentionInput::Shared(normalized_v));
+        }
+        let branch = |x: &Tensor| -> Result<Tensor> {
+            let x = if normalizes { self.ln1.apply(x)? } else { x.shallow_clone() };
+            Ok(match context.shortformer_pos_embed() {
+                Some(pos) if x.dim() == 4 => x.f_add(&pos.f_unsqueeze(2)?)?,
+                Some(pos) => x.f_add(pos)?,
+                None => x,
+            })
+        };
+        Ok(AttentionInput::Split { q: branch(&q)?, k: branch(&k)?, v: normalized_v })
+    }
+
+    /// Converts the weights.
+    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
+        for norm in [&mut self.ln1, &mut self.ln1_post, &mut self.ln2, &mut self.ln2_post] {
+            norm.cast(kind)?;
+        }
+        self.attn.cast(kind)?;
+        match &mut self.mlp {
+            None => Ok(()),
+            Some(MlpOrExperts::Mlp(mlp)) => mlp.cast(kind),
+            Some(MlpOrExperts::Experts(experts)) => experts.cast(kind),
+        }
+    }
+
+    fn points(&self, scale: Site, normalized: Site) -> NormPoints {
+        (HookPoint::Block(self.layer, scale), HookPoint::Block(self.layer, normalized))
+    }
+
+    fn ln1_points(&self) -> NormPoints {
+        self.points(Site::Ln1Scale, Site::Ln1Normalized)
+    }
+}
+
+/// The stream with what is added to it, in the latter's memory where that is `ours` alone.
+pub(crate) fn sum(stream: &Tensor, mut out: Tensor, ours: bool) -> Result<Tensor> {
+    if ours && !out.requires_grad() && !stream.requires_grad() {
+        return Ok(out.f_add_(stream)?);
+    }
+    Ok(stream.f_add(&out)?)
+}
+
+/// Heads of a group share keys and values, so a stream for each head does not say what these read.
+const GROUPED_ATTN_IN: &str = "a hook at `hook_attn_in` needs as many keys and values as heads; in this grouped-query \
+                               model, hook `hook_q_input`, `hook_k_input` and `hook_v_input`";
+
+/// The stream as each head sees it: `[batch, pos, head, d_model]`, a view that takes no memory.
+fn for_each_head(x: &Tensor, heads: i64) -> Result<Tensor> {
+    let size = x.size();
+    Ok(x.f_unsqueeze(2)?.f_expand([size[0], size[1], heads, size[2]], false)?)
+}

@@ -1,0 +1,61 @@
+//! [`Embed`]: from tokens to the residual stream.
+
+use tch::{Kind, Tensor};
+
+use super::block::sum;
+use super::linear::cast;
+use super::norm::Norm;
+use crate::config::Normalization;
+use crate::hook::{self, Flow, HookPoint, Tap};
+use crate::Result;
+
+/// Token embeddings, learned positions, and the norm that BLOOM puts after them.
+#[derive(Debug)]
+pub(crate) struct Embed {
+    /// `[d_vocab, d_model]`
+    pub(crate) w_e: Tensor,
+    /// `[n_ctx, d_model]`; absent where positions are not learned.
+    pub(crate) w_pos: Option<Tensor>,
+    pub(crate) ln: Norm,
+}
+
+impl Embed {
+    /// The stream before the first block, and the position embedding, each `[batch, pos, d_model]`; the latter is
+    /// part of the stream unless `apart`.
+    pub(crate) fn forward(
+        &self,
+        tokens: &Tensor,
+        positions: Option<&Tensor>,
+        apart: bool,
+        tap: &mut Tap,
+    ) -> Flow<(Tensor, Option<Tensor>)> {
+        let tokens = tap.at(HookPoint::Tokens, tokens.shallow_clone())?; // [batch, pos]
+        let embed = Tensor::f_embedding(&self.w_e, &tokens, -1, false, false)?; // [batch, pos, d_model]
+        let points = (HookPoint::EmbedLnScale, HookPoint::EmbedLnNormalized);
+        let embed = self.ln.forward(&embed, points, tap)?;
+        let embed = tap.at(hook::embed(), embed)?;
+        let Some(pos_embed) = self.pos_embed(&tokens, positions)? else { return Ok((embed, None)) };
+        let pos_embed = tap.at(hook::pos_embed(), pos_embed)?;
+        let ours = self.ln.kind == Normalization::None && !tap.live(hook::embed());
+        let stream = if apart { embed } else { sum(&pos_embed, embed, ours)? };
+        Ok((stream, Some(pos_embed)))
+    }
+
+    /// Converts the weights.
+    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
+        self.w_e = self.w_e.f_to_kind(kind)?;
+        cast(&mut self.w_pos, kind)?;
+        self.ln.cast(kind)
+    }
+
+    /// The position embedding of each token: `[batch, pos, d_model]`.
+    fn pos_embed(&self, tokens: &Tensor, positions: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let Some(w_pos) = &self.w_pos else { return Ok(None) };
+        if let Some(positions) = positions {
+            return Ok(Some(Tensor::f_embedding(w_pos, positions, -1, false, false)?));
+        }
+        let size = tokens.size();
+        let first = w_pos.f_narrow(0, 0, size[1])?; // [pos, d_model]
+        Ok(Some(first.f_unsqueeze(0)?.f_expand([size[0], size[1], -1], false)?))
+    }
+}

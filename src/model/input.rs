@@ -1,0 +1,217 @@
+//! [`Input`]: what a model can be run on, and the tokens that it makes of it.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::tokenizer::{Bos, PaddingSide, Tokenizer};
+use crate::{Config, Error, Result};
+
+/// What a model can be run on: a text, texts, token ids, or a tensor of them.
+///
+/// Made from `&str`, `String`, `&[&str]`, `Vec<String>`, `&[i64]`, `Vec<i64>`, `Vec<Vec<i64>>`, `Tensor` (`[pos]` or
+/// `[batch, pos]`), or [`Tokens`]. Texts get the BOS token as the model's default says; ids stay as they are.
+#[derive(Debug)]
+pub enum Input {
+    /// Texts, one a batch row.
+    Texts(Vec<String>),
+    /// Token ids, one list a batch row.
+    Ids(Vec<Vec<i64>>),
+    /// Token ids: `[pos]` or `[batch, pos]`.
+    Tensor(Tensor),
+    /// Tokens that are ready.
+    Tokens(Tokens),
+}
+
+/// A batch of tokens.
+///
+/// Where rows had different lengths, the shorter ones are padded, and `mask` says which tokens are real. A padded row
+/// gets what it would get alone: padding is never looked at, and positions are counted from the first real token.
+#[derive(Debug)]
+pub struct Tokens {
+    /// Token ids: `[batch, pos]`, int64.
+    pub ids: Tensor,
+    /// Which tokens are real: `[batch, pos]`, bool; absent where all are.
+    pub mask: Option<Tensor>,
+}
+
+impl Clone for Tokens {
+    fn clone(&self) -> Self {
+        Tokens { ids: self.ids.shallow_clone(), mask: self.mask.as_ref().map(Tensor::shallow_clone) }
+    }
+}
+
+impl Tokens {
+    /// Tokens of which all are real, from ids of `[pos]` or `[batch, pos]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] for ids of other shapes or kinds.
+    pub fn new(ids: &Tensor) -> Result<Self> {
+        if !ids.defined() {
+            return Err(Error::EmptyPrompt);
+        }
+        let whole = matches!(ids.f_kind()?, Kind::Int64 | Kind::Int | Kind::Int16 | Kind::Int8 | Kind::Uint8);
+        let ids = match ids.dim() {
+            1 if whole => ids.f_unsqueeze(0)?,
+            2 if whole => ids.shallow_clone(),
+            _ => {
+                return Err(Error::Shape {
+                    what: "the tokens' tensor".into(),
+                    found: ids.size(),
+                    expected: "whole numbers, [pos] or [batch, pos]".into(),
+                })
+            }
+        };
+        Ok(Tokens { ids: ids.f_to_kind(Kind::Int64)?, mask: None })
+    }
+
+    /// A batch of rows of any lengths, the shorter ones padded with `pad` on `side`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyPrompt`] where a row, or the batch, is empty.
+    pub fn padded(rows: &[Vec<i64>], pad: i64, side: PaddingSide) -> Result<Self> {
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        if rows.iter().any(Vec::is_empty) || longest == 0 {
+            return Err(Error::EmptyPrompt);
+        }
+        let (mut ids, mut mask) = (Vec::new(), Vec::new());
+        for row in rows {
+            let missing = longest - row.len();
+            let padding = || std::iter::repeat_n(pad, missing);
+            match side {
+                PaddingSide::Right => ids.extend(row.iter().copied().chain(padding())),
+                PaddingSide::Left => ids.extend(padding().chain(row.iter().copied())),
+            }
+            let real = (0..longest).map(|i| match side {
+                PaddingSide::Right => i < row.len(),
+                PaddingSide::Left => i >= missing,
+            });
+            mask.extend(real);
+        }
+        let shape = [rows.len() as i64, longest as i64];
+        let uneven = mask.contains(&false);
+        Ok(Tokens {
+            ids: Tensor::f_from_slice(&ids)?.f_view(shape)?,
+            mask: if uneven { Some(Tensor::f_from_slice(&mask)?.f_view(shape)?) } else { None },
+        })
+    }
+
+    /// Each token's position, where padding shifts any: `[batch, pos]`.
+    pub(crate) fn positions(&self) -> Result<Option<Tensor>> {
+        let Some(mask) = &self.mask else { return Ok(None) };
+        Ok(Some(mask.f_cumsum(1, Kind::Int64)?.f_sub_scalar(1)?.f_clamp_min(0)?))
+    }
+
+    /// Checks that the model can run on these: not empty, not too long, no id outside the vocabulary.
+    pub(crate) fn check(&self, config: &Config) -> Result<()> {
+        let size = self.ids.size();
+        if size.len() != 2 || self.ids.f_kind()? != Kind::Int64 {
+            return Err(Error::Shape {
+                what: "the tokens' tensor".into(),
+                found: size,
+                expected: "int64, [batch, pos]".into(),
+            });
+        }
+        if size[0] == 0 || size[1] == 0 {
+            return Err(Error::EmptyPrompt);
+        }
+        if size[1] as usize > config.n_ctx {
+            return Err(Error::PromptTooLong { tokens: size[1] as usize, n_ctx: config.n_ctx });
+        }
+        for id in [self.ids.f_min()?, self.ids.f_max()?] {
+            let id = id.f_int64_value(&[])?;
+            if !(0..config.d_vocab as i64).contains(&id) {
+                return Err(Error::TokenOutOfRange { id, d_vocab: config.d_vocab });
+            }
+        }
+        if let Some(mask) = &self.mask {
+            if mask.size() != size || mask.f_kind()? != Kind::Bool {
+                return Err(Error::Shape {
+                    what: "the tokens' mask".into(),
+                    found: mask.size(),
+                    expected: format!("bools, {size:?}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn to_device(&self, device: Device) -> Result<Self> {
+        let mask = self.mask.as_ref().map(|mask| mask.f_to_device(device)).transpose()?;
+        Ok(Tokens { ids: self.ids.f_to_device(device)?, mask })
+    }
+}
+
+impl Input {
+    /// The tokens of this input: `[batch, pos]`.
+    pub(crate) fn tokens(
+        self,
+        config: &Config,
+        tokenizer: Option<&Tokenizer>,
+        bos: Bos,
+        side: PaddingSide,
+    ) -> Result<Tokens> {
+        let pad = tokenizer.map_or(0, Tokenizer::pad_id);
+        match self {
+            Input::Texts(texts) => {
+                let tokenizer = tokenizer.ok_or(Error::NoTokenizer)?;
+                let prepend = prepends_bos(config, tokenizer, bos);
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                Tokens::padded(&tokenizer.encode_batch(&texts, prepend)?, pad, side)
+            }
+            Input::Ids(rows) => Tokens::padded(&rows, pad, side),
+            Input::Tensor(ids) => Tokens::new(&ids),
+            Input::Tokens(tokens) => Ok(tokens),
+        }
+    }
+}
+
+/// Whether `bos` means that the BOS token comes first.
+pub(crate) fn prepends_bos(config: &Config, tokenizer: &Tokenizer, bos: Bos) -> bool {
+    match bos {
+        Bos::Yes => true,
+        Bos::No => false,
+        // A tokenizer that has none cannot put one first.
+        Bos::Default => config.default_prepend_bos && tokenizer.bos_id().is_some(),
+    }
+}
+
+macro_rules! input_from {
+    ($($type:ty: $pattern:pat => $input:expr;)*) => {
+        $(impl From<$type> for Input {
+            fn from($pattern: $type) -> Self {
+                $input
+            }
+        })*
+    };
+}
+
+input_from! {
+    &str: text => Input::Texts(vec![text.into()]);
+    &String: text => Input::Texts(vec![text.clone()]);
+    String: text => Input::Texts(vec![text]);
+    &[&str]: texts => Input::Texts(texts.iter().map(|text| text.to_string()).collect());
+    Vec<&str>: texts => Input::Texts(texts.into_iter().map(String::from).collect());
+    Vec<String>: texts => Input::Texts(texts);
+    &[String]: texts => Input::Texts(texts.to_vec());
+    &[i64]: ids => Input::Ids(vec![ids.to_vec()]);
+    Vec<i64>: ids => Input::Ids(vec![ids]);
+    &Vec<i64>: ids => Input::Ids(vec![ids.clone()]);
+    Vec<Vec<i64>>: rows => Input::Ids(rows);
+    Tensor: ids => Input::Tensor(ids);
+    &Tensor: ids => Input::Tensor(ids.shallow_clone());
+    Tokens: tokens => Input::Tokens(tokens);
+    &Tokens: tokens => Input::Tokens(tokens.clone());
+}
+
+impl<const N: usize> From<[&str; N]> for Input {
+    fn from(texts: [&str; N]) -> Self {
+        Input::from(texts.as_slice())
+    }
+}
+
+impl<const N: usize> From<[i64; N]> for Input {
+    fn from(ids: [i64; N]) -> Self {
+        Input::Ids(vec![ids.to_vec()])
+    }
+}

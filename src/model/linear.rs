@@ -1,0 +1,56 @@
+//! [`Linear`]: a matrix product and what is added to it.
+
+use tch::{Kind, Tensor};
+
+use crate::unchecked::onednn::{self, Then};
+use crate::Result;
+
+/// `x @ w + b`.
+///
+/// `weight` has libtorch's orientation, `[out, in]`; in memory it may lie either way round, as the
+/// matrix product takes both without a copy.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    pub(crate) weight: Tensor,       // [out, in]
+    pub(crate) bias: Option<Tensor>, // [out]
+}
+
+impl Linear {
+    /// `[…, in]` to `[…, out]`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self.product(x, Then::Nothing) {
+            Some(product) => Ok(product),
+            None => Ok(x.f_linear(&self.weight, self.bias.as_ref())?),
+        }
+    }
+
+    /// The product with an elementwise function of it in one go, where the machine has that.
+    pub(crate) fn product(&self, x: &Tensor, then: Then) -> Option<Tensor> {
+        onednn::linear(x, &self.weight, self.bias.as_ref(), then)
+    }
+
+    /// The columns `start..start + len` alone.
+    pub(crate) fn narrow(&self, start: i64, len: i64) -> Result<Linear> {
+        let bias = self.bias.as_ref().map(|b| b.f_narrow(0, start, len)).transpose()?;
+        Ok(Linear { weight: self.weight.f_narrow(0, start, len)?, bias })
+    }
+
+    /// The weight as `[in, out]`, a view.
+    pub(crate) fn w(&self) -> Result<Tensor> {
+        Ok(self.weight.f_tr()?)
+    }
+
+    /// Converts the weights.
+    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
+        self.weight = self.weight.f_to_kind(kind)?;
+        cast(&mut self.bias, kind)
+    }
+}
+
+/// Converts a weight that may be absent.
+pub(crate) fn cast(weight: &mut Option<Tensor>, kind: Kind) -> Result<()> {
+    if let Some(weight) = weight {
+        *weight = weight.f_to_kind(kind)?;
+    }
+    Ok(())
+}

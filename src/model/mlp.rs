@@ -1,0 +1,144 @@
+//! [`Mlp`]: a block's neurons.
+
+use tch::{Kind, Tensor};
+
+use super::linear::{cast, Linear};
+use super::norm::Norm;
+use crate::config::Activation;
+use crate::hook::{self, Flow, HookPoint, Site, Tap};
+use crate::unchecked::onednn::Then;
+use crate::Result;
+
+/// `act(x W_in + b_in) W_out + b_out`, or gated: `(act(x W_gate) · x W_in + b_in) W_out + b_out`
+/// (Shazeer 2020, "GLU Variants").
+#[derive(Debug)]
+pub(crate) struct Mlp {
+    /// `d_model` to `d_mlp`.
+    pub(crate) w_in: Linear,
+    /// `d_model` to `d_mlp`; only in a gated MLP.
+    pub(crate) gate: Option<Linear>,
+    /// What TransformerLens' gated MLP adds to the product of gates and linear part; no checkpoint has one.
+    pub(crate) b_product: Option<Tensor>,
+    /// SoLU's norm.
+    pub(crate) ln: Option<Norm>,
+    /// `d_mlp` to `d_model`.
+    pub(crate) w_out: Linear,
+    pub(crate) act: Act,
+    pub(crate) layer: usize,
+}
+
+/// An activation function, with xIELU's parameters where it is that.
+#[derive(Debug)]
+pub(crate) struct Act {
+    pub(crate) function: Activation,
+    /// `(alpha_p, alpha_n, beta, eps)`, each of one entry.
+    pub(crate) xielu: Option<[Tensor; 4]>,
+}
+
+impl Mlp {
+    /// Converts the weights.
+    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
+        self.w_in.cast(kind)?;
+        if let Some(gate) = &mut self.gate {
+            gate.cast(kind)?;
+        }
+        cast(&mut self.b_product, kind)?;
+        if let Some(ln) = &mut self.ln {
+            ln.cast(kind)?;
+        }
+        self.w_out.cast(kind)
+    }
+
+    /// `[batch, pos, d_model]` to `[batch, pos, d_model]`.
+    pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
+        let layer = self.layer;
+        let post = match &self.gate {
+            None => {
+                let kept = tap.live(hook::pre(layer));
+                match self.act.fused().filter(|_| !kept).and_then(|act| self.w_in.product(x, act)) {
+                    Some(post) => post,
+                    None => {
+                        let pre = tap.at(hook::pre(layer), self.w_in.forward(x)?)?; // [batch, pos, d_mlp]
+                        self.act.apply(pre, !kept)?
+                    }
+                }
+            }
+            Some(gate) => {
+                let kept = tap.live(hook::pre(layer));
+                let gates = match self.act.fused().filter(|_| !kept).and_then(|act| gate.product(x, act)) {
+                    Some(gates) => gates,
+                    None => {
+                        let pre = tap.at(hook::pre(layer), gate.forward(x)?)?; // [batch, pos, d_mlp]
+                        self.act.apply(pre, !kept)?
+                    }
+                };
+                let linear = tap.at(hook::pre_linear(layer), self.w_in.forward(x)?)?; // [batch, pos, d_mlp]
+                let product = gates.f_mul(&linear)?;
+                match &self.b_product {
+                    Some(b) => product.f_add(b)?,
+                    None => product,
+                }
+            }
+        };
+        let post = match &self.ln {
+            None => post,
+            Some(ln) => {
+                let mid = tap.at(hook::mid(layer), post)?; // [batch, pos, d_mlp]
+                let points =
+                    (HookPoint::Block(layer, Site::MlpLnScale), HookPoint::Block(layer, Site::MlpLnNormalized));
+                ln.forward(&mid, points, tap)?
+            }
+        };
+        let post = tap.at(hook::post(layer), post)?; // [batch, pos, d_mlp]
+        Ok(self.w_out.forward(&post)?)
+    }
+}
+
+impl Act {
+    pub(crate) fn new(function: Activation) -> Self {
+        Act { function, xielu: None }
+    }
+
+    /// The function as a matrix product can do it on the way.
+    fn fused(&self) -> Option<Then> {
+        match self.function {
+            Activation::Relu => Some(Then::Relu),
+            Activation::Gelu => Some(Then::Gelu),
+            Activation::GeluNew | Activation::GeluFast | Activation::GeluPytorchTanh => Some(Then::GeluTanh),
+            Activation::Silu => Some(Then::Silu),
+            Activation::QuickGelu | Activation::SoluLn | Activation::Xielu => None,
+        }
+    }
+
+    /// The function of `x`; in `x`'s own memory where the caller says that nobody else sees it.
+    pub(crate) fn apply(&self, mut x: Tensor, in_place: bool) -> Result<Tensor> {
+        let in_place = in_place && !x.requires_grad();
+        Ok(match self.function {
+            Activation::Relu if in_place => x.f_relu_()?,
+            Activation::Relu => x.f_relu()?,
+            Activation::Gelu if in_place => x.f_gelu_("none")?,
+            Activation::Gelu => x.f_gelu("none")?,
+            Activation::GeluNew | Activation::GeluFast | Activation::GeluPytorchTanh if in_place => {
+                x.f_gelu_("tanh")?
+            }
+            Activation::GeluNew | Activation::GeluFast | Activation::GeluPytorchTanh => x.f_gelu("tanh")?,
+            Activation::Silu if in_place => x.f_silu_()?,
+            Activation::Silu => x.f_silu()?,
+            Activation::QuickGelu => x.f_mul_scalar(1.702)?.f_sigmoid()?.f_mul(&x)?,
+            Activation::SoluLn => x.f_softmax(-1, x.f_kind()?)?.f_mul(&x)?,
+            Activation::Xielu => self.xielu(&x)?,
+        })
+    }
+
+    /// `α_p x² + β x` for positive `x`, `(e^min(x, ε) − 1 − x) α_n + β x` otherwise.
+    fn xielu(&self, x: &Tensor) -> Result<Tensor> {
+        let Some([alpha_p, alpha_n, beta, eps]) = &self.xielu else {
+            return Err(crate::Error::invalid("xIELU needs its parameters alpha_p, alpha_n, beta and eps"));
+        };
+        let wide = x.f_to_kind(if x.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float })?;
+        let linear = wide.f_mul(beta)?;
+        let positive = wide.f_square()?.f_mul(alpha_p)?.f_add(&linear)?;
+        let negative = wide.f_minimum(eps)?.f_expm1()?.f_sub(&wide)?.f_mul(alpha_n)?.f_add(&linear)?;
+        Ok(positive.f_where_self(&wide.f_gt(0.0)?, &negative)?.f_to_kind(x.f_kind()?)?)
+    }
+}

@@ -1,0 +1,125 @@
+//! [`MixtureOfExperts`]: an MLP for each token from several.
+
+use tch::{Kind, Tensor};
+
+use super::linear::Linear;
+use super::mlp::Act;
+use crate::config::{ExpertGate, Moe, Router};
+use crate::hook::{ExpertSite, Flow, HookPoint, Site, Tap};
+use crate::{Error, Result};
+
+/// Each token goes to the few experts that the router weighs most (Shazeer et al. 2017), and gets the sum of
+/// their outputs by those weights.
+#[derive(Debug)]
+pub(crate) struct MixtureOfExperts {
+    /// `d_model` to `num_experts`.
+    pub(crate) router: Linear,
+    pub(crate) experts: Vec<Expert>,
+    pub(crate) moe: Moe,
+    pub(crate) act: Act,
+    pub(crate) layer: usize,
+}
+
+/// One expert: a gated MLP.
+#[derive(Debug)]
+pub(crate) struct Expert {
+    pub(crate) gate: Linear,
+    pub(crate) w_in: Linear,
+    pub(crate) w_out: Linear,
+}
+
+/// Which tokens go to an expert, out of `[…, chosen]` indices: `(place among the chosen, row)`, each `[hit]`.
+///
+/// As in TransformerLens, first the tokens whose first choice the expert is, then those whose second, ….
+pub(crate) fn hits(indices: &Tensor, expert: usize) -> Result<(Tensor, Tensor)> {
+    let by_place = indices.f_flatten(0, -2)?.f_tr()?; // [chosen, row]
+    let hits = by_place.f_eq(expert as i64)?.f_nonzero()?; // [hit, 2]
+    Ok((hits.f_select(1, 0)?, hits.f_select(1, 1)?))
+}
+
+/// An expert's rows `[hit, d]` put where their tokens are: `[row, d]`, zero for tokens that it did not get.
+pub(crate) fn scattered(rows: &Tensor, indices: &Tensor, expert: usize) -> Result<Tensor> {
+    let (_, at) = hits(indices, expert)?;
+    if at.size() != rows.size()[..1] {
+        return Err(Error::invalid(format!(
+            "the cached rows of expert {expert} are of other tokens than its cached indices: slice positions in the analysis, not in the run"
+        )));
+    }
+    let tokens = indices.size()[..indices.dim() - 1].iter().product::<i64>();
+    let zeros = Tensor::f_zeros([tokens, rows.size()[1]], (rows.f_kind()?, rows.device()))?;
+    Ok(zeros.f_index_copy(0, &at, rows)?)
+}
+
+impl MixtureOfExperts {
+    /// Converts the weights.
+    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
+        self.router.cast(kind)?;
+        for expert in &mut self.experts {
+            expert.gate.cast(kind)?;
+            expert.w_in.cast(kind)?;
+            expert.w_out.cast(kind)?;
+        }
+        Ok(())
+    }
+
+    /// `[batch, pos, d_model]` to `[batch, pos, d_model]`.
+    pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
+        let layer = self.layer;
+        let size = x.size();
+        let logits = self.router.forward(x)?; // [batch, pos, expert]
+        let (weights, indices) = self.route(&logits)?;
+        let weights = tap.at(HookPoint::Block(layer, Site::ExpertWeights), weights)?; // [batch, pos, expert]
+        let indices = tap.at(HookPoint::Block(layer, Site::ExpertIndices), indices)?; // [batch, pos, chosen]
+        let chosen = self.chosen(&weights, &indices)?.f_to_kind(x.f_kind()?)?; // [batch, pos, chosen]
+
+        let flat = x.f_reshape([-1, size[2]])?; // [row, d_model]
+        let chosen = chosen.f_flatten(0, 1)?; // [row, chosen]
+        let mut out = flat.f_zeros_like()?;
+        for (expert, mlp) in self.experts.iter().enumerate() {
+            let (place, rows) = hits(&indices, expert)?;
+            let at = |site| HookPoint::Expert { layer, expert, site };
+            let input = flat.f_index_select(0, &rows)?; // [hit, d_model]
+            let gate = tap.at(at(ExpertSite::Gate), mlp.gate.forward(&input)?)?; // [hit, d_mlp]
+            let pre = tap.at(at(ExpertSite::Pre), mlp.w_in.forward(&input)?)?; // [hit, d_mlp]
+            let post = tap.at(at(ExpertSite::Post), self.gated(gate, &pre)?)?; // [hit, d_mlp]
+            let weight = chosen.f_index(&[Some(&rows), Some(&place)])?.f_unsqueeze(1)?; // [hit, 1]
+            out = out.f_index_add(0, &rows, &mlp.w_out.forward(&post)?.f_mul(&weight)?)?;
+        }
+        Ok(out.f_view(size.as_slice())?)
+    }
+
+    /// The weight of every expert and the chosen ones: `[batch, pos, expert]` and `[batch, pos, chosen]`.
+    fn route(&self, logits: &Tensor) -> Result<(Tensor, Tensor)> {
+        let k = self.moe.experts_per_token as i64;
+        let wide = logits.f_to_kind(Kind::Float)?;
+        let (top, indices) = wide.f_topk(k, -1, true, true)?;
+        let weights = match self.moe.router {
+            Router::Softmax | Router::SoftmaxRenormalized => wide.f_softmax(-1, Kind::Float)?,
+            Router::TopKSoftmax => wide.f_zeros_like()?.f_scatter(-1, &indices, &top.f_softmax(-1, Kind::Float)?)?,
+        };
+        Ok((weights, indices))
+    }
+
+    /// The chosen experts' weights: `[batch, pos, chosen]`.
+    pub(crate) fn chosen(&self, weights: &Tensor, indices: &Tensor) -> Result<Tensor> {
+        let chosen = weights.f_gather(-1, indices, false)?;
+        match self.moe.router {
+            Router::SoftmaxRenormalized => {
+                let sum = chosen.f_sum_dim_intlist([-1i64].as_slice(), true, None)?;
+                Ok(chosen.f_div(&sum)?)
+            }
+            Router::Softmax | Router::TopKSoftmax => Ok(chosen),
+        }
+    }
+
+    fn gated(&self, gate: Tensor, pre: &Tensor) -> Result<Tensor> {
+        match self.moe.gate {
+            ExpertGate::Plain => Ok(self.act.apply(gate, false)?.f_mul(pre)?),
+            ExpertGate::ClampedSwiglu { alpha, limit } => {
+                let gate = gate.f_clamp_max(limit)?;
+                let pre = pre.f_clamp(-limit, limit)?.f_add_scalar(1.0)?;
+                Ok(gate.f_mul_scalar(alpha)?.f_sigmoid()?.f_mul(&gate)?.f_mul(&pre)?)
+            }
+        }
+    }
+}

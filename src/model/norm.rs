@@ -1,0 +1,106 @@
+//! [`Norm`]: layer norm and root-mean-square norm, with TransformerLens' two hook points within.
+
+use tch::{Kind, Tensor};
+
+use super::linear::cast;
+use crate::config::Normalization;
+use crate::hook::{Flow, HookPoint, Tap};
+use crate::Result;
+
+/// A norm over the last axis: `normalized = (x − mean) / scale`, then `normalized · w + b`.
+///
+/// The scale is `√(variance + eps)`, or `√(mean square + eps)` where nothing is centred. Gain and bias are absent where they
+/// are folded into the weights that read the norm. Always in fp32 or better.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    pub(crate) kind: Normalization,
+    pub(crate) w: Option<Tensor>, // [d], or [head, d] where each head has its own
+    pub(crate) b: Option<Tensor>, // [d]
+    pub(crate) eps: f64,
+}
+
+/// The hook points of a norm: its scale and its quotient.
+pub(crate) type NormPoints = (HookPoint, HookPoint);
+
+impl Norm {
+    /// Does nothing.
+    pub(crate) fn none() -> Self {
+        Norm { kind: Normalization::None, w: None, b: None, eps: 0.0 }
+    }
+
+    /// `[…, d]` to `[…, d]`, through the two hook points.
+    pub(crate) fn forward(&self, x: &Tensor, points: NormPoints, tap: &mut Tap) -> Flow<Tensor> {
+        if self.kind == Normalization::None || !(tap.live(points.0) || tap.live(points.1)) {
+            return Ok(self.apply(x)?);
+        }
+        let wide = wide(x)?;
+        let (normalized, scale) = if self.kind.centers() {
+            let d = x.size().last().copied().unwrap_or(0);
+            let none = None::<&Tensor>;
+            let (normalized, mean, rstd) = wide.f_native_layer_norm(d, none, none, self.eps)?;
+            let scale = tap.at(points.0, rstd.f_reciprocal()?)?; // […, 1]
+            match tap.hooked(points.0) {
+                true => (wide.f_sub(&mean)?.f_div(&scale)?, scale),
+                false => (normalized, scale),
+            }
+        } else {
+            let scale = tap.at(points.0, rms(&wide, self.eps)?)?; // […, 1]
+            (wide.f_div(&scale)?, scale)
+        };
+        drop(scale);
+        let normalized = tap.at(points.1, normalized.f_to_kind(x.f_kind()?)?)?; // […, d]
+        Ok(self.affine(normalized)?)
+    }
+
+    /// [`Norm::forward`] where nobody looks: libtorch's fused kernel where there is one.
+    pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        match self.kind {
+            Normalization::None => Ok(x.shallow_clone()),
+            Normalization::LN | Normalization::LNPre if self.w.as_ref().is_none_or(|w| w.dim() == 1) => {
+                let d = x.size().last().copied().unwrap_or(0);
+                Ok(x.f_layer_norm(d, self.w.as_ref(), self.b.as_ref(), self.eps, false)?)
+            }
+            Normalization::LN | Normalization::LNPre => {
+                let d = x.size().last().copied().unwrap_or(0);
+                let none = None::<&Tensor>;
+                self.affine(x.f_layer_norm(d, none, none, self.eps, false)?)
+            }
+            Normalization::RMS | Normalization::RMSPre => {
+                let wide = wide(x)?;
+                let normalized = wide.f_div(&rms(&wide, self.eps)?)?.f_to_kind(x.f_kind()?)?;
+                self.affine(normalized)
+            }
+        }
+    }
+
+    /// Converts the gain and bias.
+    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
+        cast(&mut self.w, kind)?;
+        cast(&mut self.b, kind)
+    }
+
+    /// `normalized · w + b`.
+    fn affine(&self, normalized: Tensor) -> Result<Tensor> {
+        Ok(match (&self.w, &self.b) {
+            (Some(w), Some(b)) => b.f_addcmul(&normalized, w)?,
+            (Some(w), None) => normalized.f_mul(w)?,
+            (None, Some(b)) => normalized.f_add(b)?,
+            (None, None) => normalized,
+        })
+    }
+}
+
+/// At least fp32.
+fn wide(x: &Tensor) -> Result<Tensor> {
+    match x.f_kind()? {
+        Kind::Half | Kind::BFloat16 => Ok(x.f_to_kind(Kind::Float)?),
+        _ => Ok(x.shallow_clone()),
+    }
+}
+
+/// `√(mean of x² + eps)` over the last axis, kept: one pass, no copy of `x`.
+fn rms(x: &Tensor, eps: f64) -> Result<Tensor> {
+    let d = x.size().last().copied().unwrap_or(1) as f64;
+    let norm = x.f_norm_scalaropt_dim(2.0, [-1i64].as_slice(), true)?; // […, 1]
+    Ok(norm.f_square()?.f_div_scalar(d)?.f_add_scalar(eps)?.f_sqrt()?)
+}

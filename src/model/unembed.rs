@@ -1,0 +1,43 @@
+//! [`Unembed`]: from the residual stream to logits.
+
+use tch::{Kind, Tensor};
+
+use super::linear::Linear;
+use super::norm::Norm;
+use crate::hook::{Flow, HookPoint, Tap};
+use crate::Result;
+
+/// The last norm, and the product with `W_U`.
+#[derive(Debug)]
+pub(crate) struct Unembed {
+    pub(crate) ln_final: Norm,
+    /// `d_model` to `d_vocab_out`.
+    pub(crate) u: Linear,
+    pub(crate) soft_cap: Option<f64>,
+}
+
+impl Unembed {
+    /// `[batch, pos, d_model]` to `[batch, pos, d_vocab_out]`.
+    pub(crate) fn forward(&self, resid: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
+        let points = (HookPoint::LnFinalScale, HookPoint::LnFinalNormalized);
+        let normalized = self.ln_final.forward(resid, points, tap)?;
+        let normalized = tap.at(HookPoint::UnembedIn, normalized)?; // [batch, pos, d_model]
+        let logits = self.u.forward(&normalized)?;
+        let logits = tap.at(HookPoint::UnembedOut, logits)?; // [batch, pos, d_vocab_out]
+        Ok(self.cap(logits)?)
+    }
+
+    /// Converts the weights.
+    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
+        self.ln_final.cast(kind)?;
+        self.u.cast(kind)
+    }
+
+    /// Logits squashed to the cap, where the model has one (Gemma 2).
+    pub(crate) fn cap(&self, logits: Tensor) -> Result<Tensor> {
+        Ok(match self.soft_cap {
+            Some(cap) => logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?,
+            None => logits,
+        })
+    }
+}

@@ -1,0 +1,365 @@
+//! From a checkpoint's tensors to a model's weights: each laid out once, where the product that uses it wants it.
+
+use std::collections::BTreeSet;
+
+use tch::{Device, Kind, Tensor};
+
+use super::checkpoint::Checkpoint;
+use super::parts::{Entry, Part, View};
+use super::processing::Processor;
+use crate::config::{Activation, Normalization, QkNorm};
+use crate::model::attention::Attention;
+use crate::model::block::{Block, MlpOrExperts};
+use crate::model::embed::Embed;
+use crate::model::linear::Linear;
+use crate::model::mlp::{Act, Mlp};
+use crate::model::moe::{Expert, MixtureOfExperts};
+use crate::model::norm::Norm;
+use crate::model::unembed::Unembed;
+use crate::model::Weights;
+use crate::{Config, Error, Result};
+
+/// Lays out the weights of a model of this shape.
+///
+/// # Errors
+///
+/// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::ExtraTensors`].
+pub(crate) fn build(
+    config: &Config,
+    checkpoint: &Checkpoint,
+    names: &[Entry],
+    ignored: &[&str],
+    kind: Kind,
+    device: Device,
+    processor: &Processor,
+) -> Result<Weights> {
+    config.validate()?;
+    // Processing is done in fp32 or better, one block at a time.
+    let work = if matches!(kind, Kind::Half | Kind::BFloat16) { Kind::Float } else { kind };
+    let builder = Builder { config, checkpoint, names, kind: work, device, used: Default::default() };
+    let weights = builder.weights(processor, kind)?;
+    builder.nothing_left(ignored)?;
+    Ok(weights)
+}
+
+struct Builder<'a> {
+    config: &'a Config,
+    checkpoint: &'a Checkpoint,
+    names: &'a [Entry],
+    kind: Kind,
+    device: Device,
+    used: std::cell::RefCell<BTreeSet<String>>,
+}
+
+/// Which block, expert and head a part is of.
+#[derive(Clone, Copy, Default)]
+struct Of {
+    layer: usize,
+    expert: usize,
+    head: usize,
+}
+
+impl Builder<'_> {
+    fn weights(&self, processor: &Processor, kind: Kind) -> Result<Weights> {
+        let config = self.config;
+        let outside = Of::default();
+        let (d_model, d_vocab) = (config.d_model as i64, config.d_vocab as i64);
+
+        // The two largest first, one after the other: while they are converted nothing else is there.
+        let ln_final = self.norm(Part::LnFinalW, Part::LnFinalB, config.final_normalization(), outside, &[d_model])?;
+        let d_vocab_out = config.d_vocab_out as i64;
+        let same_view = |(u, e): (&Entry, &Entry)| u.name == e.name && u.view == e.view;
+        let tied = self.entry(Part::U).zip(self.entry(Part::WE)).is_some_and(same_view) && !processor.unties();
+        let weight = match tied {
+            true => Tensor::f_empty([0, 0], (self.kind, self.device))?, // the embedding, below
+            false => self.need(Part::U, outside, &[d_vocab_out, d_model])?,
+        };
+        let u = Linear { weight, bias: self.maybe(Part::UB, outside, &[d_vocab_out])? };
+        let mut unembed = Unembed { ln_final, u, soft_cap: config.output_logits_soft_cap };
+        if !tied {
+            processor.unembed(&mut unembed)?;
+        }
+        unembed.cast(kind)?;
+
+        let w_e = self.need(Part::WE, outside, &[d_vocab, d_model])?;
+        let w_pos = self.maybe(Part::WPos, outside, &[config.n_ctx as i64, d_model])?;
+        let embed_ln = match config.post_embedding_ln {
+            true => self.norm(Part::EmbedLnW, Part::EmbedLnB, config.normalization_type, outside, &[d_model])?,
+            false => Norm::none(),
+        };
+        let mut embed = Embed { w_e, w_pos, ln: embed_ln };
+        processor.embed(&mut embed)?;
+        embed.cast(kind)?;
+        if tied {
+            unembed.u.weight = embed.w_e.shallow_clone();
+        }
+
+        let processed_block = |layer| -> Result<Block> {
+            let mut block = self.block(layer)?;
+            processor.block(&mut block)?;
+            block.cast(kind)?;
+            Ok(block)
+        };
+        let blocks = (0..config.n_layers).map(processed_block).collect::<Result<_>>()?;
+        Ok(Weights { embed, blocks, unembed })
+    }
+
+    fn block(&self, layer: usize) -> Result<Block> {
+        let config = self.config;
+        let of = Of { layer, ..Of::default() };
+        let d_model = config.d_model as i64;
+        let norm = |w, b| self.norm(w, b, config.normalization_type, of, &[d_model]);
+        let post = |w, b| match self.entry(w) {
+            Some(_) => norm(w, b),
+            None => Ok(Norm::none()),
+        };
+        let ln2 = if config.attn_only { Norm::none() } else { norm(Part::Ln2W, Part::Ln2B)? };
+        let mlp = match &config.moe {
+            _ if config.attn_only => None,
+            None => Some(MlpOrExperts::Mlp(self.mlp(of)?)),
+            Some(_) => Some(MlpOrExperts::Experts(self.experts(layer)?)),
+        };
+        Ok(Block {
+            ln1: norm(Part::Ln1W, Part::Ln1B)?,
+            attn: self.attention(of)?,
+            ln1_post: post(Part::Ln1PostW, Part::Ln1PostB)?,
+            ln2,
+            mlp,
+            ln2_post: post(Part::Ln2PostW, Part::Ln2PostB)?,
+            norm_position: config.norm_position,
+            parallel: config.parallel_attn_mlp,
+            layer,
+        })
+    }
+
+    fn attention(&self, of: Of) -> Result<Attention> {
+        let config = self.config;
+        let (n_q, n_kv) = (config.n_heads as i64, config.n_key_value_heads as i64);
+        let (d_model, d_head) = (config.d_model as i64, config.d_head as i64);
+        let sizes = [n_q * d_head, n_kv * d_head, n_kv * d_head];
+        let total: i64 = sizes.iter().sum();
+
+        let weight = Tensor::f_empty([total, d_model], (self.kind, self.device))?;
+        let mut start = 0;
+        for (part, rows) in [Part::Q, Part::K, Part::V].into_iter().zip(sizes) {
+            let (piece, _) = self.find(part, of, &[rows, d_model])?;
+            weight.f_narrow(0, start, rows)?.f_copy_(&piece)?;
+            start += rows;
+        }
+        let biases = [Part::QB, Part::KB, Part::VB];
+        let bias = if biases.iter().any(|part| self.entry(*part).is_some()) {
+            let bias = Tensor::f_zeros([total], (self.kind, self.device))?;
+            let mut start = 0;
+            for (part, rows) in biases.into_iter().zip(sizes) {
+                if self.entry(part).is_some() {
+                    let (piece, _) = self.find(part, of, &[rows])?;
+                    bias.f_narrow(0, start, rows)?.f_copy_(&piece)?;
+                }
+                start += rows;
+            }
+            Some(bias)
+        } else {
+            None
+        };
+        let o = self.linear(Part::O, Part::OB, of, n_q * d_head, d_model)?;
+        let mut attention = Attention::new(config, of.layer, Linear { weight, bias }, o);
+        if let Some(qk_norm) = config.qk_norm {
+            let (kind, q_shape, k_shape) = match qk_norm {
+                QkNorm::AllHeads(kind) => (kind, vec![n_q * d_head], vec![n_kv * d_head]),
+                QkNorm::PerHead(kind) => (kind, vec![d_head], vec![d_head]),
+            };
+            attention.q_norm = Some(self.head_norm(Part::QNormW, Part::QNormB, kind, of, &q_shape, n_q)?);
+            attention.k_norm = Some(self.head_norm(Part::KNormW, Part::KNormB, kind, of, &k_shape, n_kv)?);
+        }
+        attention.sinks = match config.attention_sinks {
+            true => Some(self.need(Part::Sinks, of, &[n_q])?),
+            false => None,
+        };
+        Ok(attention)
+    }
+
+    fn mlp(&self, of: Of) -> Result<Mlp> {
+        let config = self.config;
+        let (d_model, d_mlp) = (config.d_model as i64, config.d_mlp as i64);
+        let gate = match config.gated_mlp {
+            true => Some(self.linear(Part::Gate, Part::GateB, of, d_model, d_mlp)?),
+            false => None,
+        };
+        let ln = match config.act_fn {
+            Activation::SoluLn => {
+                // Its norm is a layer norm whatever the others are, folded with them.
+                let folded = matches!(config.normalization_type, Normalization::LNPre | Normalization::RMSPre)
+                    && self.entry(Part::MlpLnW).is_none_or(|entry| !self.checkpoint.has(&name(entry.name, of)));
+                let kind = if folded { Normalization::LNPre } else { Normalization::LN };
+                Some(self.norm(Part::MlpLnW, Part::MlpLnB, kind, of, &[d_mlp])?)
+            }
+            _ => None,
+        };
+        Ok(Mlp {
+            w_in: self.linear(Part::In, Part::InB, of, d_model, d_mlp)?,
+            gate,
+            b_product: self.maybe(Part::ProductB, of, &[d_mlp])?,
+            ln,
+            w_out: self.linear(Part::Out, Part::OutB, of, d_mlp, d_model)?,
+            act: self.act(of)?,
+            layer: of.layer,
+        })
+    }
+
+    fn act(&self, of: Of) -> Result<Act> {
+        let mut act = Act::new(self.config.act_fn);
+        if self.config.act_fn == Activation::Xielu {
+            let one = |part| -> Result<Tensor> {
+                let (tensor, _) = self.find_shaped(part, of, |size| size.iter().product::<i64>() == 1, &[1])?;
+                Ok(tensor.f_reshape([1])?.f_to_device_(self.device, Kind::Float, false, true)?)
+            };
+            let softplus = |part| -> Result<Tensor> { Ok(one(part)?.f_softplus()?) };
+            let (beta, eps) = (one(Part::XieluBeta)?, one(Part::XieluEps)?);
+            if self.entry(Part::XieluPositive).is_some() {
+                act.xielu = Some([one(Part::XieluPositive)?, one(Part::XieluNegative)?, beta, eps]);
+                return Ok(act);
+            }
+            let alpha_n = softplus(Part::XieluAlphaN)?.f_add(&beta)?;
+            act.xielu = Some([softplus(Part::XieluAlphaP)?, alpha_n, beta, eps]);
+        }
+        Ok(act)
+    }
+
+    fn experts(&self, layer: usize) -> Result<MixtureOfExperts> {
+        let config = self.config;
+        let Some(moe) = config.moe.clone() else { return Err(Error::invalid("no mixture of experts")) };
+        let (d_model, d_mlp) = (config.d_model as i64, config.d_mlp as i64);
+        let of = Of { layer, ..Of::default() };
+        let expert = |expert| -> Result<Expert> {
+            let of = Of { layer, expert, head: 0 };
+            Ok(Expert {
+                gate: self.linear(Part::Gate, Part::GateB, of, d_model, d_mlp)?,
+                w_in: self.linear(Part::In, Part::InB, of, d_model, d_mlp)?,
+                w_out: self.linear(Part::Out, Part::OutB, of, d_mlp, d_model)?,
+            })
+        };
+        Ok(MixtureOfExperts {
+            router: self.linear(Part::Router, Part::RouterB, of, d_model, moe.num_experts as i64)?,
+            experts: (0..moe.num_experts).map(expert).collect::<Result<_>>()?,
+            moe,
+            act: self.act(of)?,
+            layer,
+        })
+    }
+
+    fn linear(&self, w: Part, b: Part, of: Of, d_in: i64, d_out: i64) -> Result<Linear> {
+        // Row by row, however the checkpoint has it: oneDNN's product is up to a sixth slower the other way round.
+        let mut weight = Tensor::f_empty([d_out, d_in], (self.kind, self.device))?;
+        weight.f_copy_(&self.find(w, of, &[d_out, d_in])?.0)?;
+        Ok(Linear { weight, bias: self.maybe(b, of, &[d_out])? })
+    }
+
+    fn norm(&self, w: Part, b: Part, kind: Normalization, of: Of, shape: &[i64]) -> Result<Norm> {
+        if kind == Normalization::None {
+            return Ok(Norm::none());
+        }
+        let w = self.maybe(w, of, shape)?;
+        let b = if kind.centers() { self.maybe(b, of, shape)? } else { None };
+        Ok(Norm { kind, w, b, eps: self.config.eps })
+    }
+
+    /// A norm of queries or keys, whose gain may be one for all heads or one for each.
+    fn head_norm(&self, w: Part, b: Part, kind: Normalization, of: Of, shape: &[i64], heads: i64) -> Result<Norm> {
+        let gains = |part| -> Result<Option<Tensor>> {
+            match self.entry(part) {
+                None => Ok(None),
+                Some(entry) if entry.name.contains("{h}") => {
+                    let one = |head| Ok(self.find(part, Of { head, ..of }, shape)?.0);
+                    let each = (0..heads as usize).map(one).collect::<Result<Vec<_>>>()?;
+                    self.own(&Tensor::f_stack(&each, 0)?).map(Some) // [head, d_head]
+                }
+                Some(_) => {
+                    let each = [heads, shape[0]];
+                    let (found, _) = self.find_shaped(part, of, |size| size == shape || size == each, shape)?;
+                    self.own(&found).map(Some)
+                }
+            }
+        };
+        Ok(Norm { kind, w: gains(w)?, b: gains(b)?, eps: self.config.eps })
+    }
+
+    fn entry(&self, part: Part) -> Option<&Entry> {
+        self.names.iter().find(|entry| entry.part == part)
+    }
+
+    /// A part in the model's own memory.
+    fn need(&self, part: Part, of: Of, shape: &[i64]) -> Result<Tensor> {
+        let (view, _) = self.find(part, of, shape)?;
+        match self.entry(part).is_some_and(|entry| entry.view.copies()) {
+            true => Ok(view.f_to_device_(self.device, self.kind, false, false)?),
+            false => self.own(&view),
+        }
+    }
+
+    /// A part that only some families have.
+    fn maybe(&self, part: Part, of: Of, shape: &[i64]) -> Result<Option<Tensor>> {
+        match self.entry(part) {
+            Some(_) => self.need(part, of, shape).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A copy in the model's kind and on its device; in memory it lies as it lay.
+    fn own(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.f_to_device_(self.device, self.kind, false, true)?)
+    }
+
+    fn find(&self, part: Part, of: Of, shape: &[i64]) -> Result<(Tensor, String)> {
+        self.find_shaped(part, of, |size| size == shape, shape)
+    }
+
+    /// A view of the checkpoint, of the shape that the configuration implies.
+    fn find_shaped(
+        &self,
+        part: Part,
+        of: Of,
+        fits: impl Fn(&[i64]) -> bool,
+        shape: &[i64],
+    ) -> Result<(Tensor, String)> {
+        let nowhere = || Error::MissingTensor { name: format!("{part:?}"), expected: shape.to_vec() };
+        let entry = self.entry(part).ok_or_else(nowhere)?;
+        let (name, expected) = (name(entry.name, of), entry.view.stored(shape, self.config));
+        let Some(whole) = self.checkpoint.tensor(&name)? else { return Err(Error::MissingTensor { name, expected }) };
+        self.used.borrow_mut().insert(name.clone());
+        let found = whole.size();
+        let right = if entry.view == View::AsIs { fits(&found) } else { found == expected };
+        if !right {
+            return Err(Error::TensorShape { name, found, expected });
+        }
+        let view = entry.view.of(&whole, self.config, of.expert, self.kind)?;
+        Ok((view, name))
+    }
+
+    /// Every tensor of the checkpoint has been used, or is one that is known to be of no use.
+    fn nothing_left(&self, ignored: &[&str]) -> Result<()> {
+        let used = self.used.borrow();
+        let left: Vec<_> = self
+            .checkpoint
+            .names()
+            .filter(|name| !used.contains(*name) && !ignored.iter().any(|end| name.ends_with(end)))
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut names: Vec<String> = left
+            .iter()
+            .take(5)
+            .map(|name| format!("`{name}` {:?}", self.checkpoint.shape(name).unwrap_or_default()))
+            .collect();
+        if left.len() > names.len() {
+            names.push("…".into());
+        }
+        Err(Error::ExtraTensors { count: left.len(), names: names.join(", ") })
+    }
+}
+
+/// The name of a part in a block, expert or head.
+fn name(pattern: &str, of: Of) -> String {
+    let with = |name: String, what, index: usize| name.replace(what, &index.to_string());
+    with(with(with(pattern.into(), "{l}", of.layer), "{e}", of.expert), "{h}", of.head)
+}

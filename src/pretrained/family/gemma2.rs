@@ -1,0 +1,66 @@
+//! Gemma 2 (Riviere et al. 2024): Gemma with norms after the sublayers, too, soft caps, and a window on every second layer.
+
+use super::llama_style::{self, attention_biases, layer_types, Defaults, ATTENTION, LLAMA, MLP};
+use super::{gemma, ConfigJson, Family};
+use crate::config::NormPosition;
+use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::{Config, Result};
+
+pub(super) const FAMILY: Family = Family {
+    architectures: &["Gemma2ForCausalLM", "gemma2"],
+    prefix: "",
+    config,
+    names,
+    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
+};
+
+/// What transformers takes where the file is silent.
+pub(super) const DEFAULTS: Defaults = Defaults {
+    hidden_size: 2304,
+    intermediate_size: 9216,
+    num_hidden_layers: 26,
+    num_attention_heads: 8,
+    num_key_value_heads: Some(4),
+    head_dim: Some(256),
+    vocab_size: 256000,
+    max_position_embeddings: 8192,
+    tie_word_embeddings: true,
+    ..LLAMA
+};
+
+fn config(json: &ConfigJson) -> Result<Config> {
+    let config = like_gemma2(json, &DEFAULTS)?;
+    Ok(Config {
+        attn_types: layer_types(json, config.n_layers, |layer| layer % 2 == 0)?,
+        attn_scores_soft_cap: json.unless_null("attn_logit_softcapping", Some(50.0))?,
+        output_logits_soft_cap: json.unless_null("final_logit_softcapping", Some(30.0))?,
+        ..config
+    })
+}
+
+/// What Gemma 2 and 3 share.
+pub(super) fn like_gemma2(json: &ConfigJson, default: &Defaults) -> Result<Config> {
+    json.ignore(&["hidden_act"]); // `hidden_activation` is the field that counts
+    json.only("use_bidirectional_attention", false)?;
+    let config = llama_style::config(json, default)?;
+    let scalar: f64 = json.or("query_pre_attn_scalar", 256.0)?;
+    Ok(Config {
+        act_fn: json.activation(&["hidden_activation"], "gelu_pytorch_tanh")?,
+        norm_position: NormPosition::BeforeAndAfter,
+        attn_scale: scalar.sqrt(),
+        window_size: json.unless_null("sliding_window", Some(4096))?,
+        ..config
+    })
+}
+
+/// The gains of the norms around attention and MLP.
+pub(super) const NORMS: &[Entry] = &[
+    at(Ln1W, "model.layers.{l}.input_layernorm.weight", PlusOne),
+    at(Ln1PostW, "model.layers.{l}.post_attention_layernorm.weight", PlusOne),
+    at(Ln2W, "model.layers.{l}.pre_feedforward_layernorm.weight", PlusOne),
+    at(Ln2PostW, "model.layers.{l}.post_feedforward_layernorm.weight", PlusOne),
+];
+
+fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([&gemma::ends(config), ATTENTION, attention_biases(json, false)?, NORMS, MLP].concat())
+}

@@ -1,0 +1,80 @@
+//! gpt-oss (OpenAI 2025): mixtures of experts, attention sinks, and a window on every second layer.
+
+use super::llama_style::{self, *};
+use super::{ConfigJson, Family};
+use crate::config::{self, ExpertGate, Moe, RopeScaling};
+use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::rope::Rope;
+use crate::{Config, Result};
+
+pub(super) const FAMILY: Family = Family {
+    architectures: &["GptOssForCausalLM", "gpt_oss"],
+    prefix: "",
+    config,
+    names,
+    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
+};
+
+const DEFAULTS: Defaults = Defaults {
+    hidden_size: 2880,
+    intermediate_size: 2880,
+    num_hidden_layers: 36,
+    num_attention_heads: 64,
+    num_key_value_heads: Some(8),
+    head_dim: Some(64),
+    vocab_size: 201_088,
+    max_position_embeddings: 131_072,
+    norm_eps: 1e-5,
+    rope: Some(Rope { theta: 150_000.0, ..Rope::DEFAULT }),
+    ..LLAMA
+};
+
+/// The rotation of a file that has none.
+const YARN: RopeScaling = RopeScaling::Yarn {
+    factor: 32.0,
+    attention_factor: 1.346_573_590_279_972_6, // 0.1 ln(32) + 1
+    beta_fast: 32.0,
+    beta_slow: 1.0,
+    truncate: false,
+    original_max_position_embeddings: 4096,
+};
+
+fn config(json: &ConfigJson) -> Result<Config> {
+    json.ignore(&["output_router_logits", "router_aux_loss_coef"]);
+    let mut config = llama_style::config(json, &DEFAULTS)?;
+    if let (Some(rotary), false) = (&mut config.rotary, json.has_any(&["rope_parameters", "rope_scaling"])) {
+        rotary.scaling = YARN;
+    }
+    let moe = Moe {
+        num_experts: json.any(&["num_experts", "num_local_experts"])?.unwrap_or(128),
+        experts_per_token: json.any(&["num_experts_per_tok", "experts_per_token"])?.unwrap_or(4),
+        router: config::Router::TopKSoftmax,
+        gate: ExpertGate::ClampedSwiglu {
+            alpha: json.or("swiglu_alpha", 1.702)?,
+            limit: json.or("swiglu_limit", 7.0)?,
+        },
+    };
+    Ok(Config {
+        moe: Some(moe),
+        attention_sinks: true,
+        attn_types: layer_types(json, config.n_layers, |layer| layer % 2 == 0)?,
+        window_size: json.unless_null("sliding_window", Some(128))?,
+        ..config
+    })
+}
+
+const SINKS_AND_EXPERTS: &[Entry] = &[
+    at(Sinks, "model.layers.{l}.self_attn.sinks", AsIs),
+    at(Router, "model.layers.{l}.mlp.router.weight", AsIs),
+    at(RouterB, "model.layers.{l}.mlp.router.bias", AsIs),
+    at(Gate, "model.layers.{l}.mlp.experts.gate_up_proj", ExpertEverySecond(0)),
+    at(GateB, "model.layers.{l}.mlp.experts.gate_up_proj_bias", ExpertEverySecond(0)),
+    at(In, "model.layers.{l}.mlp.experts.gate_up_proj", ExpertEverySecond(1)),
+    at(InB, "model.layers.{l}.mlp.experts.gate_up_proj_bias", ExpertEverySecond(1)),
+    at(Out, "model.layers.{l}.mlp.experts.down_proj", ExpertTransposed),
+    at(OutB, "model.layers.{l}.mlp.experts.down_proj_bias", Expert),
+];
+
+fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([&ends(config), ATTENTION, attention_biases(json, true)?, NORMS, SINKS_AND_EXPERTS].concat())
+}

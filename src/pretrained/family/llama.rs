@@ -1,0 +1,30 @@
+//! Llama 1 to 3.x (Touvron et al. 2023; Grattafiori et al. 2024).
+
+use super::llama_style::{self, *};
+use super::{ConfigJson, Family};
+use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::{Config, Result};
+
+pub(super) const FAMILY: Family = Family {
+    architectures: &["LlamaForCausalLM", "llama"],
+    prefix: "",
+    config,
+    names,
+    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
+};
+
+fn config(json: &ConfigJson) -> Result<Config> {
+    json.ignore(&["pretraining_tp"]);
+    llama_style::config(json, &LLAMA)
+}
+
+const MLP_BIASES: &[Entry] = &[
+    at(GateB, "model.layers.{l}.mlp.gate_proj.bias", AsIs),
+    at(InB, "model.layers.{l}.mlp.up_proj.bias", AsIs),
+    at(OutB, "model.layers.{l}.mlp.down_proj.bias", AsIs),
+];
+
+fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    let mlp_biases = when(json.or("mlp_bias", false)?, MLP_BIASES);
+    Ok([&ends(config), ATTENTION, attention_biases(json, false)?, NORMS, MLP, mlp_biases].concat())
+}

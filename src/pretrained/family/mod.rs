@@ -1,0 +1,101 @@
+//! Families: for each, a reader of its `config.json` and a table of its weights' names, and nothing else.
+//!
+//! To add one, write its file and add it to [`FAMILIES`].
+
+mod apertus;
+mod bloom;
+#[cfg(test)]
+mod completeness;
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_bigcode;
+mod gpt_neo;
+mod gpt_neox;
+mod gpt_oss;
+mod gptj;
+mod llama;
+mod llama_style;
+mod mistral;
+mod mixtral;
+mod mpt;
+mod olmo;
+mod olmo2;
+mod olmo3;
+mod olmoe;
+mod opt;
+mod phi;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod stablelm;
+pub(crate) mod transformer_lens;
+
+use super::config_json::ConfigJson;
+use super::parts::Entry;
+use crate::{Config, Error, Result};
+
+/// Everything that the crate knows about a family.
+pub(crate) struct Family {
+    /// As in `config.json`: the `architectures` and the `model_type`s that mean this family.
+    pub(crate) architectures: &'static [&'static str],
+    /// What the checkpoint's names begin with, where older files lack it.
+    pub(crate) prefix: &'static str,
+    /// The model's shape, by transformers' meaning of every field.
+    pub(crate) config: fn(&ConfigJson) -> Result<Config>,
+    /// Where each weight lies.
+    pub(crate) names: fn(&Config, &ConfigJson) -> Result<Vec<Entry>>,
+    /// Ends of names of tensors that older files have and no forward pass needs.
+    pub(crate) ignored: &'static [&'static str],
+}
+
+/// All families.
+pub(crate) const FAMILIES: &[&Family] = &[
+    &gpt2::FAMILY,
+    &gpt_neo::FAMILY,
+    &gptj::FAMILY,
+    &gpt_neox::FAMILY,
+    &opt::FAMILY,
+    &bloom::FAMILY,
+    &mpt::FAMILY,
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &mixtral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &gemma::FAMILY,
+    &gemma2::FAMILY,
+    &gemma3::FAMILY,
+    &phi::FAMILY,
+    &phi3::FAMILY,
+    &olmo::FAMILY,
+    &olmo2::FAMILY,
+    &olmo3::FAMILY,
+    &olmoe::FAMILY,
+    &stablelm::FAMILY,
+    &gpt_bigcode::FAMILY,
+    &gpt_oss::FAMILY,
+    &apertus::FAMILY,
+];
+
+/// The family of a `config.json`.
+///
+/// # Errors
+///
+/// [`Error::UnknownArchitecture`]; [`Error::ConfigField`] of a field that no family supports.
+pub(crate) fn of(json: &ConfigJson) -> Result<&'static Family> {
+    json.common()?;
+    let found = json.architecture().unwrap_or_else(|| "(none)".into());
+    let by_name = |family: &&&Family| family.architectures.contains(&found.as_str());
+    FAMILIES
+        .iter()
+        .find(by_name)
+        .copied()
+        .ok_or_else(|| Error::UnknownArchitecture { found, known: supported().join(", ") })
+}
+
+/// The architectures that can be loaded.
+pub(crate) fn supported() -> Vec<&'static str> {
+    FAMILIES.iter().map(|family| family.architectures[0]).collect()
+}

@@ -1,0 +1,35 @@
+//! OLMo 2 (Walsh et al. 2025): norms after the sublayers in place of before them, and of queries and keys.
+
+use super::llama_style::{self, *};
+use super::{olmo, ConfigJson, Family};
+use crate::config::{NormPosition, Normalization, QkNorm};
+use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::{Config, Result};
+
+pub(super) const FAMILY: Family = Family {
+    architectures: &["Olmo2ForCausalLM", "olmo2"],
+    prefix: "",
+    config,
+    names,
+    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
+};
+
+fn config(json: &ConfigJson) -> Result<Config> {
+    Ok(with_norms_after(llama_style::config(json, &olmo::DEFAULTS)?))
+}
+
+/// What OLMo 2 and 3 share.
+pub(super) fn with_norms_after(config: Config) -> Config {
+    let qk_norm = Some(QkNorm::AllHeads(Normalization::RMS));
+    Config { norm_position: NormPosition::After, qk_norm, ..config }
+}
+
+const NORMS_AFTER: &[Entry] = &[
+    at(Ln1W, "model.layers.{l}.post_attention_layernorm.weight", AsIs),
+    at(Ln2W, "model.layers.{l}.post_feedforward_layernorm.weight", AsIs),
+];
+
+/// OLMo 3's, too.
+pub(super) fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([&ends(config), ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS_AFTER, MLP].concat())
+}

@@ -1,0 +1,50 @@
+//! Phi-3 and Phi-4 (Abdin et al. 2024): Llama with queries, keys and values in one matrix, gate and linear part in another.
+
+use super::llama_style::{self, *};
+use super::{ConfigJson, Family};
+use crate::config::RopeScaling;
+use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::rope::Rope;
+use crate::{Config, Result};
+
+pub(super) const FAMILY: Family = Family {
+    architectures: &["Phi3ForCausalLM", "phi3"],
+    prefix: "",
+    config,
+    names,
+    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
+};
+
+const DEFAULTS: Defaults = Defaults {
+    hidden_size: 3072,
+    intermediate_size: 8192,
+    vocab_size: 32064,
+    max_position_embeddings: 4096,
+    norm_eps: 1e-5,
+    rope: Some(Rope { partial: Some(1.0), rounds_up: true, trained: Some(4096), ..Rope::DEFAULT }),
+    ..LLAMA
+};
+
+fn config(json: &ConfigJson) -> Result<Config> {
+    json.ignore(&["embd_pdrop", "resid_pdrop"]);
+    json.only("attention_bias", false)?;
+    let config = llama_style::config(json, &DEFAULTS)?;
+    match config.rotary.as_ref().map(|rotary| &rotary.scaling) {
+        None | Some(RopeScaling::None | RopeScaling::LongRope { .. }) => window_everywhere(json, None, config),
+        Some(other) => Err(json.refuse("rope_type", other.rope_type(), "only default and longrope are supported here")),
+    }
+}
+
+const MATRICES: &[Entry] = &[
+    at(Q, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(0)),
+    at(K, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(1)),
+    at(V, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(2)),
+    at(O, "model.layers.{l}.self_attn.o_proj.weight", AsIs),
+    at(Gate, "model.layers.{l}.mlp.gate_up_proj.weight", Half(0)),
+    at(In, "model.layers.{l}.mlp.gate_up_proj.weight", Half(1)),
+    at(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
+];
+
+fn names(config: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([&ends(config), MATRICES, NORMS].concat())
+}

@@ -1,0 +1,67 @@
+//! StableLM 2 (Bellagente et al. 2024): Llama with layer norms, a partial rotation, and where the configuration says so a
+//! parallel block, and norms of queries and keys with a gain for each head.
+
+use super::llama_style::{self, *};
+use super::{ConfigJson, Family};
+use crate::config::{Normalization, QkNorm};
+use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::rope::Rope;
+use crate::{Config, Result};
+
+pub(super) const FAMILY: Family = Family {
+    architectures: &["StableLmForCausalLM", "stablelm"],
+    prefix: "",
+    config,
+    names,
+    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
+};
+
+const DEFAULTS: Defaults = Defaults {
+    hidden_size: 2560,
+    intermediate_size: 6912,
+    num_key_value_heads: Some(32),
+    vocab_size: 50304,
+    max_position_embeddings: 4096,
+    norm_eps: 1e-5,
+    rope: Some(Rope { partial: Some(0.25), ..Rope::DEFAULT }),
+    ..LLAMA
+};
+
+fn config(json: &ConfigJson) -> Result<Config> {
+    json.ignore(&["hidden_dropout"]);
+    let config = llama_style::config(json, &DEFAULTS)?;
+    json.only("head_dim", config.d_model / config.n_heads.max(1))?;
+    Ok(Config {
+        normalization_type: Normalization::LN,
+        final_rms: false,
+        parallel_attn_mlp: json.or("use_parallel_residual", false)?,
+        qk_norm: json.or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN)),
+        ..config
+    })
+}
+
+const NORM_BIASES: &[Entry] = &[
+    at(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
+    at(Ln2B, "model.layers.{l}.post_attention_layernorm.bias", AsIs),
+];
+
+/// The norm that a parallel block's attention and MLP share.
+const ONE_NORM: &[Entry] = &[
+    at(Ln1W, "model.layers.{l}.input_layernorm.weight", AsIs),
+    at(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
+    at(Ln2W, "model.layers.{l}.input_layernorm.weight", AsIs),
+    at(Ln2B, "model.layers.{l}.input_layernorm.bias", AsIs),
+];
+
+const NORMS_BY_HEAD: &[Entry] = &[
+    at(QNormW, "model.layers.{l}.self_attn.q_layernorm.norms.{h}.weight", AsIs),
+    at(KNormW, "model.layers.{l}.self_attn.k_layernorm.norms.{h}.weight", AsIs),
+];
+
+fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    let biases = when(json.or("use_qkv_bias", false)?, QKV_BIASES);
+    let norms = if config.parallel_attn_mlp { ONE_NORM.to_vec() } else { [NORMS, NORM_BIASES].concat() };
+    let qk_norms = when(config.qk_norm.is_some(), NORMS_BY_HEAD);
+    let last = [at(LnFinalB, "model.norm.bias", AsIs)];
+    Ok([&ends(config), &last[..], ATTENTION, biases, qk_norms, &norms, MLP].concat())
+}

@@ -1,0 +1,287 @@
+//! TransformerLens' own configurations (`cfg.json`, its `HookedTransformerConfig` as a dictionary) and names of weights.
+
+use serde_json::Value;
+
+use super::ConfigJson;
+use crate::config::{
+    Activation, AttentionDir, AttnType, Moe, Normalization, PositionalEmbedding, RopeScaling, Rotary, Router,
+};
+use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::{Config, Error, Result};
+
+/// Fields that say what is looked at, or where, rather than what is computed.
+const HARMLESS: &[&str] = &[
+    "use_attn_result",
+    "use_split_qkv_input",
+    "use_hook_mlp_in",
+    "use_attn_in",
+    "ungroup_grouped_query_attention",
+    "uses_rms_norm",
+    "layer_norm_folding",
+    "train_seq_length",
+    "from_checkpoint",
+    "checkpoint_index",
+    "checkpoint_label_type",
+    "checkpoint_value",
+    "tokenizer_name",
+    "tokenizer_prepends_bos",
+    "init_mode",
+    "seed",
+    "init_weights",
+    "n_params",
+    "trust_remote_code",
+    "device",
+    "n_devices",
+    "relative_attention_max_distance",
+    "relative_attention_num_buckets",
+    "d_vocab_out_is_set",
+];
+
+/// The shape that TransformerLens' dictionary describes.
+pub(crate) fn config(json: &ConfigJson) -> Result<Config> {
+    json.ignore(HARMLESS);
+    json.only("load_in_4bit", false)?;
+    json.only("use_logn_attn", false)?;
+    json.only("use_dynamic_ntk_rope", false)?;
+    json.only("use_qk_norm", false)?;
+    json.only("use_normalization_before_and_after", false)?;
+    json.only("post_embedding_ln", false)?;
+    let unsupported = |field: &str, value: Value| Error::field(field, value, "this value is not supported");
+    let n_heads: usize = json.required("n_heads")?;
+    let d_head: usize = json.required("d_head")?;
+    let d_vocab: usize = json.required("d_vocab")?;
+    let normalization_type = match json.get::<String>("normalization_type")?.as_deref() {
+        None => Normalization::None,
+        Some("LN") => Normalization::LN,
+        Some("LNPre") => Normalization::LNPre,
+        Some("RMS") => Normalization::RMS,
+        Some("RMSPre") => Normalization::RMSPre,
+        Some(other) => return Err(unsupported("normalization_type", other.into())),
+    };
+    let attn_only = json.or("attn_only", false)?;
+    let act_fn = match json.get::<String>("act_fn")?.as_deref() {
+        None if attn_only => Activation::Relu,
+        Some("solu_ln") => Activation::SoluLn,
+        Some(_) => json.activation(&["act_fn"], "relu")?,
+        None => return Err(unsupported("act_fn", Value::Null)),
+    };
+    let positional_embedding_type = match json.or("positional_embedding_type", "standard".to_string())?.as_str() {
+        "standard" => PositionalEmbedding::Standard,
+        "rotary" => PositionalEmbedding::Rotary,
+        "shortformer" => PositionalEmbedding::Shortformer,
+        "alibi" => PositionalEmbedding::Alibi,
+        other => return Err(unsupported("positional_embedding_type", other.into())),
+    };
+    let attn_types = match json.get::<Vec<String>>("attn_types")? {
+        Some(types) if json.or("use_local_attn", false)? => types
+            .iter()
+            .map(|name| match name.as_str() {
+                "global" => Ok(AttnType::Global),
+                "local" => Ok(AttnType::Local),
+                other => Err(unsupported("attn_types", other.into())),
+            })
+            .collect::<Result<_>>()?,
+        _ => Vec::new(),
+    };
+    let attention_dir = match json.or("attention_dir", "causal".to_string())?.as_str() {
+        "causal" => AttentionDir::Causal,
+        "bidirectional" => AttentionDir::Bidirectional,
+        other => return Err(unsupported("attention_dir", other.into())),
+    };
+    let cap = |field| -> Result<Option<f64>> { Ok(json.get::<f64>(field)?.filter(|cap| *cap > 0.0)) };
+    let moe = match json.get("num_experts")? {
+        None => None,
+        Some(num_experts) => Some(Moe {
+            num_experts,
+            experts_per_token: json.required("experts_per_token")?,
+            router: if json.or("norm_topk_prob", false)? { Router::SoftmaxRenormalized } else { Router::Softmax },
+            gate: Default::default(),
+        }),
+    };
+    json.ignore(&["experts_per_token", "norm_topk_prob", "use_local_attn"]);
+    let config = Config {
+        model_name: json.or("model_name", "custom".into())?,
+        original_architecture: json.get("original_architecture")?.unwrap_or_default(),
+        n_layers: json.required("n_layers")?,
+        d_model: json.required("d_model")?,
+        n_heads,
+        d_head,
+        n_key_value_heads: json.get("n_key_value_heads")?.unwrap_or(n_heads),
+        d_mlp: json.get("d_mlp")?.unwrap_or(0),
+        d_vocab,
+        d_vocab_out: json.get("d_vocab_out")?.filter(|n: &i64| *n > 0).map_or(d_vocab, |n| n as usize),
+        n_ctx: json.required("n_ctx")?,
+        attn_only,
+        parallel_attn_mlp: json.or("parallel_attn_mlp", false)?,
+        act_fn,
+        gated_mlp: json.or("gated_mlp", false)?,
+        moe,
+        normalization_type,
+        final_rms: json.or("final_rms", false)?,
+        eps: json.or("eps", 1e-5)?,
+        positional_embedding_type,
+        rotary: match positional_embedding_type {
+            PositionalEmbedding::Rotary => Some(rotary(json, d_head)?),
+            _ => {
+                json.ignore(ROTARY);
+                None
+            }
+        },
+        attention_dir,
+        attn_types,
+        window_size: json.get("window_size")?,
+        attn_scale: match json.or("use_attn_scale", true)? {
+            true => json.get("attn_scale")?.filter(|scale| *scale > 0.0).unwrap_or((d_head as f64).sqrt()),
+            false => 1.0,
+        },
+        scale_attn_by_inverse_layer_idx: json.or("scale_attn_by_inverse_layer_idx", false)?,
+        attn_scores_soft_cap: cap("attn_scores_soft_cap")?,
+        output_logits_soft_cap: cap("output_logits_soft_cap")?,
+        clip_qkv: json.get("clip_qkv")?,
+        attention_sinks: json.or("use_attention_sinks", false)?,
+        default_prepend_bos: json.or("default_prepend_bos", true)?,
+        use_hook_tokens: json.or("use_hook_tokens", false)?,
+        initializer_range: json.or("initializer_range", 0.02)?,
+        ..Config::default()
+    };
+    json.ignore(&["attn_scale", "tie_word_embeddings", "quantization_method"]);
+    Ok(config)
+}
+
+/// Fields of a rotation.
+const ROTARY: &[&str] = &[
+    "NTK_by_parts_factor",
+    "NTK_by_parts_high_freq_factor",
+    "NTK_by_parts_low_freq_factor",
+    "NTK_original_ctx_len",
+    "rotary_adjacent_pairs",
+    "rotary_base",
+    "rotary_base_local",
+    "rotary_dim",
+    "rotary_scaling_factor",
+    "use_NTK_by_parts_rope",
+    "use_yarn_rope",
+    "yarn_attention_factor",
+    "yarn_beta_fast",
+    "yarn_beta_slow",
+    "yarn_factor",
+    "yarn_global_attn_only",
+    "yarn_original_max_position_embeddings",
+    "yarn_truncate",
+];
+
+fn rotary(json: &ConfigJson, d_head: usize) -> Result<Rotary> {
+    json.only("use_yarn_rope", false)?;
+    json.only("rotary_scaling_factor", 1.0)?;
+    if let Some(base) = json.get::<f64>("rotary_base_local")? {
+        return Err(json.refuse("rotary_base_local", base, "another rotation of local layers is not supported here"));
+    }
+    json.ignore(ROTARY); // YaRN's own; those of scaling by parts are read where that is on
+    let scaling = match json.or("use_NTK_by_parts_rope", false)? {
+        true => RopeScaling::Llama3 {
+            factor: json.or("NTK_by_parts_factor", 8.0)?,
+            low_freq_factor: json.or("NTK_by_parts_low_freq_factor", 1.0)?,
+            high_freq_factor: json.or("NTK_by_parts_high_freq_factor", 4.0)?,
+            original_max_position_embeddings: json.or("NTK_original_ctx_len", 8192)?,
+        },
+        false => RopeScaling::None,
+    };
+    Ok(Rotary {
+        dim: json.get("rotary_dim")?.unwrap_or(d_head),
+        base: json.or("rotary_base", 10000.0)?,
+        adjacent_pairs: json.or("rotary_adjacent_pairs", false)?,
+        scaling,
+    })
+}
+
+/// TransformerLens' names, for a state dict of `has` these.
+pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
+    let grouped = has("blocks.0.attn._W_K");
+    let mixture = config.moe.is_some();
+    let mut all = vec![
+        at(WE, "embed.W_E", AsIs),
+        at(WPos, "pos_embed.W_pos", AsIs),
+        at(EmbedLnW, "embed.ln.w", AsIs),
+        at(EmbedLnB, "embed.ln.b", AsIs),
+        at(Ln1W, "blocks.{l}.ln1.w", AsIs),
+        at(Ln1B, "blocks.{l}.ln1.b", AsIs),
+        at(Q, "blocks.{l}.attn.W_Q", Heads),
+        at(QB, "blocks.{l}.attn.b_Q", Flat),
+        at(K, if grouped { "blocks.{l}.attn._W_K" } else { "blocks.{l}.attn.W_K" }, Heads),
+        at(KB, if grouped { "blocks.{l}.attn._b_K" } else { "blocks.{l}.attn.b_K" }, Flat),
+        at(V, if grouped { "blocks.{l}.attn._W_V" } else { "blocks.{l}.attn.W_V" }, Heads),
+        at(VB, if grouped { "blocks.{l}.attn._b_V" } else { "blocks.{l}.attn.b_V" }, Flat),
+        at(QNormW, "blocks.{l}.attn.q_norm.w", AsIs),
+        at(QNormB, "blocks.{l}.attn.q_norm.b", AsIs),
+        at(KNormW, "blocks.{l}.attn.k_norm.w", AsIs),
+        at(KNormB, "blocks.{l}.attn.k_norm.b", AsIs),
+        at(Sinks, "blocks.{l}.attn.sinks", AsIs),
+        at(O, "blocks.{l}.attn.W_O", HeadsOut),
+        at(OB, "blocks.{l}.attn.b_O", AsIs),
+        at(Ln1PostW, "blocks.{l}.ln1_post.w", AsIs),
+        at(Ln1PostB, "blocks.{l}.ln1_post.b", AsIs),
+        at(Ln2W, "blocks.{l}.ln2.w", AsIs),
+        at(Ln2B, "blocks.{l}.ln2.b", AsIs),
+        at(MlpLnW, "blocks.{l}.mlp.ln.w", AsIs),
+        at(MlpLnB, "blocks.{l}.mlp.ln.b", AsIs),
+        at(XieluAlphaP, "blocks.{l}.mlp.act_fn.alpha_p", AsIs),
+        at(XieluAlphaN, "blocks.{l}.mlp.act_fn.alpha_n", AsIs),
+        at(XieluPositive, "blocks.{l}.mlp.act_fn.positive", AsIs),
+        at(XieluNegative, "blocks.{l}.mlp.act_fn.negative", AsIs),
+        at(XieluBeta, "blocks.{l}.mlp.act_fn.beta", AsIs),
+        at(XieluEps, "blocks.{l}.mlp.act_fn.eps", AsIs),
+        at(Ln2PostW, "blocks.{l}.ln2_post.w", AsIs),
+        at(Ln2PostB, "blocks.{l}.ln2_post.b", AsIs),
+        at(LnFinalW, "ln_final.w", AsIs),
+        at(LnFinalB, "ln_final.b", AsIs),
+        match config.tie_word_embeddings && !has("unembed.W_U") {
+            true => at(U, "embed.W_E", AsIs),
+            false => at(U, "unembed.W_U", Transposed),
+        },
+        at(UB, "unembed.b_U", AsIs),
+    ];
+    all.extend(if mixture { experts() } else { mlp(config.gated_mlp) });
+    // Matrices are always needed; biases, gains and positions where the state dict has them in its first block.
+    let optional = |entry: &Entry| !matches!(entry.part, WE | Q | K | V | O | In | Out | U | Router);
+    let needed = |entry: &Entry| match entry.part {
+        WPos => has_positions(config),
+        Gate => config.gated_mlp || mixture,
+        _ => false,
+    };
+    let first = |entry: &Entry| has(&entry.name.replace("{l}", "0").replace("{e}", "0"));
+    all.into_iter().filter(|entry| !optional(entry) || needed(entry) || first(entry)).collect()
+}
+
+/// A plain or gated MLP; TransformerLens' bias of a gated one is added to the product.
+fn mlp(gated: bool) -> Vec<Entry> {
+    let mut all = vec![
+        at(In, "blocks.{l}.mlp.W_in", Transposed),
+        at(Gate, "blocks.{l}.mlp.W_gate", Transposed),
+        at(GateB, "blocks.{l}.mlp.b_gate", AsIs),
+        at(Out, "blocks.{l}.mlp.W_out", Transposed),
+        at(OutB, "blocks.{l}.mlp.b_out", AsIs),
+    ];
+    match gated {
+        true => all.extend([at(ProductB, "blocks.{l}.mlp.b_in", AsIs), at(InB, "blocks.{l}.mlp.b_up", AsIs)]),
+        false => all.push(at(InB, "blocks.{l}.mlp.b_in", AsIs)),
+    }
+    all
+}
+
+/// A mixture of experts, whose parts are `nn.Linear`s in TransformerLens.
+fn experts() -> Vec<Entry> {
+    vec![
+        at(Router, "blocks.{l}.mlp.W_gate.weight", AsIs),
+        at(RouterB, "blocks.{l}.mlp.W_gate.bias", AsIs),
+        at(In, "blocks.{l}.mlp.experts.{e}.W_in.weight", AsIs),
+        at(InB, "blocks.{l}.mlp.experts.{e}.W_in.bias", AsIs),
+        at(Gate, "blocks.{l}.mlp.experts.{e}.W_gate.weight", AsIs),
+        at(GateB, "blocks.{l}.mlp.experts.{e}.W_gate.bias", AsIs),
+        at(Out, "blocks.{l}.mlp.experts.{e}.W_out.weight", AsIs),
+        at(OutB, "blocks.{l}.mlp.experts.{e}.W_out.bias", AsIs),
+    ]
+}
+
+fn has_positions(config: &Config) -> bool {
+    matches!(config.positional_embedding_type, PositionalEmbedding::Standard | PositionalEmbedding::Shortformer)
+}

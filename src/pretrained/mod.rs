@@ -1,0 +1,255 @@
+//! From a name or folder to a model: its configuration, its tokenizer, its weights.
+
+mod aliases;
+mod build;
+mod checkpoint;
+mod config_json;
+mod family;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+#[cfg(feature = "hub")]
+pub(crate) mod hub;
+mod parts;
+mod pickle;
+pub(crate) mod processing;
+mod rope;
+mod save;
+mod source;
+mod steps;
+mod stored_zip;
+mod torch_file;
+#[cfg(feature = "toy")]
+mod toy;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use tch::{Device, Kind, Tensor};
+
+use self::checkpoint::Checkpoint;
+use self::config_json::ConfigJson;
+use self::family::{transformer_lens, Family};
+use self::parts::{Entry, Part};
+use self::processing::{Processor, Wanted};
+use self::source::{Found, Source};
+use crate::model::HookedTransformer;
+use crate::tokenizer::Tokenizer;
+use crate::{Config, Error, Result};
+
+/// How a checkpoint is loaded.
+///
+/// ```no_run
+/// use tch_lens::Load;
+/// use tch::Kind;
+/// let model = Load::new().kind(Kind::BFloat16).open("path/to/folder")?;
+/// # Ok::<(), tch_lens::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Load {
+    kind: Kind,
+    device: Device,
+    wanted: Wanted,
+    source: Source,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Load { kind: Kind::Float, device: Device::Cpu, wanted: Wanted::default(), source: Source::default() }
+    }
+}
+
+impl Load {
+    /// fp32, on the CPU.
+    pub fn new() -> Self {
+        Load::default()
+    }
+
+    /// The kind that weights are converted to: `Float`, `BFloat16`, `Half` or `Double`.
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// The device that weights go to.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Leaves the weights as the checkpoint has them: none of the five steps below.
+    pub fn no_processing(mut self) -> Self {
+        self.wanted = Wanted::none();
+        self
+    }
+
+    /// Whether gains and biases of norms go into the weights that read them; yes, unless said otherwise.
+    pub fn fold_ln(mut self, yes: bool) -> Self {
+        self.wanted.fold_ln = yes;
+        self
+    }
+
+    /// Whether what writes to the stream loses its mean, where every norm takes it off; yes, unless said otherwise.
+    pub fn center_writing_weights(mut self, yes: bool) -> Self {
+        self.wanted.center_writing_weights = yes;
+        self
+    }
+
+    /// Whether `W_U` loses its mean over the vocabulary; yes, unless said otherwise.
+    pub fn center_unembed(mut self, yes: bool) -> Self {
+        self.wanted.center_unembed = yes;
+        self
+    }
+
+    /// Whether the values' biases go into `b_O`; yes, unless said otherwise.
+    pub fn fold_value_biases(mut self, yes: bool) -> Self {
+        self.wanted.fold_value_biases = yes;
+        self
+    }
+
+    /// Whether `W_Q`, `W_K` and `W_V`, `W_O` become the orthogonal factors of their products; no, unless said otherwise.
+    pub fn refactor_factored_attn_matrices(mut self, yes: bool) -> Self {
+        self.wanted.refactor_factored_attn_matrices = yes;
+        self
+    }
+
+    /// Loads a model: from a folder, or by its name on the Hugging Face hub (feature `hub`), where TransformerLens' names
+    /// such as `gpt2-small` and `pythia-70m` serve as well. A folder of that name comes first.
+    ///
+    /// A Hugging Face folder has `config.json`; `model.safetensors`, else `pytorch_model.bin`, or shards of either with
+    /// their index; and `tokenizer.json` if there is one. A folder with TransformerLens' `cfg.json` and `model.safetensors`
+    /// with its names is one as well, and so is one that [`HookedTransformer::save_pretrained`] wrote, which is loaded
+    /// as it was saved, whatever processing is asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Malformed`], [`Error::Hub`], [`Error::UnknownArchitecture`], [`Error::ConfigField`],
+    /// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::ExtraTensors`]: each names what is wrong.
+    pub fn open(&self, name_or_folder: impl AsRef<Path>) -> Result<HookedTransformer> {
+        crate::unchecked::cuda::load();
+        let Found { folder, name } = self.source.find(name_or_folder.as_ref())?;
+        let folder = folder.as_path();
+        if folder.join(save::OWN).is_file() {
+            return self.own(folder);
+        }
+        let (config, json) = (folder.join("config.json"), folder.join("cfg.json"));
+        if json.is_file() && !config.is_file() {
+            let fields = read_json(&json)?;
+            return self.transformer_lens(fields, Checkpoint::open(folder)?);
+        }
+        let fields = read_json(&config)?;
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        self.hugging_face(fields, name, tokenizer, |_| Checkpoint::open(folder))
+    }
+
+    /// A model of one's own configuration and TransformerLens' names: `blocks.0.attn.W_Q` of `[head, d_model, d_head]`, ….
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ConfigField`], [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::ExtraTensors`].
+    pub fn state_dict(
+        &self,
+        config: Config,
+        tensors: impl IntoIterator<Item = (String, Tensor)>,
+    ) -> Result<HookedTransformer> {
+        self.named(config, &Checkpoint::of(tensors))
+    }
+
+    /// A model from TransformerLens' `cfg.json`.
+    fn transformer_lens(&self, fields: Map<String, Value>, checkpoint: Checkpoint) -> Result<HookedTransformer> {
+        let json = ConfigJson::new(fields);
+        let config = transformer_lens::config(&json)?;
+        self.named(config, &checkpoint)
+    }
+
+    fn named(&self, config: Config, checkpoint: &Checkpoint) -> Result<HookedTransformer> {
+        config.validate()?;
+        let names = transformer_lens::names(&config, |name| checkpoint.has(name));
+        let ignored = ["attn.mask", "attn.IGNORE", "attn.rotary_sin", "attn.rotary_cos"];
+        self.assemble(config, checkpoint, &names, &ignored, None)
+    }
+
+    /// A model from a Hugging Face configuration and checkpoint.
+    pub(crate) fn hugging_face(
+        &self,
+        fields: Map<String, Value>,
+        name: Option<String>,
+        tokenizer: Option<Tokenizer>,
+        checkpoint: impl FnOnce(&Family) -> Result<Checkpoint>,
+    ) -> Result<HookedTransformer> {
+        let json = ConfigJson::new(fields);
+        let family = family::of(&json)?;
+        let mut config = (family.config)(&json)?;
+        let mut names = (family.names)(&config, &json)?;
+        for field in json.unread() {
+            tracing::warn!("config.json: `{field}` is no field of {}; it is not used", family.architectures[0]);
+        }
+        config.validate()?;
+        config.original_architecture = family.architectures[0].into();
+        if let Some(name) = name {
+            config.model_name = name;
+        }
+        let mut checkpoint = checkpoint(family)?;
+        let first = names[0].name;
+        if !family.prefix.is_empty() && !checkpoint.has(first) && checkpoint.has(&first[family.prefix.len()..]) {
+            checkpoint = checkpoint.with_prefix(family.prefix);
+        }
+        if config.tie_word_embeddings {
+            // As transformers: an unembedding of the file's own counts, whatever the configuration says.
+            let untied = Config { tie_word_embeddings: false, ..config.clone() };
+            let untied_names = (family.names)(&untied, &json)?;
+            let unembedding = untied_names.iter().find(|entry| entry.part == Part::U).map_or("", |entry| entry.name);
+            if checkpoint.differ(names[0].name, unembedding)? {
+                tracing::warn!("`{unembedding}` is not the embedding, though `tie_word_embeddings` is true: not tied");
+                (config, names) = (untied, untied_names);
+            }
+        }
+        self.assemble(config, &checkpoint, &names, family.ignored, tokenizer)
+    }
+
+    /// Lays out the weights, and processes them as wanted.
+    fn assemble(
+        &self,
+        mut config: Config,
+        checkpoint: &Checkpoint,
+        names: &[Entry],
+        ignored: &[&str],
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<HookedTransformer> {
+        crate::unchecked::cuda::check(self.device)?;
+        let processor = Processor::new(self.wanted, &config);
+        let weights = build::build(&config, checkpoint, names, ignored, self.kind, self.device, &processor)?;
+        config.normalization_type = processor.normalization(&config);
+        Ok(HookedTransformer::from_parts(config, weights, tokenizer, processor.report()))
+    }
+}
+
+impl HookedTransformer {
+    /// Loads a model with the default choices of [`Load`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Load::open`].
+    pub fn from_pretrained(name_or_folder: impl AsRef<Path>) -> Result<Self> {
+        Load::new().open(name_or_folder)
+    }
+
+    /// Loads a model as the checkpoint has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Load::open`].
+    pub fn from_pretrained_no_processing(name_or_folder: impl AsRef<Path>) -> Result<Self> {
+        Load::new().no_processing().open(name_or_folder)
+    }
+
+    /// The architectures that can be loaded, as in `config.json`.
+    pub fn supported() -> Vec<&'static str> {
+        family::supported()
+    }
+}
+
+/// A JSON object from a file.
+fn read_json(path: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read(path).map_err(Error::io(path))?;
+    serde_json::from_slice(&text).map_err(|error| Error::malformed(path, error))
+}

@@ -1,0 +1,175 @@
+//! Rotary positions as `config.json` describes them: in the key style of transformers 5 (`rope_parameters`), or of
+//! transformers 4 (`rope_theta`, `rope_scaling`, `partial_rotary_factor`).
+
+use super::config_json::ConfigJson;
+use crate::config::{RopeScaling, Rotary};
+use crate::Result;
+
+/// What a family's rotary fields are called in transformers 4, and what transformers takes where they are absent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rope {
+    /// The base of the wavelengths, where the file has none.
+    pub(crate) theta: f64,
+    pub(crate) theta_field: &'static str,
+    /// The share of a head that rotates, where the file has none; `None` if the family rotates all of it.
+    pub(crate) partial: Option<f64>,
+    pub(crate) partial_field: &'static str,
+    /// Whether a share that is an odd number of dimensions is rounded up; elsewhere transformers cannot run it.
+    pub(crate) rounds_up: bool,
+    /// The trained context where `original_max_position_embeddings` is absent; `None` for the context itself.
+    pub(crate) trained: Option<usize>,
+}
+
+impl Rope {
+    /// Llama's, and nearly everybody's.
+    pub(crate) const DEFAULT: Rope = Rope {
+        theta: 10000.0,
+        theta_field: "rope_theta",
+        partial: None,
+        partial_field: "partial_rotary_factor",
+        rounds_up: false,
+        trained: None,
+    };
+}
+
+/// What the rest of the configuration says about a rotation.
+#[derive(Clone, Copy, Debug)]
+struct Around {
+    theta: f64,
+    partial: Option<f64>,
+    rounds_up: bool,
+    trained: Option<usize>,
+    d_head: usize,
+    n_ctx: usize,
+}
+
+impl ConfigJson {
+    /// The rotation of heads of `d_head` in a context of `n_ctx`.
+    pub(crate) fn rotary(&self, d_head: usize, n_ctx: usize, rope: Rope) -> Result<Rotary> {
+        // As transformers: `rope_scaling` counts, where there is one.
+        let parameters = match self.object("rope_scaling")? {
+            Some(scaling) => Some(scaling),
+            None => self.object("rope_parameters")?,
+        };
+        let theta = self.or(rope.theta_field, rope.theta)?;
+        let partial = match rope.partial {
+            Some(default) => Some(self.or(rope.partial_field, default)?),
+            None => self.only(rope.partial_field, 1.0).map(|()| None)?,
+        };
+        let trained = self.get("original_max_position_embeddings")?.or(rope.trained);
+        let around = Around { theta, partial, rounds_up: rope.rounds_up, trained, d_head, n_ctx };
+        rotary(&parameters.unwrap_or_default(), around)
+    }
+
+    /// The rotations of the global and the local layers, where these differ: `rope_parameters` has an object for each.
+    pub(crate) fn rotary_by_layer_type(
+        &self,
+        d_head: usize,
+        n_ctx: usize,
+        global: Rope,
+        local: Rope,
+    ) -> Result<(Rotary, Rotary)> {
+        let both = self.object("rope_parameters")?.unwrap_or_default();
+        let scaling = self.object("rope_scaling")?; // only ever of the global layers
+        let read = |field: &str, scaling: Option<ConfigJson>, rope: Rope| {
+            let parameters = match (both.object(field)?, scaling) {
+                (Some(_), Some(_)) => {
+                    return Err(self.refuse("rope_scaling", "given", "`rope_parameters` has it already"));
+                }
+                (parameters, scaling) => parameters.or(scaling).unwrap_or_default(),
+            };
+            let theta = self.or(rope.theta_field, rope.theta)?;
+            rotary(&parameters, Around { theta, partial: None, rounds_up: false, trained: None, d_head, n_ctx })
+        };
+        Ok((read("full_attention", scaling, global)?, read("sliding_attention", None, local)?))
+    }
+}
+
+/// The rotation that `parameters` describe.
+fn rotary(parameters: &ConfigJson, around: Around) -> Result<Rotary> {
+    let Around { d_head, n_ctx, .. } = around;
+    let mut base: f64 = parameters.or("rope_theta", around.theta)?;
+    let mut dim = d_head;
+    match around.partial {
+        None => parameters.only("partial_rotary_factor", 1.0)?,
+        Some(default) => {
+            let partial: f64 = parameters.or("partial_rotary_factor", default)?;
+            dim = (d_head as f64 * partial) as usize;
+            if around.rounds_up && dim % 2 == 1 && dim < d_head {
+                // One dimension more turns, at the same frequencies base^(-2i / dim).
+                base = base.powf((dim + 1) as f64 / dim as f64);
+                dim += 1;
+            }
+            if dim == 0 || dim > d_head || dim % 2 == 1 {
+                let why = format!("of {d_head} dimensions {dim} would rotate: expected an even number, 2 or more");
+                return Err(parameters.refuse("partial_rotary_factor", partial, &why));
+            }
+        }
+    }
+    let rope_type = parameters.any(&["rope_type", "type"])?.unwrap_or("default".to_string());
+    // The model's own field counts before that of the parameters.
+    let inner: Option<usize> = parameters.get("original_max_position_embeddings")?;
+    let trained = around.trained.or(inner).unwrap_or(n_ctx);
+    if trained == 0 {
+        return Err(parameters.refuse("original_max_position_embeddings", trained, "it must be at least 1"));
+    }
+    if base != parameters.or("rope_theta", around.theta)? && matches!(rope_type.as_str(), "dynamic" | "yarn") {
+        return Err(parameters.refuse("rope_type", rope_type, "it needs an even number of dimensions that rotate"));
+    }
+    let scaling = match rope_type.as_str() {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: parameters.required("factor")? },
+        "dynamic" => {
+            RopeScaling::Dynamic { factor: parameters.required("factor")?, original_max_position_embeddings: n_ctx }
+        }
+        "llama3" => RopeScaling::Llama3 {
+            factor: parameters.required("factor")?,
+            low_freq_factor: parameters.required("low_freq_factor")?,
+            high_freq_factor: parameters.required("high_freq_factor")?,
+            original_max_position_embeddings: trained,
+        },
+        "yarn" => {
+            let factor = parameters.or("factor", n_ctx as f64 / trained as f64)?;
+            RopeScaling::Yarn {
+                factor,
+                attention_factor: yarn_attention_factor(parameters, factor)?,
+                beta_fast: parameters.or("beta_fast", 32.0)?,
+                beta_slow: parameters.or("beta_slow", 1.0)?,
+                truncate: parameters.or("truncate", true)?,
+                original_max_position_embeddings: trained,
+            }
+        }
+        "longrope" | "su" => {
+            let factor: f64 = parameters.or("factor", n_ctx as f64 / trained as f64)?;
+            let natural = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained as f64).ln()).sqrt() };
+            RopeScaling::LongRope {
+                short_factor: divisors(parameters, "short_factor", dim / 2)?,
+                long_factor: divisors(parameters, "long_factor", dim / 2)?,
+                attention_factor: parameters.or("attention_factor", natural)?,
+                original_max_position_embeddings: trained,
+            }
+        }
+        other => return Err(parameters.refuse("rope_type", other, "this rope scaling is not supported")),
+    };
+    Ok(Rotary { dim, base, adjacent_pairs: false, scaling })
+}
+
+/// What YaRN multiplies cosine and sine by, where the file does not say: Peng et al. 2023, section 3.4.
+fn yarn_attention_factor(parameters: &ConfigJson, factor: f64) -> Result<f64> {
+    let natural = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+    let given = parameters.get("attention_factor")?;
+    let (m, all) = (parameters.or("mscale", 0.0)?, parameters.or("mscale_all_dim", 0.0)?);
+    Ok(given.unwrap_or(if m != 0.0 && all != 0.0 { natural(m) / natural(all) } else { natural(1.0) }))
+}
+
+/// LongRoPE's divisors: one for each pair.
+fn divisors(parameters: &ConfigJson, field: &str, pairs: usize) -> Result<Vec<f64>> {
+    let divisors: Vec<f64> = parameters.required(field)?;
+    match divisors.len() == pairs {
+        true => Ok(divisors),
+        false => {
+            let value = format!("a list of {}", divisors.len());
+            Err(parameters.refuse(field, value, &format!("it must have one entry for each of the {pairs} pairs")))
+        }
+    }
+}

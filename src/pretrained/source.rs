@@ -1,0 +1,129 @@
+//! [`Source`]: from what a user calls a model to the folder where it lies.
+
+use std::path::{Path, PathBuf};
+
+#[cfg(feature = "hub")]
+use super::hub::Hub;
+use super::steps::Checkpoint;
+use super::{aliases, Load};
+use crate::{Error, Result};
+
+/// Where a model comes from, as far as its name does not say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Source {
+    revision: Option<String>,
+    checkpoint: Option<Checkpoint>,
+    #[cfg(feature = "hub")]
+    hub: Hub,
+}
+
+/// A model's folder, and what it is called.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) folder: PathBuf,
+    pub(crate) name: Option<String>,
+}
+
+impl Load {
+    /// The revision on the hub: a branch, tag or commit; `main`, unless said otherwise.
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.source.revision = Some(revision.into());
+        self
+    }
+
+    /// The model as it was after so many steps of its training, where the hub has that: TransformerLens'
+    /// `checkpoint_value`. Pythia's models have steps 0, 1, 2, 4, … 512, 1000, 2000, … 143000; Stanford's GPT-2s 0 to 400000.
+    pub fn checkpoint_step(mut self, step: usize) -> Self {
+        self.source.checkpoint = Some(Checkpoint::Step(step));
+        self
+    }
+
+    /// The n-th of the model's checkpoints, negative ones from the end: TransformerLens' `checkpoint_index`.
+    pub fn checkpoint_index(mut self, index: i64) -> Self {
+        self.source.checkpoint = Some(Checkpoint::Index(index));
+        self
+    }
+
+    /// Which hub, with which cache and token, where it should be others than the environment says.
+    #[cfg(feature = "hub")]
+    pub fn hub(mut self, hub: Hub) -> Self {
+        self.source.hub = hub;
+        self
+    }
+}
+
+impl Source {
+    /// The folder of a model: itself, where it is a folder, else the hub's cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] for what is neither; [`Error::Invalid`] for a checkpoint that is not there; [`Error::Hub`].
+    pub(crate) fn find(&self, given: &Path) -> Result<Found> {
+        if given.is_dir() {
+            if self.revision.is_some() || self.checkpoint.is_some() {
+                let what = "it is a folder, which has neither revisions nor checkpoints by step";
+                return Err(Error::malformed(given, what));
+            }
+            let name = given.file_name().map(|name| name.to_string_lossy().into_owned());
+            return Ok(Found { folder: given.into(), name });
+        }
+        let name = given.to_str().filter(|name| is_hub_name(name));
+        let name = name.ok_or_else(|| Error::malformed(given, "there is no such folder"))?;
+        let name = aliases::resolve(name);
+        let revision = match (self.checkpoint, &self.revision) {
+            (Some(_), Some(_)) => return Err(Error::invalid("choose a revision or a checkpoint's step, not both")),
+            (Some(checkpoint), None) => checkpoint.revision(&name)?,
+            (None, Some(revision)) => revision.clone(),
+            (None, None) => "main".into(),
+        };
+        let folder = self.fetch(&name, &revision)?;
+        let tail = name.rsplit('/').next().map(String::from);
+        Ok(Found { folder, name: tail })
+    }
+
+    #[cfg(feature = "hub")]
+    fn fetch(&self, name: &str, revision: &str) -> Result<PathBuf> {
+        self.hub.fetch(name, revision)
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn fetch(&self, name: &str, _: &str) -> Result<PathBuf> {
+        Err(Error::malformed(name, "there is no such folder; to load a model from the hub, enable feature `hub`"))
+    }
+}
+
+/// Whether this could be a model on the hub: `name` or `organisation/name`, as the hub allows them.
+fn is_hub_name(name: &str) -> bool {
+    let part = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !part.is_empty() && part.len() <= 96 && part.chars().all(allowed) && !part.starts_with(['-', '.'])
+    };
+    name.split('/').count() <= 2 && name.split('/').all(part) && !name.contains("..") && !name.contains("--")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_hub() {
+        for name in ["gpt2", "roneneldan/TinyStories-1M", "microsoft/phi-1_5", "Qwen/Qwen2.5-0.5B"] {
+            assert!(is_hub_name(name), "{name}");
+        }
+        for name in ["", "/", "a/b/c", "./gpt2", "../gpt2", "/tmp/x", "a b", "org/..", "a--b", "models/", "~/x"] {
+            assert!(!is_hub_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_folder_nor_name_says_so() {
+        let error = |name: &str| Source::default().find(Path::new(name)).unwrap_err().to_string();
+        assert_eq!(error("./no/such/folder"), "./no/such/folder: there is no such folder");
+        #[cfg(not(feature = "hub"))]
+        assert!(error("gpt2-small")
+            .ends_with("gpt2: there is no such folder; to load a model from the hub, enable feature `hub`"));
+        let folder = tempfile::tempdir().unwrap();
+        let source = Source { revision: Some("main".into()), ..Source::default() };
+        assert!(source.find(folder.path()).unwrap_err().to_string().contains("neither revisions"));
+    }
+}

@@ -1,0 +1,462 @@
+//! The hub's client, against a small server on loopback that speaks the hub's protocol.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use sha2::{Digest, Sha256};
+use tch::Tensor;
+use tch_lens::{HookedTransformer, Hub, Load};
+
+const TOKENS: [i64; 4] = [1, 2, 3, 10];
+
+/// A repository's commit, as the server has it.
+#[derive(Clone)]
+struct Repo {
+    commit: String,
+    files: BTreeMap<String, Vec<u8>>,
+    /// Opened by this token only.
+    token: Option<String>,
+}
+
+/// What the server does wrong.
+#[derive(Default)]
+struct Faults {
+    /// So many downloads of this file end after so many bytes.
+    drops: Option<(String, usize, usize)>,
+    /// This file arrives with a byte changed.
+    corrupt: Option<String>,
+    /// So many requests are answered with 503.
+    unavailable: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// By name and revision.
+    repos: BTreeMap<(String, String), Repo>,
+    faults: Faults,
+    /// `METHOD path range`, in order.
+    requests: Vec<String>,
+}
+
+/// The hub, on a port of its own; it ends with the process.
+struct Server {
+    url: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(Mutex::new(State::default()));
+        let (shared, own_url) = (state.clone(), url.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (state, url) = (shared.clone(), own_url.clone());
+                std::thread::spawn(move || {
+                    let _ = answer(stream.unwrap(), &state, &url); // a client may hang up
+                });
+            }
+        });
+        Server { url, state }
+    }
+
+    /// A server that has one repository, under `main` and its commit.
+    fn with(name: &str, repo: Repo) -> Self {
+        let server = Server::start();
+        server.add(name, "main", repo);
+        server
+    }
+
+    fn add(&self, name: &str, revision: &str, repo: Repo) {
+        let repos = &mut self.state.lock().unwrap().repos;
+        repos.insert((name.into(), repo.commit.clone()), repo.clone());
+        repos.insert((name.into(), revision.into()), repo);
+    }
+
+    fn faults(&self, faults: Faults) {
+        self.state.lock().unwrap().faults = faults;
+    }
+
+    /// The requests since the last call.
+    fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unwrap().requests)
+    }
+}
+
+/// Answers one request, and closes.
+fn answer(mut stream: TcpStream, state: &Mutex<State>, url: &str) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let path = line.split(' ').nth(1).unwrap_or_default().to_string();
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        match line.trim().split_once(": ") {
+            Some((name, value)) => headers.insert(name.to_lowercase(), value.to_string()),
+            None => break,
+        };
+    }
+    let mut state = state.lock().unwrap();
+    let range = headers.get("range").cloned().unwrap_or_default();
+    state.requests.push(format!("GET {path} {range}").trim_end().to_string());
+    if state.faults.unavailable > 0 {
+        state.faults.unavailable -= 1;
+        return respond(&mut stream, "503 Service Unavailable", &[], b"");
+    }
+    let token = headers.get("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let opens = |repo: &Repo| repo.token.is_none() || repo.token.as_deref() == token;
+    let nothing = ("404 Not Found", "RepoNotFound");
+
+    let path = path.split('?').next().unwrap_or_default();
+    if let Some(rest) = path.strip_prefix("/api/models/") {
+        let (name, revision) = rest.split_once("/revision/").unwrap();
+        let revision = revision.replace("%2F", "/");
+        let (status, code) = match state.repos.get(&(name.into(), revision.clone())) {
+            Some(repo) if opens(repo) => {
+                let body = info(repo).to_string();
+                return respond(&mut stream, "200 OK", &[], body.as_bytes());
+            }
+            Some(_) => ("401 Unauthorized", "RepoNotFound"),
+            None if state.repos.keys().any(|(other, _)| other == name) => ("404 Not Found", "RevisionNotFound"),
+            // As the hub: who is nobody does not learn what there is not.
+            None if token.is_none() => ("401 Unauthorized", "RepoNotFound"),
+            None => nothing,
+        };
+        return respond(&mut stream, status, &[("X-Error-Code", code)], b"");
+    }
+    if let Some(rest) = path.strip_prefix("/cdn/") {
+        let (name, file) = rest.split_once("/at/").unwrap();
+        let repo = state.repos.iter().find(|((other, _), repo)| other == name && repo.files.contains_key(file));
+        let mut body = repo.unwrap().1.files[file].clone();
+        if state.faults.corrupt.as_deref() == Some(file) {
+            *body.last_mut().unwrap() ^= 1;
+        }
+        return send(&mut stream, &mut state.faults, file, &body, &range, &[]);
+    }
+    let Some((name, rest)) = path[1..].split_once("/resolve/") else {
+        return respond(&mut stream, nothing.0, &[], b"");
+    };
+    let (revision, file) = rest.split_once('/').unwrap();
+    let Some(repo) = state.repos.get(&(name.into(), revision.into())).filter(|repo| opens(repo)).cloned() else {
+        return respond(&mut stream, nothing.0, &[("X-Error-Code", nothing.1)], b"");
+    };
+    let Some(body) = repo.files.get(file) else {
+        return respond(&mut stream, nothing.0, &[("X-Error-Code", "EntryNotFound")], b"");
+    };
+    let etag = format!("\"{}\"", etag(file, body));
+    let commit = ("X-Repo-Commit", repo.commit.as_str());
+    if is_large(file) {
+        // Large files lie elsewhere.
+        let location = format!("{url}/cdn/{name}/at/{file}");
+        let headers = [commit, ("X-Linked-Etag", etag.as_str()), ("Location", location.as_str()), ("ETag", "\"x\"")];
+        return respond(&mut stream, "302 Found", &headers, b"");
+    }
+    send(&mut stream, &mut state.faults, file, body, &range, &[commit, ("ETag", etag.as_str())])
+}
+
+/// A file, or the range of it that was asked for.
+fn send(
+    stream: &mut TcpStream,
+    faults: &mut Faults,
+    file: &str,
+    body: &[u8],
+    range: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<()> {
+    let Some((start, end)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
+        return respond(stream, "200 OK", headers, body);
+    };
+    let start: usize = start.parse().unwrap();
+    let end = end.parse().map_or(body.len(), |end: usize| (end + 1).min(body.len()));
+    if start >= end {
+        return respond(stream, "416 Range Not Satisfiable", headers, b"");
+    }
+    let part = &body[start..end];
+    let content_range = format!("bytes {start}-{}/{}", end - 1, body.len());
+    let mut headers = headers.to_vec();
+    headers.push(("Content-Range", &content_range));
+    if let Some((_, left, after)) = faults.drops.as_mut().filter(|(other, left, _)| other == file && *left > 0) {
+        if part.len() > *after {
+            *left -= 1;
+            let after = *after;
+            return respond_with(stream, "206 Partial Content", &headers, part, after);
+        }
+    }
+    respond(stream, "206 Partial Content", &headers, part)
+}
+
+fn respond(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<()> {
+    respond_with(stream, status, headers, body, body.len())
+}
+
+/// A response of which only `sent` bytes are sent.
+fn respond_with(
+    stream: &mut TcpStream,
+    status: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    sent: usize,
+) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n", body.len())?;
+    for (name, value) in headers {
+        write!(stream, "{name}: {value}\r\n")?;
+    }
+    write!(stream, "\r\n")?;
+    stream.write_all(&body[..sent])?;
+    stream.flush()
+}
+
+fn is_large(file: &str) -> bool {
+    file.ends_with(".safetensors") || file.ends_with(".bin")
+}
+
+fn sha256(body: &[u8]) -> String {
+    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A large file's is its SHA-256, a small one's git's name for it; any 40 digits do.
+fn etag(file: &str, body: &[u8]) -> String {
+    let hash = sha256(body);
+    if is_large(file) {
+        hash
+    } else {
+        hash[..40].into()
+    }
+}
+
+fn info(repo: &Repo) -> serde_json::Value {
+    let sibling = |(file, body): (&String, &Vec<u8>)| {
+        let mut sibling = serde_json::json!({ "rfilename": file, "size": body.len(), "blobId": etag(file, body) });
+        if is_large(file) {
+            sibling["lfs"] = serde_json::json!({ "sha256": sha256(body), "size": body.len(), "pointerSize": 130 });
+        }
+        sibling
+    };
+    let siblings: Vec<_> = repo.files.iter().map(sibling).collect();
+    serde_json::json!({ "id": "x", "sha": repo.commit, "siblings": siblings })
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch_files").join(name)
+}
+
+/// The files of a folder, and some that no model needs.
+fn repo(folder: &str) -> Repo {
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for file in std::fs::read_dir(fixture(folder)).unwrap() {
+        let file = file.unwrap();
+        files.insert(file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap());
+    }
+    files.insert("README.md".into(), b"A model.".to_vec());
+    files.insert("flax_model.msgpack".into(), vec![0; 1000]);
+    Repo { commit: "c0ffee".repeat(7)[..40].into(), files, token: None }
+}
+
+struct Client {
+    cache: tempfile::TempDir,
+    hub: Hub,
+}
+
+fn client(server: &Server) -> Client {
+    let cache = tempfile::tempdir().unwrap();
+    let hub = Hub::new().endpoint(&server.url).cache(cache.path()).token(None).offline(false);
+    Client { cache, hub }
+}
+
+impl Client {
+    fn load(&self) -> Load {
+        Load::new().hub(self.hub.clone())
+    }
+
+    fn error(&self, name: &str) -> String {
+        self.load().open(name).unwrap_err().to_string()
+    }
+
+    /// Everything in the cache that is a file of its own and has bytes.
+    fn blobs(&self) -> usize {
+        let folder = std::fs::read_dir(self.cache.path()).unwrap().next().unwrap().unwrap().path().join("blobs");
+        let is_blob = |path: &Path| path.extension().is_none();
+        std::fs::read_dir(folder).unwrap().filter(|entry| is_blob(&entry.as_ref().unwrap().path())).count()
+    }
+}
+
+fn logits(model: &HookedTransformer) -> Tensor {
+    model.forward(TOKENS).unwrap()
+}
+
+fn expected() -> Tensor {
+    logits(&HookedTransformer::from_pretrained(fixture("gpt2")).unwrap())
+}
+
+#[test]
+fn a_model_is_found_and_then_cached() {
+    let server = Server::with("org/tiny", repo("gpt2"));
+    let client = client(&server);
+    let model = client.load().open("org/tiny").unwrap();
+    assert!(logits(&model).equal(&expected()));
+    assert_eq!(model.config().model_name, "tiny");
+    let requests = server.requests();
+    assert!(requests.iter().any(|request| request.contains("model.safetensors")), "{requests:?}");
+    assert!(!requests.iter().any(|request| request.contains("README") || request.contains("flax")), "{requests:?}");
+
+    // A second time, nothing is asked; nor offline, nor where there is no hub any more.
+    assert!(logits(&client.load().open("org/tiny").unwrap()).equal(&expected()));
+    let nowhere = client.hub.clone().endpoint("http://127.0.0.1:1");
+    for hub in [client.hub.clone().offline(true), nowhere] {
+        assert!(logits(&Load::new().hub(hub).open("org/tiny").unwrap()).equal(&expected()));
+    }
+    assert_eq!(server.requests(), [] as [String; 0]);
+}
+
+#[test]
+fn torch_files_and_shards_are_fetched() {
+    for folder in ["gpt2_zip", "gpt2_sharded"] {
+        let server = Server::with("org/tiny", repo(folder));
+        let client = client(&server);
+        assert!(logits(&client.load().open("org/tiny").unwrap()).equal(&expected()), "{folder}");
+        assert!(logits(&client.load().open("org/tiny").unwrap()).equal(&expected()), "{folder}");
+    }
+}
+
+#[test]
+fn a_missing_model_says_so() {
+    let server = Server::with("org/tiny", repo("gpt2"));
+    let client = client(&server);
+    let error = client.error("org/none");
+    assert_eq!(error, "`org/none` on the hub: there is no such model, or it is private and needs a token: set HF_TOKEN, or log in with `hf auth login`");
+    let error = client.load().revision("v9").open("org/tiny").unwrap_err().to_string();
+    assert_eq!(error, "`org/tiny` on the hub: it has no revision `v9`");
+    let error = client.load().revision("../../v9").open("org/tiny").unwrap_err().to_string();
+    assert!(error.contains("is no revision"), "{error}");
+    let with_token = Load::new().hub(client.hub.clone().token(Some("mine")));
+    let error = with_token.open("org/none").unwrap_err().to_string();
+    assert!(error.contains("private and the token does not open it"), "{error}");
+
+    let mut without = repo("gpt2");
+    without.files.remove("model.safetensors");
+    server.add("org/empty", "main", without);
+    let error = client.error("org/empty");
+    assert!(error.ends_with("it has no weights: neither model.safetensors nor pytorch_model.bin"), "{error}");
+}
+
+#[test]
+fn a_private_model_needs_its_token() {
+    let server = Server::with("org/secret", Repo { token: Some("mine".into()), ..repo("gpt2") });
+    let client = client(&server);
+    assert!(client.error("org/secret").contains("set HF_TOKEN"));
+    let load = |token| Load::new().hub(client.hub.clone().token(Some(token)));
+    assert!(load("other").open("org/secret").unwrap_err().to_string().contains("the token does not open it"));
+    assert!(logits(&load("mine").open("org/secret").unwrap()).equal(&expected()));
+    assert!(!format!("{:?}", load("mine")).contains("mine"), "a token must not be shown");
+}
+
+#[test]
+fn a_dropped_connection_is_taken_up_where_it_broke() {
+    let server = Server::with("org/tiny", repo("gpt2"));
+    let client = client(&server);
+    server.faults(Faults { drops: Some(("model.safetensors".into(), 2, 1000)), unavailable: 1, ..Faults::default() });
+    assert!(logits(&client.load().open("org/tiny").unwrap()).equal(&expected()));
+    let requests = server.requests();
+    let from = |start: usize| requests.iter().any(|request| request.ends_with(&format!("safetensors bytes={start}-")));
+    assert!(from(0) && from(1000) && from(2000), "{requests:?}");
+}
+
+#[test]
+fn a_connection_that_drops_again_and_again_is_an_error_that_goes_on_later() {
+    let server = Server::with("org/tiny", repo("gpt2"));
+    let client = client(&server);
+    server.faults(Faults { drops: Some(("model.safetensors".into(), 100, 10)), ..Faults::default() });
+    let error = client.error("org/tiny");
+    assert!(error.contains("`model.safetensors`") && error.ends_with("the next attempt goes on from there"), "{error}");
+    server.faults(Faults::default());
+    server.requests();
+    assert!(logits(&client.load().open("org/tiny").unwrap()).equal(&expected()));
+    let requests = server.requests();
+    assert!(requests.iter().any(|request| request.ends_with("safetensors bytes=50-")), "{requests:?}");
+}
+
+#[test]
+fn what_arrives_changed_is_refused() {
+    let server = Server::with("org/tiny", repo("gpt2"));
+    let client = client(&server);
+    server.faults(Faults { corrupt: Some("model.safetensors".into()), ..Faults::default() });
+    let error = client.error("org/tiny");
+    assert!(error.contains("`model.safetensors` arrived with SHA-256") && error.ends_with("refused"), "{error}");
+    assert_eq!(client.blobs(), 1, "only config.json is in the cache");
+    server.faults(Faults::default());
+    assert!(logits(&client.load().open("org/tiny").unwrap()).equal(&expected()));
+}
+
+#[test]
+fn offline_without_a_copy_says_so() {
+    let server = Server::with("org/tiny", repo("gpt2"));
+    let client = client(&server);
+    let error = Load::new().hub(client.hub.clone().offline(true)).open("org/tiny").unwrap_err().to_string();
+    assert!(error.contains("it is not in the cache at") && error.ends_with("and this is offline"), "{error}");
+    assert_eq!(server.requests(), [] as [String; 0]);
+    let nowhere = Load::new().hub(client.hub.clone().endpoint("http://127.0.0.1:1"));
+    let error = nowhere.open("org/tiny").unwrap_err().to_string();
+    assert!(error.contains("the hub at http://127.0.0.1:1 cannot be reached"), "{error}");
+}
+
+#[test]
+fn aliases_revisions_and_steps_are_revisions_on_the_hub() {
+    let server = Server::with("roneneldan/TinyStories-1M", repo("gpt2"));
+    let client = client(&server);
+    let model = client.load().open("tiny-stories-1M").unwrap();
+    assert_eq!(model.config().model_name, "TinyStories-1M");
+
+    let other = Repo { commit: "beef".repeat(10), ..repo("gpt2_zip") };
+    server.add("EleutherAI/pythia-70m", "step1000", other.clone());
+    server.add("org/tiny", "a/branch", other.clone());
+    server.requests();
+    client.load().checkpoint_step(1000).open("pythia-70m").unwrap();
+    client.load().checkpoint_index(11).open("pythia").unwrap(); // the same, from the cache
+    client.load().revision("a/branch").open("org/tiny").unwrap();
+    client.load().revision(other.commit).open("org/tiny").unwrap(); // the same again
+    let requests = server.requests();
+    let infos: Vec<_> = requests.iter().filter(|request| request.contains("/api/")).collect();
+    assert_eq!(infos.len(), 2, "{infos:?}");
+    assert!(infos[0].contains("/api/models/EleutherAI/pythia-70m/revision/step1000"), "{infos:?}");
+
+    let error = client.load().checkpoint_step(1).revision("x").open("pythia").unwrap_err().to_string();
+    assert!(error.contains("not both"), "{error}");
+    let error = client.load().checkpoint_step(3).open("pythia").unwrap_err().to_string();
+    assert!(error.ends_with("no checkpoint of step 3; the nearest: 2 and 4"), "{error}");
+}
+
+/// The environment is the process', so this is one of its own.
+#[test]
+fn the_environment_says_which_hub_cache_and_token() {
+    if std::env::var_os("HUB_TEST_CHILD").is_some() {
+        let model = HookedTransformer::from_pretrained("gpt2-small").unwrap();
+        assert!(logits(&model).equal(&expected()));
+        return;
+    }
+    let server = Server::with("gpt2", Repo { token: Some("mine".into()), ..repo("gpt2") });
+    let home = tempfile::tempdir().unwrap();
+    let run = |variables: &[(&str, &str)]| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["the_environment_says", "--nocapture"]).env("HUB_TEST_CHILD", "1");
+        for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
+            child.env_remove(name);
+        }
+        child.env("HF_HOME", home.path()).envs(variables.iter().copied());
+        child.output().unwrap().status.success()
+    };
+    let endpoint = ("HF_ENDPOINT", server.url.as_str());
+    assert!(!run(&[endpoint]), "no token");
+    std::fs::write(home.path().join("token"), "mine\n").unwrap();
+    assert!(!run(&[endpoint, ("HF_TOKEN", "other")]), "HF_TOKEN comes first");
+    assert!(run(&[endpoint]), "the token of `hf auth login`");
+    assert!(home.path().join("hub/models--gpt2/refs/main").is_file());
+    server.requests();
+    assert!(run(&[("HF_HUB_OFFLINE", "1")]));
+    assert_eq!(server.requests(), [] as [String; 0]);
+}
