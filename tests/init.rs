@@ -1,0 +1,161 @@
+//! Fresh weights: each scheme's spread, the same for the same seed, and nobody else's random numbers touched.
+
+use rstest::rstest;
+use tch::{Kind, Tensor};
+use tch_lens::config::{Activation, NormPosition, Normalization, QkNorm};
+use tch_lens::{Config, HookedTransformer, Init};
+
+fn config() -> Config {
+    Config {
+        n_layers: 2,
+        d_model: 96,
+        n_heads: 8,
+        d_head: 12,
+        n_key_value_heads: 4,
+        d_mlp: 200,
+        gated_mlp: true,
+        d_vocab: 300,
+        d_vocab_out: 250,
+        n_ctx: 64,
+        ..Config::default()
+    }
+}
+
+/// Every matrix, with `fan_in` and `fan_out`.
+fn matrices(model: &HookedTransformer) -> Vec<(&'static str, Tensor, [f64; 2])> {
+    let stacked = |t: tch_lens::Result<Tensor>| t.unwrap();
+    vec![
+        ("W_E", stacked(model.w_e()), [300.0, 96.0]),
+        ("W_pos", stacked(model.w_pos()), [64.0, 96.0]),
+        ("W_U", stacked(model.w_u()), [96.0, 250.0]),
+        ("W_Q", stacked(model.w_q(..)), [96.0, 96.0]),
+        ("W_K", stacked(model.w_k_grouped(..)), [96.0, 48.0]),
+        ("W_V", stacked(model.w_v_grouped(..)), [96.0, 48.0]),
+        ("W_O", stacked(model.w_o(..)), [12.0, 768.0]),
+        ("W_in", stacked(model.w_in(..)), [96.0, 200.0]),
+        ("W_gate", stacked(model.w_gate(..)), [96.0, 200.0]),
+        ("W_out", stacked(model.w_out(..)), [200.0, 96.0]),
+    ]
+}
+
+#[rstest]
+#[case::gpt2(Init::Gpt2, |_: f64, _: f64| 0.02, true)]
+#[case::xavier_uniform(Init::XavierUniform, |i: f64, o: f64| (2.0 / (i + o)).sqrt(), false)]
+#[case::xavier_normal(Init::XavierNormal, |i: f64, o: f64| (2.0 / (i + o)).sqrt(), true)]
+#[case::kaiming_uniform(Init::KaimingUniform, |i: f64, _: f64| (2.0 / i).sqrt(), false)]
+#[case::kaiming_normal(Init::KaimingNormal, |i: f64, _: f64| (2.0 / i).sqrt(), true)]
+fn every_scheme_has_its_spread(#[case] init: Init, #[case] std: fn(f64, f64) -> f64, #[case] normal: bool) {
+    let model = HookedTransformer::init_with(config(), init, 3).unwrap();
+    for (name, matrix, [fan_in, fan_out]) in matrices(&model) {
+        let unit = matrix.to_kind(Kind::Double) / std(fan_in, fan_out);
+        let n = unit.numel() as f64;
+        let figure = |t: Tensor| t.mean(Kind::Double).double_value(&[]);
+        let within = |what: &str, found: f64, expected: f64, tolerance: f64| {
+            assert!(
+                (found - expected).abs() < tolerance,
+                "{init:?} {name}: {what} is {found}, not {expected} ± {tolerance}"
+            );
+        };
+        // Five standard errors of each figure.
+        within("mean", figure(unit.shallow_clone()), 0.0, 5.0 / n.sqrt());
+        within("variance", figure(unit.square()), 1.0, 5.0 * (2.0 / n).sqrt());
+        let share = figure(unit.abs().gt(1.5).to_kind(Kind::Double));
+        let largest = unit.abs().max().double_value(&[]);
+        if normal {
+            within("share beyond 1.5", share, 0.133_614, 5.0 * (0.1336 * 0.8664 / n).sqrt());
+            assert!((3.0..6.0).contains(&largest), "{init:?} {name}: {largest}");
+        } else {
+            let bound = 3f64.sqrt();
+            within("share beyond 1.5", share, 1.0 - 1.5 / bound, 5.0 * (0.134 * 0.866 / n).sqrt());
+            assert!(largest <= bound && largest > 0.99 * bound, "{init:?} {name}: {largest}");
+        }
+    }
+    for (name, tensor) in model.parameters() {
+        let zero =
+            name.ends_with(".b") || name.ends_with("bias") || name.ends_with("b_U") || name.ends_with("b_product");
+        if zero || name.ends_with(".w") {
+            let expected = if zero { 0.0 } else { 1.0 };
+            assert_eq!((tensor - expected).abs().max().double_value(&[]), 0.0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_negative_range_is_transformer_lens_default() {
+    let model = HookedTransformer::init(Config { initializer_range: -1.0, ..config() }, 0).unwrap();
+    let std = model.w_in(..).unwrap().std(false).double_value(&[]);
+    assert!((std / (0.8 / 96f64.sqrt()) - 1.0).abs() < 0.03, "{std}");
+}
+
+#[test]
+fn a_seed_says_all() {
+    let of = |init, seed| HookedTransformer::init_with(config(), init, seed).unwrap().parameters();
+    for init in [Init::Gpt2, Init::XavierUniform] {
+        let (first, same, other) = (of(init, 7), of(init, 7), of(init, 8));
+        for (((name, first), (_, same)), (_, other)) in first.iter().zip(&same).zip(&other) {
+            assert_eq!(first, same, "{name}");
+            if first.std(false).double_value(&[]) > 0.0 {
+                assert_ne!(first, other, "{name}");
+            }
+        }
+    }
+}
+
+/// A matrix's numbers are of its name alone, and no two matrices' are related.
+#[test]
+fn matrices_have_numbers_of_their_own() {
+    let short = HookedTransformer::init(config(), 0).unwrap();
+    let long = HookedTransformer::init(Config { n_layers: 3, ..config() }, 0).unwrap();
+    assert_eq!(short.w_q(1).unwrap(), long.w_q(1).unwrap());
+    let flat = |t: Tensor| {
+        let t = t.reshape(-1).to_kind(Kind::Double);
+        &t / t.norm()
+    };
+    let several = [short.w_q(0), short.w_q(1), long.w_q(2), HookedTransformer::init(config(), 1).unwrap().w_q(0)];
+    let several: Vec<Tensor> = several.into_iter().map(|w| flat(w.unwrap())).collect();
+    for (i, a) in several.iter().enumerate() {
+        for b in &several[i + 1..] {
+            let correlation = a.dot(b).double_value(&[]);
+            assert!(correlation.abs() < 5.0 / (a.numel() as f64).sqrt(), "{correlation}");
+        }
+    }
+}
+
+#[test]
+fn libtorch_s_generator_is_left_alone() {
+    tch::manual_seed(1);
+    let expected = Tensor::randn([4], tch::kind::FLOAT_CPU);
+    tch::manual_seed(1);
+    HookedTransformer::init(config(), 2).unwrap();
+    assert_eq!(Tensor::randn([4], tch::kind::FLOAT_CPU), expected);
+}
+
+#[rstest]
+#[case::norms_on_both_sides(Config { norm_position: NormPosition::BeforeAndAfter, ..config() }, "blocks.1.ln2_post.w")]
+#[case::norms_after(Config { norm_position: NormPosition::After, normalization_type: Normalization::RMS, ..config() }, "blocks.1.ln2.w")]
+#[case::norm_of_the_embedding(Config { post_embedding_ln: true, ..config() }, "embed.ln.b")]
+#[case::norms_of_heads(Config { qk_norm: Some(QkNorm::PerHead(Normalization::RMS)), ..config() }, "blocks.0.attn.k_norm.w")]
+#[case::norms_of_all_heads(Config { qk_norm: Some(QkNorm::AllHeads(Normalization::RMS)), ..config() }, "blocks.0.attn.q_norm.w")]
+#[case::sinks(Config { attention_sinks: true, ..config() }, "blocks.0.attn.sinks")]
+#[case::solu(Config { gated_mlp: false, act_fn: Activation::SoluLn, ..config() }, "blocks.1.mlp.ln.w")]
+#[case::attention_only(Config { attn_only: true, normalization_type: Normalization::None, ..config() }, "blocks.1.attn.o.bias")]
+#[case::tied(Config { tie_word_embeddings: true, d_vocab_out: 300, ..config() }, "embed.W_E")]
+fn every_shape_gets_all_its_weights(#[case] config: Config, #[case] name: &str) {
+    let d_vocab_out = config.d_vocab_out as i64;
+    let model = HookedTransformer::init(config, 0).unwrap();
+    assert!(model.parameters().iter().any(|(found, _)| found == name), "{name}");
+    let logits = model.forward([1, 2, 3]).unwrap();
+    assert_eq!(logits.size(), [1, 3, d_vocab_out]);
+    assert!(logits.isfinite().all().int64_value(&[]) == 1);
+}
+
+#[test]
+fn what_cannot_be_made_is_an_error() {
+    let says = |config: Config| HookedTransformer::init(config, 0).unwrap_err().to_string();
+    let experts = r#"{"num_experts": 4, "experts_per_token": 2, "router": "softmax"}"#;
+    let moe = serde_json::from_str(experts).unwrap();
+    assert!(says(Config { moe: Some(moe), ..config() }).contains("not made of mixtures of experts"));
+    assert!(says(Config { act_fn: Activation::Xielu, ..config() }).contains("`act_fn` is xielu"));
+    assert!(says(Config { initializer_range: f64::NAN, ..config() }).contains("`initializer_range` is NaN"));
+    assert!(says(Config { d_model: 0, ..config() }).contains("`d_model` is 0"));
+}

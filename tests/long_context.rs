@@ -1,0 +1,95 @@
+//! Sequences whose masks or scores are made in parts: the same figures as where they are made whole.
+
+use tch::{Kind, Tensor};
+use tch_lens::config::{AttentionDir, AttnType, PositionalEmbedding};
+use tch_lens::{Config, HookedTransformer, Load, Output, PaddingSide, Run, Tokens};
+
+const N_CTX: usize = 4200;
+
+fn model(change: impl FnOnce(&mut Config)) -> HookedTransformer {
+    let mut config = Config {
+        n_layers: 2,
+        d_model: 8,
+        n_heads: 2,
+        d_head: 4,
+        n_key_value_heads: 2,
+        d_mlp: 16,
+        d_vocab: 50,
+        d_vocab_out: 50,
+        n_ctx: N_CTX,
+        initializer_range: 0.3, // so that patterns are no averages
+        ..Config::default()
+    };
+    change(&mut config);
+    HookedTransformer::init(config, 0).unwrap()
+}
+
+/// The stream after the last block, without and with the scores looked at, which then are made whole.
+#[track_caller]
+fn in_parts_and_whole(what: &str, model: &HookedTransformer, tokens: &Tokens) {
+    let last = |names: &[&str]| {
+        let run = Run::new().cache(names.to_vec()).output(Output::None);
+        model.run(tokens, run).unwrap().cache["blocks.1.hook_resid_post"].shallow_clone()
+    };
+    let (parts, whole) = (last(&["resid_post"]), last(&["resid_post", "pattern"]));
+    assert!(whole.abs().max().double_value(&[]) > 0.1, "{what}: there is something to compare");
+    let diff = (parts - whole).abs().max().double_value(&[]);
+    assert!(diff < 1e-4, "{what}: differs by {diff:.2e}");
+}
+
+fn tokens(batch: i64, pos: i64) -> Tokens {
+    tch::manual_seed(1);
+    Tokens::new(&Tensor::randint(50, [batch, pos], (Kind::Int64, tch::Device::Cpu))).unwrap()
+}
+
+fn local(config: &mut Config) {
+    config.attn_types = vec![AttnType::Local, AttnType::Global];
+    config.window_size = Some(700);
+}
+
+#[test]
+fn local_windows() {
+    in_parts_and_whole("window", &model(local), &tokens(1, 4200));
+    let both_ways = |config: &mut Config| {
+        local(config);
+        config.attention_dir = AttentionDir::Bidirectional;
+    };
+    in_parts_and_whole("window both ways", &model(both_ways), &tokens(1, 4200));
+}
+
+#[test]
+fn alibi() {
+    let alibi = |config: &mut Config| config.positional_embedding_type = PositionalEmbedding::Alibi;
+    in_parts_and_whole("ALiBi", &model(alibi), &tokens(1, 3000));
+}
+
+#[test]
+fn soft_capped_scores() {
+    let capped = |config: &mut Config| config.attn_scores_soft_cap = Some(2.0);
+    in_parts_and_whole("soft cap", &model(capped), &tokens(1, 3000));
+    let grouped = |config: &mut Config| {
+        config.attn_scores_soft_cap = Some(2.0);
+        config.n_key_value_heads = 1;
+    };
+    in_parts_and_whole("soft cap, grouped", &model(grouped), &tokens(1, 3000));
+}
+
+#[test]
+fn sinks() {
+    let without = model(|_| {});
+    let mut weights = without.state_dict().unwrap();
+    weights.extend((0..2).map(|l| (format!("blocks.{l}.attn.sinks"), Tensor::from_slice(&[0.5f32, 3.0]))));
+    let config = Config { attention_sinks: true, ..without.config().clone() };
+    let model = Load::new().no_processing().state_dict(config, weights).unwrap();
+    in_parts_and_whole("sinks", &model, &tokens(1, 3000));
+}
+
+#[test]
+fn padding() {
+    for side in [PaddingSide::Left, PaddingSide::Right] {
+        let rows: Vec<Vec<i64>> = [3000, 40].map(|n| (0..n).map(|i| i * 7 % 50).collect()).to_vec();
+        let tokens = Tokens::padded(&rows, 0, side).unwrap();
+        in_parts_and_whole("padded", &model(|_| {}), &tokens);
+        in_parts_and_whole("padded window", &model(local), &tokens);
+    }
+}

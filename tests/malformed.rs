@@ -1,0 +1,261 @@
+//! Checkpoints that are broken, or lie, or mean harm: each is an error of one sentence, and none panics or hangs.
+//!
+//! The seeds of the fuzz targets (`fuzz/`) are changed at random and opened as a user would, 1000 times each or as often as
+//! `PROPTEST_CASES` says; a nightly compiler and cargo-fuzz go further.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use tch_lens::{HookedTransformer, Load};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch_files").join(name)
+}
+
+/// A model's folder in which one file can be written.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    /// A copy of a fixture.
+    fn of(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(fixture(name)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+        }
+        Folder(folder)
+    }
+
+    /// Opens the model with this file in place of its own; what it says, if it does not open.
+    fn open_with(&self, file: &str, bytes: &[u8]) -> Option<String> {
+        std::fs::write(self.0.path().join(file), bytes).unwrap();
+        let start = Instant::now();
+        let opened = Load::new().open(self.0.path());
+        assert!(start.elapsed() < Duration::from_secs(60), "{file} took {:?}", start.elapsed());
+        opened.err().map(|error| error.to_string())
+    }
+}
+
+/// One change of a file.
+#[derive(Clone, Debug)]
+enum Change {
+    Flip {
+        at: prop::sample::Index,
+        bit: u8,
+    },
+    Set {
+        at: prop::sample::Index,
+        byte: u8,
+    },
+    /// A number of eight bytes that readers trip over.
+    Number {
+        at: prop::sample::Index,
+        number: u64,
+    },
+    Cut {
+        at: prop::sample::Index,
+    },
+    Remove {
+        at: prop::sample::Index,
+        len: usize,
+    },
+    Insert {
+        at: prop::sample::Index,
+        bytes: Vec<u8>,
+    },
+    /// A piece of the file again, elsewhere.
+    Splice {
+        from: prop::sample::Index,
+        len: usize,
+        to: prop::sample::Index,
+    },
+}
+
+impl Change {
+    fn any() -> impl Strategy<Value = Change> {
+        let at = any::<prop::sample::Index>;
+        let numbers =
+            vec![0, 1, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 32, 1 << 62, u64::MAX / 8, u64::MAX];
+        prop_oneof![
+            4 => (at(), 0..8u8).prop_map(|(at, bit)| Change::Flip { at, bit }),
+            4 => (at(), any::<u8>()).prop_map(|(at, byte)| Change::Set { at, byte }),
+            2 => (at(), prop::sample::select(numbers)).prop_map(|(at, number)| Change::Number { at, number }),
+            1 => at().prop_map(|at| Change::Cut { at }),
+            1 => (at(), 1..64usize).prop_map(|(at, len)| Change::Remove { at, len }),
+            1 => (at(), prop::collection::vec(any::<u8>(), 1..32)).prop_map(|(at, bytes)| Change::Insert { at, bytes }),
+            2 => (at(), 1..64usize, at()).prop_map(|(from, len, to)| Change::Splice { from, len, to }),
+        ]
+    }
+
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let len_from = |at: usize, len: usize, bytes: &[u8]| len.min(bytes.len() - at);
+        match self {
+            Change::Flip { at, bit } => {
+                let at = at.index(bytes.len());
+                bytes[at] ^= 1 << bit;
+            }
+            Change::Set { at, byte } => {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            Change::Number { at, number } => {
+                let at = at.index(bytes.len());
+                let len = len_from(at, 8, bytes);
+                bytes[at..at + len].copy_from_slice(&number.to_le_bytes()[..len]);
+            }
+            Change::Cut { at } => bytes.truncate(at.index(bytes.len())),
+            Change::Remove { at, len } => {
+                let at = at.index(bytes.len());
+                let len = len_from(at, *len, bytes);
+                bytes.drain(at..at + len);
+            }
+            Change::Insert { at, bytes: new } => {
+                let at = at.index(bytes.len());
+                bytes.splice(at..at, new.iter().copied());
+            }
+            Change::Splice { from, len, to } => {
+                let from = from.index(bytes.len());
+                let piece = bytes[from..from + len_from(from, *len, bytes)].to_vec();
+                let to = to.index(bytes.len());
+                bytes.splice(to..to, piece);
+            }
+        }
+    }
+}
+
+/// Opens a model over and over, one of its files changed each time.
+fn changed(folder: &str, file: &str, seeds: &[PathBuf]) {
+    let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 1000;
+    }
+    let folder = Folder::of(folder);
+    let seeds: Vec<Vec<u8>> = seeds.iter().map(|seed| std::fs::read(seed).unwrap()).collect();
+    let strategy = (prop::sample::select(seeds), prop::collection::vec(Change::any(), 0..6));
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let opened = std::cell::Cell::new(0);
+    let tried = std::cell::Cell::new(0);
+    let outcome = runner.run(&strategy, |(mut bytes, changes)| {
+        changes.iter().for_each(|change| change.apply(&mut bytes));
+        let error = folder.open_with(file, &bytes);
+        tried.set(tried.get() + 1);
+        opened.set(opened.get() + usize::from(error.is_none()));
+        if let Some(error) = error {
+            prop_assert!(!error.is_empty());
+        }
+        Ok(())
+    });
+    println!("{file}: {} variants, of which {} still opened", tried.get(), opened.get());
+    outcome.unwrap();
+}
+
+/// The seeds of a fuzz target.
+fn seeds(target: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let mut seeds: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|seed| seed.unwrap().path()).collect();
+    seeds.sort();
+    seeds
+}
+
+#[test]
+fn changed_configurations() {
+    let mut seeds = seeds("config_json");
+    seeds.push(fixture("gpt2/config.json"));
+    changed("gpt2", "config.json", &seeds);
+}
+
+#[test]
+fn changed_safetensors() {
+    changed("gpt2", "model.safetensors", &[fixture("gpt2/model.safetensors")]);
+}
+
+#[test]
+fn changed_indices() {
+    let index = "pytorch_model.bin.index.json";
+    changed("gpt2_sharded", index, &[fixture("gpt2_sharded").join(index)]);
+}
+
+#[test]
+fn changed_torch_files() {
+    let mut seeds = seeds("torch_file");
+    let own = ["gpt2_zip", "gpt2_legacy"].map(|folder| fixture(folder).join("pytorch_model.bin"));
+    seeds.extend(own);
+    changed("gpt2_zip", "pytorch_model.bin", &seeds);
+}
+
+#[test]
+fn changed_saved_models() {
+    let folder = tempfile::tempdir().unwrap();
+    HookedTransformer::from_pretrained(fixture("gpt2")).unwrap().save_pretrained(folder.path()).unwrap();
+    // Copied by name, so that the folder looks like a fixture.
+    let own = folder.path().join("tch_lens.json");
+    let model = folder.path().join("model.safetensors");
+    let kept = Folder::of("gpt2");
+    std::fs::copy(model, kept.0.path().join("model.safetensors")).unwrap();
+    let text = std::fs::read(&own).unwrap();
+    assert_eq!(kept.open_with("tch_lens.json", &text), None);
+    for at in 0..text.len() {
+        let mut text = text.clone();
+        text[at] = b'9';
+        let _ = kept.open_with("tch_lens.json", &text); // a digit of a number may do
+    }
+    assert!(kept.open_with("tch_lens.json", b"{\"version\": 2}").is_some());
+}
+
+#[test]
+fn a_pickle_that_calls_something_is_named() {
+    let folder = Folder::of("gpt2_zip");
+    for (file, function) in [
+        ("malicious.bin", "posix.system"),
+        ("malicious_legacy.bin", "posix.system"),
+        ("malicious_pickle.bin", "__builtin__.eval"),
+    ] {
+        let error = folder.open_with("pytorch_model.bin", &std::fs::read(fixture(file)).unwrap()).unwrap();
+        assert!(error.ends_with(&format!("the pickle wants to call `{function}`: refused")), "{error}");
+    }
+}
+
+#[test]
+fn an_index_names_files_beside_it_only() {
+    let folder = Folder::of("gpt2_sharded");
+    for shard in ["../../etc/passwd", "/etc/passwd", "..", ".", "", "a/b"] {
+        let index = serde_json::json!({ "weight_map": { "wte.weight": shard } }).to_string();
+        let error = folder.open_with("pytorch_model.bin.index.json", index.as_bytes()).unwrap();
+        assert!(error.ends_with(&format!("shard `{shard}` is no plain file name")), "{error}");
+    }
+    let index = serde_json::json!({ "weight_map": {} }).to_string();
+    assert!(folder.open_with("pytorch_model.bin.index.json", index.as_bytes()).unwrap().contains("names no shards"));
+    let index = serde_json::json!({ "weight_map": { "wte.weight": "missing.bin" } }).to_string();
+    assert!(folder.open_with("pytorch_model.bin.index.json", index.as_bytes()).unwrap().contains("missing.bin"));
+}
+
+#[test]
+fn a_safetensors_header_that_lies_is_refused() {
+    let folder = Folder::of("gpt2");
+    let file = |header: &str, data: usize| {
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; data]].concat()
+    };
+    let tensor =
+        |offsets: &str, shape: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#);
+    for bytes in [
+        file(&tensor("[0,16]", "[4]"), 8),                      // more than there is
+        file(&tensor("[0,16]", "[5]"), 16),                     // a shape of more than its bytes
+        file(&tensor("[8,4]", "[1]"), 16),                      // an end before its start
+        file(&tensor("[0,16]", "[9223372036854775807,2]"), 16), // a product past any number
+        file(&tensor("[0,18446744073709551615]", "[4]"), 16),   // an end past any number
+        [&u64::MAX.to_le_bytes()[..], b"{}"].concat(),          // a header longer than the file
+        vec![],
+        vec![0; 7],
+    ] {
+        let error = folder.open_with("model.safetensors", &bytes).unwrap();
+        assert!(error.contains("model.safetensors: "), "{error}");
+    }
+    // Two tensors over each other.
+    let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+    let error = folder.open_with("model.safetensors", &file(header, 12)).unwrap();
+    assert!(error.contains("model.safetensors: "), "{error}");
+}

@@ -1,0 +1,108 @@
+//! How much memory loading takes: at most 1.3 times the weights in the kind that they are loaded as.
+//!
+//! Measured in a process of its own for each case, on a random GPT-2 of 100 MB: its embedding is a third of it, as in
+//! GPT-2 small, so that no tensor may be held twice. Counted are the pages that are the process' own (`RssAnon`), many times
+//! a millisecond; those of the mapped file are the system's to drop.
+#![cfg(target_os = "linux")]
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use tch::Kind;
+use tch_lens::{Config, HookedTransformer, Load};
+
+const CASE: &str = "TCH_LENS_MEMORY_CASE";
+
+#[test]
+fn loading_takes_at_most_1_3_times_the_weights() {
+    if let Ok(case) = std::env::var(CASE) {
+        return measure(&case);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (n_layers, d_model) = (8, 384);
+    let config = Config {
+        n_layers,
+        d_model,
+        n_heads: 6,
+        d_head: 64,
+        n_key_value_heads: 6,
+        d_mlp: 4 * d_model,
+        d_vocab: 24_000,
+        d_vocab_out: 24_000,
+        n_ctx: 512,
+        tie_word_embeddings: true,
+        ..Config::default()
+    };
+    let model = HookedTransformer::init(config, 0).unwrap();
+    println!(
+        "checkpoint: {} MB of fp32, {} MB of it the embedding",
+        mb(4 * model.n_params()),
+        mb(4 * 24_000 * d_model)
+    );
+    model.save_hugging_face(folder.path(), Kind::Float).unwrap();
+    drop(model);
+    let mut failed = Vec::new();
+    for case in ["fp32 raw", "fp32 processed", "bf16 raw", "bf16 processed", "fp16 processed"] {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["loading_takes", "--nocapture"]).env(CASE, format!("{case}|{}", folder.path().display()));
+        let output = child.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        println!("{}", text.lines().find(|line| line.starts_with(case)).unwrap_or(&text));
+        if !output.status.success() {
+            failed.push(case);
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+fn measure(case: &str) {
+    let (case, folder) = case.split_once('|').unwrap();
+    let (kind, processed) = case.split_once(' ').unwrap();
+    let kind = match kind {
+        "fp32" => Kind::Float,
+        "bf16" => Kind::BFloat16,
+        _ => Kind::Half,
+    };
+    let load = Load::new().kind(kind);
+    let load = if processed == "raw" { load.no_processing() } else { load };
+    // libtorch's own start costs memory as well.
+    let _ = tch::Tensor::randn([64, 64], (Kind::Float, tch::Device::Cpu))
+        .matmul(&tch::Tensor::ones([64, 64], tch::kind::FLOAT_CPU));
+    let before = anonymous();
+    let (peak, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let watch = {
+        let (peak, done) = (peak.clone(), done.clone());
+        std::thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                peak.fetch_max(anonymous(), Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_micros(100));
+            }
+        })
+    };
+    let start = std::time::Instant::now();
+    let model = load.open(folder).unwrap();
+    let seconds = start.elapsed().as_secs_f64();
+    peak.fetch_max(anonymous(), Ordering::Relaxed);
+    done.store(true, Ordering::Relaxed);
+    watch.join().unwrap();
+    let peak = peak.load(Ordering::Relaxed).saturating_sub(before);
+    let weights: usize = model.parameters().iter().map(|(_, w)| w.numel() * w.kind().elt_size_in_bytes()).sum();
+    let times = peak as f64 / weights as f64;
+    println!(
+        "\n{case}: {} MB of weights, at most {} MB at once: {times:.2} times, {seconds:.2} s",
+        mb(weights),
+        mb(peak)
+    );
+    assert!(times <= 1.3, "{case}: {times:.2}");
+}
+
+fn mb(bytes: usize) -> usize {
+    bytes >> 20
+}
+
+/// The bytes of this process that are no file's.
+fn anonymous() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap() << 10
+}

@@ -1,0 +1,130 @@
+//! Where checkpoints come from: each kind of file gives the same model.
+
+use std::path::{Path, PathBuf};
+
+use rstest::rstest;
+use tch::{Kind, Tensor};
+use tch_lens::{Config, HookedTransformer, Load};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch_files").join(name)
+}
+
+#[rstest]
+#[case("gpt2_zip")]
+#[case("gpt2_legacy")]
+#[case("gpt2_sharded")]
+fn torch_files_hold_the_same_model(#[case] name: &str) {
+    let tokens = [1, 2, 3, 10];
+    let want = HookedTransformer::from_pretrained(folder("gpt2")).unwrap().forward(tokens).unwrap();
+    let found = HookedTransformer::from_pretrained(folder(name)).unwrap().forward(tokens).unwrap();
+    assert!(found.equal(&want));
+}
+
+#[test]
+fn safetensors_are_preferred() {
+    let both = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(folder("gpt2").join(file), both.path().join(file)).unwrap();
+    }
+    std::fs::copy(folder("malicious.bin"), both.path().join("pytorch_model.bin")).unwrap();
+    assert!(Load::new().open(both.path()).is_ok());
+    std::fs::remove_file(both.path().join("model.safetensors")).unwrap();
+    let error = Load::new().open(both.path()).unwrap_err().to_string();
+    assert!(error.ends_with("pytorch_model.bin: the pickle wants to call `posix.system`: refused"), "{error}");
+}
+
+/// Every fixture, raw and processed, in two kinds.
+#[rstest]
+fn a_saved_model_loads_the_same(
+    #[values(Kind::Float, Kind::BFloat16)] kind: Kind,
+    #[values(false, true)] processed: bool,
+) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut count = 0;
+    for fixture in std::fs::read_dir(fixtures).unwrap() {
+        let fixture = fixture.unwrap().path();
+        let tokens = match read_tokens(&fixture) {
+            Some(tokens) => tokens,
+            None => continue,
+        };
+        let load = Load::new().kind(kind);
+        let load = if processed { load } else { load.no_processing() };
+        let Ok(model) = load.open(&fixture) else { continue }; // an encoder
+        let folder = tempfile::tempdir().unwrap();
+        model.save_pretrained(folder.path()).unwrap();
+        // The other choice of processing changes nothing: what was saved is what is wanted.
+        let load = Load::new().kind(kind);
+        let load = if processed { load.no_processing() } else { load };
+        let again = load.open(folder.path()).unwrap();
+        let what = format!("{} as {kind:?}, processed: {processed}", fixture.display());
+        same_weights(&model, &again, &what);
+        assert!(model.forward(&tokens).unwrap().equal(&again.forward(&tokens).unwrap()), "{what}: logits");
+        assert_eq!(model.n_params(), again.n_params(), "{what}");
+        let tied = Config { tie_word_embeddings: again.config().tie_word_embeddings, ..model.config().clone() };
+        assert_eq!(&tied, again.config(), "{what}");
+        count += 1;
+    }
+    println!("{count} models saved as {kind:?} and loaded bit for bit, processed: {processed}");
+    assert!(count >= 40);
+}
+
+fn read_tokens(fixture: &Path) -> Option<Tensor> {
+    let expected = Tensor::read_safetensors(fixture.join("expected.safetensors")).ok()?;
+    expected.into_iter().find(|(name, _)| name == "tokens").map(|(_, tokens)| tokens)
+}
+
+fn same_weights(one: &HookedTransformer, other: &HookedTransformer, what: &str) {
+    let (one, other) = (one.state_dict().unwrap(), other.state_dict().unwrap());
+    assert_eq!(one.len(), other.len(), "{what}");
+    for ((name, one), (other_name, other)) in one.iter().zip(&other) {
+        assert_eq!(name, other_name, "{what}");
+        assert!(one.kind() == other.kind() && one.equal(other), "{what}: {name}");
+    }
+}
+
+#[rstest]
+#[case("llama_gqa_tied")]
+#[case("gpt2")]
+#[case("toy_solu_ln")]
+fn a_state_dict_makes_the_same_model(#[case] name: &str) {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let model = HookedTransformer::from_pretrained(&fixture).unwrap();
+    let load = Load::new().no_processing();
+    let again = load.state_dict(model.config().clone(), model.state_dict().unwrap()).unwrap();
+    same_weights(&model, &again, name);
+}
+
+#[rstest]
+#[case("gpt2")]
+#[case("gpt2_stanford")]
+fn a_gpt2_is_written_as_hugging_face_does(#[case] name: &str) {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let load = Load::new().no_processing();
+    let model = load.open(&fixture).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    model.save_hugging_face(folder.path(), Kind::Float).unwrap();
+    let file = |folder: &Path| -> std::collections::BTreeMap<String, Tensor> {
+        Tensor::read_safetensors(folder.join("model.safetensors")).unwrap().into_iter().collect()
+    };
+    let (ours, theirs) = (file(folder.path()), file(&fixture));
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    assert!(ours.iter().all(|(name, tensor)| tensor.equal(&theirs[name])));
+    let again = load.open(folder.path()).unwrap();
+    let tokens = read_tokens(&fixture).unwrap();
+    assert!(model.forward(&tokens).unwrap().equal(&again.forward(&tokens).unwrap()));
+}
+
+#[test]
+fn what_is_no_gpt2_is_not_written_as_one() {
+    let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let folder = tempfile::tempdir().unwrap();
+    let error = |load: Load, name: &str| {
+        load.open(fixture(name)).unwrap().save_hugging_face(folder.path(), Kind::Float).unwrap_err().to_string()
+    };
+    let llama = error(Load::new().no_processing(), "llama");
+    assert!(llama.contains("which has no gated MLP"), "{llama}");
+    let folded = error(Load::new(), "gpt2");
+    assert!(folded.contains("folded norms (load it with `no_processing`)"), "{folded}");
+    assert!(!folder.path().join("config.json").exists());
+}
