@@ -23,6 +23,7 @@
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use tch::Kind;
 use tch_lens::{Config, HookedTransformer, Load};
 
@@ -53,6 +54,7 @@ enum Precision {
 }
 
 fn main() {
+    tch_lens::tune_allocator();
     let options = Options::parse();
     if let Err(error) = show(&options) {
         eprintln!("{error}");
@@ -76,11 +78,19 @@ fn show(options: &Options) -> tch_lens::Result<()> {
     if let Some(step) = options.step {
         load = load.checkpoint_step(step);
     }
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::default_bar());
+    let shown = bar.clone();
+    load = load.on_progress(move |done, of| {
+        shown.set_length(of as u64);
+        shown.set_position(done as u64);
+    });
     let before = Memory::now();
     before.forget_the_peak();
     let start = Instant::now();
-    let model = load.open(&options.model)?;
+    let model = load.open(&options.model);
     let seconds = start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    let model = model?;
     let after = Memory::now();
 
     describe(&model);
@@ -166,7 +176,7 @@ fn row(name: &str, value: String) {
     println!("{name:<13} {value}");
 }
 
-/// This process' memory that is not a file's, in bytes, as Linux counts it; elsewhere nothing.
+/// This process' memory in bytes, as Linux counts it; elsewhere nothing.
 struct Memory {
     resident: Option<usize>,
     peak: Option<usize>,

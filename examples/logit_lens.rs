@@ -8,21 +8,22 @@
 //! cargo run --release --example logit_lens
 //! cargo run --release --example logit_lens -- --prompt "The capital of France is" --top 3
 //! cargo run --release --example logit_lens -- --model path/to/folder --prompt "…" --answer " road"
+//! cargo run --release --features hub --example logit_lens -- --model gpt2-small --prompt "…"
 //! ```
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tch_lens::{Accumulate, HookedTransformer, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use tch_lens::{Accumulate, HookedTransformer, Load, Result};
 
 #[derive(Parser)]
 #[command(about = "What a model believes after each layer")]
 struct Options {
-    /// A Hugging Face folder; the toy model without one
+    /// A Hugging Face folder or, with feature `hub`, a name there; the toy model without one
     #[arg(long)]
-    model: Option<PathBuf>,
+    model: Option<String>,
     #[arg(long, default_value = "When Mary and John went to the shop, John gave a bag to")]
     prompt: String,
     /// One token, with its space: " Mary"; what the model itself says without one
@@ -34,6 +35,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    tch_lens::tune_allocator();
     match print(Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
 
 fn print(options: Options) -> Result<()> {
     let model = match &options.model {
-        Some(folder) => HookedTransformer::from_pretrained(folder)?,
+        Some(name) => loaded(name)?,
         None => HookedTransformer::toy()?,
     };
     let (logits, cache) = model.run_with_cache(&options.prompt)?;
@@ -69,6 +71,19 @@ fn print(options: Options) -> Result<()> {
         println!();
     }
     Ok(())
+}
+
+/// Large models take seconds: a bar on the terminal says so, if it is one.
+fn loaded(name: &str) -> Result<HookedTransformer> {
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::default_bar());
+    let shown = bar.clone();
+    let progress = move |done, of| {
+        shown.set_length(of as u64);
+        shown.set_position(done as u64);
+    };
+    let model = Load::new().on_progress(progress).open(name);
+    bar.finish_and_clear();
+    model
 }
 
 /// A token in quotes, so that its space is seen, cut to `width`.

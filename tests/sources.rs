@@ -1,6 +1,7 @@
 //! Where checkpoints come from: each kind of file gives the same model.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use rstest::rstest;
 use tch::{Kind, Tensor};
@@ -19,6 +20,16 @@ fn torch_files_hold_the_same_model(#[case] name: &str) {
     let want = HookedTransformer::from_pretrained(folder("gpt2")).unwrap().forward(tokens).unwrap();
     let found = HookedTransformer::from_pretrained(folder(name)).unwrap().forward(tokens).unwrap();
     assert!(found.equal(&want));
+}
+
+#[test]
+fn loading_says_how_far_it_is() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let watch = seen.clone();
+    let load = Load::new().on_progress(move |done, of| watch.lock().unwrap().push((done, of)));
+    let layers = load.open(folder("gpt2")).unwrap().config().n_layers;
+    let of = layers + 2; // unembedding and embedding
+    assert_eq!(*seen.lock().unwrap(), (1..=of).map(|done| (done, of)).collect::<Vec<_>>());
 }
 
 #[test]

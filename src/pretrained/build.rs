@@ -17,7 +17,7 @@ use crate::model::moe::{Expert, MixtureOfExperts};
 use crate::model::norm::Norm;
 use crate::model::unembed::Unembed;
 use crate::model::Weights;
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Load, Result};
 
 /// Lays out the weights of a model of this shape.
 ///
@@ -29,15 +29,14 @@ pub(crate) fn build(
     checkpoint: &Checkpoint,
     names: &[Entry],
     ignored: &[&str],
-    kind: Kind,
-    device: Device,
+    load: &Load,
     processor: &Processor,
 ) -> Result<Weights> {
     config.validate()?;
     // Processing is done in fp32 or better, one block at a time.
-    let work = if matches!(kind, Kind::Half | Kind::BFloat16) { Kind::Float } else { kind };
-    let builder = Builder { config, checkpoint, names, kind: work, device, used: Default::default() };
-    let weights = builder.weights(processor, kind)?;
+    let work = if matches!(load.kind, Kind::Half | Kind::BFloat16) { Kind::Float } else { load.kind };
+    let builder = Builder { config, checkpoint, names, kind: work, device: load.device, used: Default::default() };
+    let weights = builder.weights(processor, load)?;
     builder.nothing_left(ignored)?;
     Ok(weights)
 }
@@ -60,8 +59,14 @@ struct Of {
 }
 
 impl Builder<'_> {
-    fn weights(&self, processor: &Processor, kind: Kind) -> Result<Weights> {
-        let config = self.config;
+    fn weights(&self, processor: &Processor, load: &Load) -> Result<Weights> {
+        let (config, kind) = (self.config, load.kind);
+        let laid_out = |parts: usize| {
+            self.checkpoint.let_go();
+            if let Some(watch) = &load.watch.0 {
+                watch(parts, config.n_layers + 2);
+            }
+        };
         let outside = Of::default();
         let (d_model, d_vocab) = (config.d_model as i64, config.d_vocab as i64);
 
@@ -80,6 +85,7 @@ impl Builder<'_> {
             processor.unembed(&mut unembed)?;
         }
         unembed.cast(kind)?;
+        laid_out(1);
 
         let w_e = self.need(Part::WE, outside, &[d_vocab, d_model])?;
         let w_pos = self.maybe(Part::WPos, outside, &[config.n_ctx as i64, d_model])?;
@@ -90,6 +96,7 @@ impl Builder<'_> {
         let mut embed = Embed { w_e, w_pos, ln: embed_ln };
         processor.embed(&mut embed)?;
         embed.cast(kind)?;
+        laid_out(2);
         if tied {
             unembed.u.weight = embed.w_e.shallow_clone();
         }
@@ -98,6 +105,7 @@ impl Builder<'_> {
             let mut block = self.block(layer)?;
             processor.block(&mut block)?;
             block.cast(kind)?;
+            laid_out(layer + 3);
             Ok(block)
         };
         let blocks = (0..config.n_layers).map(processed_block).collect::<Result<_>>()?;

@@ -21,12 +21,13 @@ type Add = fn(&mut Checkpoint, &Path) -> Result<()>;
 #[derive(Debug, Default)]
 pub(crate) struct Checkpoint {
     tensors: BTreeMap<String, Stored>,
+    files: Vec<Mapped>,
 }
 
 #[derive(Debug)]
 enum Stored {
-    /// Within a mapped file.
-    Mapped { file: std::sync::Arc<Mapped>, place: Place },
+    /// Within the mapped file of this index.
+    Mapped { file: usize, place: Place },
     /// In memory already.
     Own(crate::unchecked::threads::Shared<Tensor>),
 }
@@ -61,7 +62,7 @@ impl Checkpoint {
     /// Tensors in memory.
     pub(crate) fn of(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
         let own = |(name, tensor)| (name, Stored::Own(crate::unchecked::threads::Shared::new(tensor)));
-        Checkpoint { tensors: tensors.into_iter().map(own).collect() }
+        Checkpoint { tensors: tensors.into_iter().map(own).collect(), files: Vec::new() }
     }
 
     /// A safetensors file in memory: the toy model's.
@@ -97,8 +98,13 @@ impl Checkpoint {
         match self.tensors.get(name) {
             None => Ok(None),
             Some(Stored::Own(tensor)) => Ok(Some(tensor.get().shallow_clone())),
-            Some(Stored::Mapped { file, place }) => file.tensor(place).map(Some),
+            Some(Stored::Mapped { file, place }) => self.files[*file].tensor(place).map(Some),
         }
+    }
+
+    /// Has the system take back what was read of the files: their tensors can be read again, if more slowly.
+    pub(crate) fn let_go(&self) {
+        self.files.iter().for_each(|file| file.let_go());
     }
 
     /// Whether both of these tensors are there, and not the same.
@@ -112,7 +118,7 @@ impl Checkpoint {
     /// Adds a prefix that this checkpoint's names lack: `transformer.` in the oldest GPT-2 files.
     pub(crate) fn with_prefix(self, prefix: &str) -> Self {
         let tensors = self.tensors.into_iter().map(|(name, stored)| (format!("{prefix}{name}"), stored));
-        Checkpoint { tensors: tensors.collect() }
+        Checkpoint { tensors: tensors.collect(), files: self.files }
     }
 
     fn add_safetensors(&mut self, path: &Path) -> Result<()> {
@@ -128,10 +134,11 @@ impl Checkpoint {
     }
 
     fn add(&mut self, path: &Path, file: Mapped, tensors: impl IntoIterator<Item = (String, Place)>) -> Result<()> {
-        let file = std::sync::Arc::new(file);
+        let index = self.files.len();
+        self.files.push(file);
         for (name, place) in tensors {
             match self.tensors.entry(name) {
-                Entry::Vacant(entry) => entry.insert(Stored::Mapped { file: file.clone(), place }),
+                Entry::Vacant(entry) => entry.insert(Stored::Mapped { file: index, place }),
                 Entry::Occupied(entry) => {
                     let what = format!("tensor `{}` is there twice, here or in another shard", entry.key());
                     return Err(Error::malformed(path, what));

@@ -21,7 +21,9 @@ mod torch_file;
 #[cfg(feature = "toy")]
 mod toy;
 
+use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
@@ -50,11 +52,28 @@ pub struct Load {
     device: Device,
     wanted: Wanted,
     source: Source,
+    watch: Watch,
+}
+
+/// Who is told how far loading is.
+#[derive(Clone, Default)]
+struct Watch(Option<Arc<dyn Fn(usize, usize) + Send + Sync>>);
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Watch(…)" } else { "Watch" })
+    }
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Load { kind: Kind::Float, device: Device::Cpu, wanted: Wanted::default(), source: Source::default() }
+        Load {
+            kind: Kind::Float,
+            device: Device::Cpu,
+            wanted: Wanted::default(),
+            source: Source::default(),
+            watch: Watch::default(),
+        }
     }
 }
 
@@ -73,6 +92,20 @@ impl Load {
     /// The device that weights go to.
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
+        self
+    }
+
+    /// Calls this with how much of the model is laid out and processed, and of how much: each block counts one, and so do
+    /// unembedding and embedding. A model of a billion parameters takes seconds, so a program may want to show them. Downloads
+    /// from the hub come before, and show their own progress where standard error is a terminal.
+    ///
+    /// ```no_run
+    /// use tch_lens::Load;
+    /// let model = Load::new().on_progress(|done, of| eprint!("\r{done} of {of}")).open("path/to/folder")?;
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn on_progress(mut self, watch: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
+        self.watch = Watch(Some(Arc::new(watch)));
         self
     }
 
@@ -217,7 +250,7 @@ impl Load {
     ) -> Result<HookedTransformer> {
         crate::unchecked::cuda::check(self.device)?;
         let processor = Processor::new(self.wanted, &config);
-        let weights = build::build(&config, checkpoint, names, ignored, self.kind, self.device, &processor)?;
+        let weights = build::build(&config, checkpoint, names, ignored, self, &processor)?;
         config.normalization_type = processor.normalization(&config);
         Ok(HookedTransformer::from_parts(config, weights, tokenizer, processor.report()))
     }

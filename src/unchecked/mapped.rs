@@ -63,6 +63,15 @@ impl Mapped {
         &self.0
     }
 
+    /// Has the system take back the pages that were read, so that a file being copied from is not counted as this process'
+    /// memory twice over. They come again when they are read again, from the system's file cache.
+    pub(crate) fn let_go(&self) {
+        // Where the system refuses, or knows no such advice, the pages stay: nothing but their count depends on it.
+        #[cfg(unix)]
+        // SAFETY: the map is of a file, read only and shared, so no write can be lost and what is read again is the same.
+        let _ = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+
     /// The tensor at `place`, which must be dropped before this is.
     pub(crate) fn tensor(&self, place: &Place) -> Result<Tensor> {
         let Place { start, kind, shape, strides } = place;
