@@ -38,9 +38,9 @@ struct Options {
     /// Of the weights and of the texts
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Threads; the machine's cores where absent
-    #[arg(long)]
-    threads: Option<i32>,
+    /// One, so that the order of sums, and with it the model, does not depend on the machine's cores
+    #[arg(long, default_value_t = 1)]
+    threads: i32,
     /// The folder to write
     #[arg(long, default_value = "models/toy")]
     out: PathBuf,
@@ -65,10 +65,9 @@ const QUESTIONS: usize = 1000;
 const ENOUGH: f64 = 0.95;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    tch_lens::tune_allocator();
     let options = Options::parse();
-    if let Some(threads) = options.threads {
-        tch::set_num_threads(threads);
-    }
+    tch::set_num_threads(options.threads);
     let tokenizer = Tokenizer::from_bytes(
         vocabulary::tokenizer().to_string().as_bytes(),
         Some(vocabulary::tokenizer_config(N_CTX).to_string().as_bytes()),
@@ -102,10 +101,12 @@ fn fresh(d_vocab: usize, seed: u64) -> Result<HookedTransformer, Box<dyn Error>>
         ..Config::default()
     };
     let model = HookedTransformer::init(config, seed as i64)?;
+    let writes = (2.0 * model.config().n_layers as f64).sqrt(); // as many sublayers add to the stream (Radford et al. 2019)
     for (name, mut tensor) in model.parameters() {
         match name.as_str() {
             "embed.W_E" => tensor *= 0.05 / 0.07,
             "pos_embed.W_pos" => tensor.copy_(&(waves(&tensor) * 0.07)),
+            name if name.ends_with("attn.o.weight") || name.ends_with("mlp.out.weight") => tensor /= writes,
             _ => {}
         }
     }
