@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 folder = sys.argv[1]
 torch.manual_seed(0)
-model = GPT2LMHeadModel(GPT2Config())
+model = GPT2LMHeadModel(GPT2Config(n_ctx=1024))  # a field that the hub's own file has, and TransformerLens 3.9 reads
 with torch.no_grad():  # gains and biases that a trained model has, so that processing has something to do
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -34,7 +34,7 @@ class Peer:
             if line.strip() == "first":  # what else libraries print to their standard output is not ours to read
                 break
         else:
-            sys.exit(f"{name} did not start: {' '.join(command)}")
+            sys.exit(f"{name} did not start; what it says of that: {' '.join(command)}")
         self.started = 1e3 * (time.perf_counter() - start)
 
     def ask(self, line):

@@ -29,9 +29,10 @@ if which == "transformers":
     cache = resid = None
 elif which == "tl39":
     from transformer_lens import HookedTransformer
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     hf = AutoModelForCausalLM.from_pretrained(folder)
+    AutoConfig.from_pretrained = lambda *_, **__: hf.config  # it would ask the hub for GPT-2's, which this is
     model = HookedTransformer.from_pretrained("gpt2", hf_model=hf, tokenizer=AutoTokenizer.from_pretrained(folder))
     del hf
     forward = model
