@@ -78,7 +78,7 @@ def ratio(times, above, below):
 
 print(f"{os.cpu_count()} cores; {rounds} rounds in turns; milliseconds: median (± half of the middle half, %)\n")
 starts = {name: [] for name in ("ours", "tl43")}
-for _ in range(3):
+for _ in range(rounds):
     for name in starts:
         peer = Peer(name)
         starts[name].append(peer.started)
@@ -102,6 +102,11 @@ for batch, pos in SIZES:
     size = f"{batch} {pos}"
     questions = [(peer, f"forward {size}") for peer in peers.values()]
     questions += [(peer, f"{what} {size}") for peer in peers.values() if peer.name != "transformers" for what in ("cache", "resid")]
+    if (batch, pos) == (8, 128):
+        # The machine's own rate, right before our forward pass: it drifts, as everything else here does.
+        peak = (peers["transformers"], "peak")
+        ours_at = questions.index((us, f"forward {size}"))
+        questions[ours_at:ours_at] = [peak]
     times = in_turns(questions)
     for peer in peers.values():
         cells = [times.get((peer, f"{what} {size}")) for what in ("forward", "cache", "resid")]
@@ -118,9 +123,10 @@ for batch, pos in SIZES:
         row(f"resid_post only / TransformerLens 4.3's {at}", ratio(times, (us, f"resid {size}"), (peers["tl43"], f"resid {size}")), 0.40)
     if (batch, pos) == (8, 128):
         flops = 2 * batch * pos * (12 * 12 * 768 * 768 + 768 * 50257)  # of the weights; attention's own come on top
-        peak = max(peers["transformers"].ask("peak") for _ in range(5))
-        rate = [flops / (ms * 1e-3) / 1e9 / peak for ms in times[us, f"forward {size}"]]
-        row(f"achieved / peak matrix-product rate {at} (peak {peak:.0f} GFLOP/s)", (median(rate), spread(rate)), 0.85, True)
+        rates = [(flops / (ms * 1e-3) / 1e9, most) for ms, most in zip(times[us, f"forward {size}"], times[peak])]
+        shares = [achieved / most for achieved, most in rates]
+        most = median([most for _, most in rates])
+        row(f"achieved / peak matrix-product rate {at} (peak {most:.0f} GFLOP/s)", (median(shares), spread(shares)), 0.85, True)
 
 times = in_turns([(us, "forward 1 128")] + [(us, f"layer {layer} 1 128") for layer in (0, 5, 11)])
 for layer in (0, 5, 11):

@@ -1,6 +1,8 @@
 //! From a checkpoint's tensors to a model's weights: each laid out once, where the product that uses it wants it.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -33,7 +35,7 @@ pub(crate) fn build(
     processor: &Processor,
 ) -> Result<Weights> {
     config.validate()?;
-    // Processing is done in fp32 or better, one block at a time.
+    // Processing is done in fp32 or better, block by block.
     let work = if matches!(load.kind, Kind::Half | Kind::BFloat16) { Kind::Float } else { load.kind };
     let builder = Builder { config, checkpoint, names, kind: work, device: load.device, used: Default::default() };
     let weights = builder.weights(processor, load)?;
@@ -47,7 +49,7 @@ struct Builder<'a> {
     names: &'a [Entry],
     kind: Kind,
     device: Device,
-    used: std::cell::RefCell<BTreeSet<String>>,
+    used: Mutex<BTreeSet<String>>,
 }
 
 /// Which block, expert and head a part is of.
@@ -60,23 +62,59 @@ struct Of {
 
 impl Builder<'_> {
     fn weights(&self, processor: &Processor, load: &Load) -> Result<Weights> {
-        let (config, kind) = (self.config, load.kind);
-        let laid_out = |parts: usize| {
+        let (n_layers, kind) = (self.config.n_layers, load.kind);
+        let done = Mutex::new(0);
+        let laid_out = || {
             self.checkpoint.let_go();
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            *done += 1;
             if let Some(watch) = &load.watch.0 {
-                watch(parts, config.n_layers + 2);
+                watch(*done, n_layers + 2);
             }
         };
-        let outside = Of::default();
-        let (d_model, d_vocab) = (config.d_model as i64, config.d_vocab as i64);
+        // Two at once: much of it is waiting for new memory. But one after the other where each is converted to another kind,
+        // as what it is converted from must not be there twice; and outside files, where a tensor may record gradients.
+        let at_once =
+            if self.kind == kind && self.device == Device::Cpu && self.checkpoint.is_of_files() { 2 } else { 1 };
+        // The largest first.
+        let tied = self.is_tied(processor);
+        let outside = each(at_once, 2, |which| {
+            let part = match which {
+                0 => Outside::Unembed(self.unembed(tied, processor, kind)?),
+                _ => Outside::Embed(self.embed(processor, kind)?),
+            };
+            laid_out();
+            Ok(part)
+        })?;
+        let blocks = each(at_once, n_layers, |layer| {
+            let mut block = self.block(layer)?;
+            processor.block(&mut block)?;
+            block.cast(kind)?;
+            laid_out();
+            Ok(block)
+        })?;
+        let Ok([Outside::Unembed(mut unembed), Outside::Embed(embed)]) = <[Outside; 2]>::try_from(outside) else {
+            return Err(Error::invalid("a model has an embedding and an unembedding"));
+        };
+        if tied {
+            unembed.u.weight = embed.w_e.shallow_clone();
+        }
+        Ok(Weights { embed, blocks, unembed })
+    }
 
-        // The two largest first, one after the other: while they are converted nothing else is there.
-        let ln_final = self.norm(Part::LnFinalW, Part::LnFinalB, config.final_normalization(), outside, &[d_model])?;
-        let d_vocab_out = config.d_vocab_out as i64;
+    /// Whether the unembedding is the embedding, and stays so.
+    fn is_tied(&self, processor: &Processor) -> bool {
         let same_view = |(u, e): (&Entry, &Entry)| u.name == e.name && u.view == e.view;
-        let tied = self.entry(Part::U).zip(self.entry(Part::WE)).is_some_and(same_view) && !processor.unties();
+        self.entry(Part::U).zip(self.entry(Part::WE)).is_some_and(same_view) && !processor.unties()
+    }
+
+    /// The last norm and `W_U`; of a tied one, an empty matrix.
+    fn unembed(&self, tied: bool, processor: &Processor, kind: Kind) -> Result<Unembed> {
+        let (config, outside) = (self.config, Of::default());
+        let (d_model, d_vocab_out) = (config.d_model as i64, config.d_vocab_out as i64);
+        let ln_final = self.norm(Part::LnFinalW, Part::LnFinalB, config.final_normalization(), outside, &[d_model])?;
         let weight = match tied {
-            true => Tensor::f_empty([0, 0], (self.kind, self.device))?, // the embedding, below
+            true => Tensor::f_empty([0, 0], (self.kind, self.device))?,
             false => self.need(Part::U, outside, &[d_vocab_out, d_model])?,
         };
         let u = Linear { weight, bias: self.maybe(Part::UB, outside, &[d_vocab_out])? };
@@ -85,31 +123,23 @@ impl Builder<'_> {
             processor.unembed(&mut unembed)?;
         }
         unembed.cast(kind)?;
-        laid_out(1);
+        Ok(unembed)
+    }
 
-        let w_e = self.need(Part::WE, outside, &[d_vocab, d_model])?;
+    /// `W_E`, `W_pos`, and the norm after them.
+    fn embed(&self, processor: &Processor, kind: Kind) -> Result<Embed> {
+        let (config, outside) = (self.config, Of::default());
+        let d_model = config.d_model as i64;
+        let w_e = self.need(Part::WE, outside, &[config.d_vocab as i64, d_model])?;
         let w_pos = self.maybe(Part::WPos, outside, &[config.n_ctx as i64, d_model])?;
-        let embed_ln = match config.post_embedding_ln {
+        let ln = match config.post_embedding_ln {
             true => self.norm(Part::EmbedLnW, Part::EmbedLnB, config.normalization_type, outside, &[d_model])?,
             false => Norm::none(),
         };
-        let mut embed = Embed { w_e, w_pos, ln: embed_ln };
+        let mut embed = Embed { w_e, w_pos, ln };
         processor.embed(&mut embed)?;
         embed.cast(kind)?;
-        laid_out(2);
-        if tied {
-            unembed.u.weight = embed.w_e.shallow_clone();
-        }
-
-        let processed_block = |layer| -> Result<Block> {
-            let mut block = self.block(layer)?;
-            processor.block(&mut block)?;
-            block.cast(kind)?;
-            laid_out(layer + 3);
-            Ok(block)
-        };
-        let blocks = (0..config.n_layers).map(processed_block).collect::<Result<_>>()?;
-        Ok(Weights { embed, blocks, unembed })
+        Ok(embed)
     }
 
     fn block(&self, layer: usize) -> Result<Block> {
@@ -147,12 +177,25 @@ impl Builder<'_> {
         let sizes = [n_q * d_head, n_kv * d_head, n_kv * d_head];
         let total: i64 = sizes.iter().sum();
 
-        let weight = Tensor::f_empty([total, d_model], (self.kind, self.device))?;
-        let mut start = 0;
-        for (part, rows) in [Part::Q, Part::K, Part::V].into_iter().zip(sizes) {
-            let (piece, _) = self.find(part, of, &[rows, d_model])?;
-            weight.f_narrow(0, start, rows)?.f_copy_(&piece)?;
-            start += rows;
+        let mut weight = Tensor::f_empty([total, d_model], (self.kind, self.device))?;
+        let parts = [Part::Q, Part::K, Part::V];
+        let mut pieces = Vec::new();
+        for (part, rows) in parts.into_iter().zip(sizes) {
+            pieces.push(self.find(part, of, &[rows, d_model])?);
+        }
+        let views = parts.map(|part| self.entry(part).map(|entry| entry.view));
+        if views == [0, 1, 2].map(|which| Some(View::QkvBlockTransposed(which))) {
+            // At once: libtorch turns a whole matrix round in half the time of its parts.
+            let name = &pieces[0].1;
+            if let Some(whole) = self.checkpoint.tensor(name)? {
+                weight.f_copy_(&whole.f_tr()?)?; // from [d_model, q k v]
+            }
+        } else {
+            let mut start = 0;
+            for ((piece, _), rows) in pieces.iter().zip(sizes) {
+                weight.f_narrow(0, start, rows)?.f_copy_(piece)?;
+                start += rows;
+            }
         }
         let biases = [Part::QB, Part::KB, Part::VB];
         let bias = if biases.iter().any(|part| self.entry(*part).is_some()) {
@@ -333,7 +376,7 @@ impl Builder<'_> {
         let entry = self.entry(part).ok_or_else(nowhere)?;
         let (name, expected) = (name(entry.name, of), entry.view.stored(shape, self.config));
         let Some(whole) = self.checkpoint.tensor(&name)? else { return Err(Error::MissingTensor { name, expected }) };
-        self.used.borrow_mut().insert(name.clone());
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         let found = whole.size();
         let right = if entry.view == View::AsIs { fits(&found) } else { found == expected };
         if !right {
@@ -345,7 +388,7 @@ impl Builder<'_> {
 
     /// Every tensor of the checkpoint has been used, or is one that is known to be of no use.
     fn nothing_left(&self, ignored: &[&str]) -> Result<()> {
-        let used = self.used.borrow();
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let left: Vec<_> = self
             .checkpoint
             .names()
@@ -364,6 +407,40 @@ impl Builder<'_> {
         }
         Err(Error::ExtraTensors { count: left.len(), names: names.join(", ") })
     }
+}
+
+/// What lies outside the blocks.
+enum Outside {
+    Unembed(Unembed),
+    Embed(Embed),
+}
+
+/// The results of the tasks `0..n`, `at_once` of which are done at a time; of several errors, that of the first task.
+fn each<T: Send>(at_once: usize, n: usize, task: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || {
+        let mut results = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= n {
+                break;
+            }
+            let result = task(index);
+            failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            results.push((index, result));
+        }
+        results
+    };
+    let mut results = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..at_once.min(n)).map(|_| scope.spawn(work)).collect();
+        let mut results = work();
+        for other in others {
+            results.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        results
+    });
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// The name of a part in a block, expert or head.

@@ -75,6 +75,11 @@ impl Checkpoint {
         Ok(Checkpoint::of(tensors))
     }
 
+    /// Whether every tensor lies in a file.
+    pub(crate) fn is_of_files(&self) -> bool {
+        self.tensors.values().all(|stored| matches!(stored, Stored::Mapped { .. }))
+    }
+
     /// The names, in alphabetical order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

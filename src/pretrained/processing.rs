@@ -258,25 +258,34 @@ impl Processor {
     }
 }
 
+/// How many rows of a matrix are read and changed before the next ones: few enough to stay in the processor's cache meanwhile.
+const ROWS: i64 = 1024;
+
 /// Folds a norm's gain and bias into what reads it: `W' = w W`, `b' = b_ln W + b`.
 ///
 /// A centred input has no mean, so the weights that read it lose theirs as well.
 fn fold(norm: &mut Norm, readers: &mut [&mut Linear]) -> Result<()> {
     for linear in readers {
-        if let Some(b) = &norm.b {
-            let constant = linear.weight.f_mv(b)?; // [out]
+        let mut constants = Vec::new();
+        for mut rows in linear.weight.f_split(ROWS, 0)? {
+            // rows: [out, in], a view
+            if let Some(b) = &norm.b {
+                constants.push(rows.f_mv(b)?); // [out]
+            }
+            if let Some(w) = &norm.w {
+                let _ = rows.f_mul_(w)?;
+            }
+            if norm.kind.centers() {
+                let mean = rows.f_mean_dim([1i64].as_slice(), true, None)?;
+                let _ = rows.f_sub_(&mean)?;
+            }
+        }
+        if !constants.is_empty() {
+            let constant = Tensor::f_cat(&constants, 0)?;
             linear.bias = Some(match &linear.bias {
                 Some(bias) => bias.f_add(&constant)?,
                 None => constant,
             });
-        }
-        let mut weight = linear.weight.shallow_clone(); // [out, in]
-        if let Some(w) = &norm.w {
-            let _ = weight.f_mul_(w)?;
-        }
-        if norm.kind.centers() {
-            let mean = weight.f_mean_dim([1i64].as_slice(), true, None)?;
-            let _ = weight.f_sub_(&mean)?;
         }
     }
     norm.kind = norm.kind.folded();

@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 use super::checkpoint::{Checkpoint, SAFETENSORS};
 use super::family::transformer_lens;
 use super::processing::Wanted;
-use super::Load;
+use super::{while_reading, Load};
 use crate::config::{Activation, AttentionDir, NormPosition, Normalization, PositionalEmbedding};
 use crate::model::block::MlpOrExperts;
 use crate::model::HookedTransformer;
@@ -197,7 +197,6 @@ impl Load {
                 format!("it is of version {}, and only {VERSION} is known", own.version),
             ));
         }
-        let tokenizer = Tokenizer::from_folder(folder)?;
         own.config.validate()?;
         let checkpoint = Checkpoint::open(folder)?;
         let mut names = transformer_lens::names(&own.config, |name| checkpoint.has(name));
@@ -207,7 +206,8 @@ impl Load {
                 entry.view = entry.view.turned();
             }
         }
-        Load { wanted: Wanted::none(), ..self.clone() }.assemble(own.config, &checkpoint, &names, &[], tokenizer)
+        let load = Load { wanted: Wanted::none(), ..self.clone() };
+        while_reading(folder, |tokenizer| load.assemble(own.config, &checkpoint, &names, &[], tokenizer))
     }
 }
 

@@ -40,8 +40,11 @@ impl Load {
         let fields = serde_json::from_slice(file!("config.json"))
             .map_err(|error| Error::malformed(path("config.json"), error))?;
         let tokenizer = Tokenizer::from_bytes(file!("tokenizer.json"), Some(file!("tokenizer_config.json")))?;
-        self.hugging_face(fields, Some("toy".into()), Some(tokenizer), |_| {
-            Checkpoint::of_safetensors(file!("model.safetensors"), &path("model.safetensors"))
-        })
+        self.hugging_face(
+            fields,
+            Some("toy".into()),
+            || Ok(Some(tokenizer)),
+            |_| Checkpoint::of_safetensors(file!("model.safetensors"), &path("model.safetensors")),
+        )
     }
 }
