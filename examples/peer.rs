@@ -2,14 +2,16 @@
 //! on its standard input with milliseconds.
 //!
 //! Lines: `forward B P`, `cache B P` (every activation that fires by default), `resid B P` (`resid_post` of all layers),
-//! `layer L B P` (that of layer L, and nothing after it); `memory`, the largest memory so far over that of the weights.
+//! `layer L B P` (that of layer L, and nothing after it); `full B P` (every neuron's, head's and embedding's part in one logit,
+//! out of a cache that is there already), `heads B P` (that of the heads alone); `memory`, the largest memory so far over that
+//! of the weights.
 
 use std::error::Error;
 use std::io::BufRead;
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
-use tch_lens::{hook, HookedTransformer, Output, Run};
+use tch_lens::{hook, Full, Heads, HookedTransformer, Output, Run};
 
 fn main() -> Result<(), Box<dyn Error>> {
     tch_lens::tune_allocator();
@@ -21,6 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
         let numbers = words.iter().skip(1).map(|word| word.parse()).collect::<Result<Vec<i64>, _>>()?;
+        let cache = match (words.first(), &numbers[..]) {
+            (Some(&("full" | "heads")), [batch, pos]) => Some(model.run_with_cache(tokens(*batch, *pos))?.1),
+            _ => None,
+        };
         let start = Instant::now();
         match (words.first().copied().unwrap_or_default(), &numbers[..]) {
             ("forward", [batch, pos]) => drop(model.forward(tokens(*batch, *pos))?),
@@ -30,6 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let run = Run::new().cache(hook::resid_post(*layer as usize)).output(Output::None);
                 drop(model.run(tokens(*batch, *pos), run)?);
             }
+            ("full", _) => drop(cache.map(|cache| cache.logit_attrs(Full::new(), TOKEN)).transpose()?),
+            ("heads", _) => drop(cache.map(|cache| cache.logit_attrs(Heads::new(), TOKEN)).transpose()?),
             ("memory", []) => {
                 let bytes = |w: &tch::Tensor| w.numel() * w.kind().elt_size_in_bytes();
                 let weights: usize = model.parameters().iter().map(|(_, w)| bytes(w)).sum();
@@ -42,6 +50,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     Ok(())
 }
+
+/// Whose logit is attributed.
+const TOKEN: i64 = 5;
 
 fn tokens(batch: i64, pos: i64) -> Tensor {
     let ids = Tensor::arange(batch * pos, (Kind::Int64, Device::Cpu)) * 7919;

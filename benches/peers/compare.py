@@ -132,6 +132,15 @@ times = in_turns([(us, "forward 1 128")] + [(us, f"layer {layer} 1 128") for lay
 for layer in (0, 5, 11):
     bound = round((layer + 1) / 12 + 0.05, 3)
     row(f"layer {layer}'s resid_post, no logits / forward at 1 x 128", ratio(times, (us, f"layer {layer} 1 128"), (us, "forward 1 128")), bound)
+others = {name: peers[name] for name in ("tl39", "tl43")}
+for what, line, bound in [
+    ("all neurons' and heads' parts in a logit at 1 x 32", "full 1 32", 0.15),
+    ("all heads' parts in a logit at 1 x 128", "heads 1 128", 0.10),
+]:
+    times = in_turns([(peer, line) for peer in (us, *others.values())])
+    took = ", ".join(f"{peer.name} {median(t):.1f} (± {spread(t):.0f} %)" for (peer, _), t in times.items())
+    print(f"{what}: {took}", flush=True)
+    row(f"{what} / TransformerLens 4.3's", ratio(times, (us, line), (others["tl43"], line)), bound)
 value = median(starts["ours"]) / median(starts["tl43"])
 row(f"start to first logits / TransformerLens 4.3's ({median(starts['ours']):.0f} / {median(starts['tl43']):.0f} ms)", (value, spread(starts["ours"])), 0.10)
 row("peak memory, load and one run at 1 x 128 / weights", (memory, 0), 1.5)

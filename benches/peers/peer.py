@@ -1,6 +1,7 @@
 """One peer, alive: loads the checkpoint, runs 16 positions, prints "first", and answers a line with milliseconds.
 
-Lines: "forward B P", "cache B P" (every activation that fires by default), "resid B P" (resid_post of all layers), "peak", the
+Lines: "forward B P", "cache B P" (every activation that fires by default), "resid B P" (resid_post of all layers), "full B P"
+(every neuron's, head's and embedding's part in one logit, out of a cache that is there already), "heads B P" (the heads'), "peak", the
 rate in GFLOP/s of one large matrix product, the best of two by each of the two libraries that libtorch has.
 """
 
@@ -50,6 +51,12 @@ if which != "transformers":
     def cache(ids):
         return model.run_with_cache(ids)
 
+    def full(cache):  # projected onto the token's direction first, as it is meant to be used
+        return cache.get_full_resid_decomposition(apply_ln=True, project_output_onto=model.W_U[:, 5])
+
+    def heads(cache):
+        return cache.logit_attrs(cache.stack_head_results(), tokens=5)
+
     def resid(ids):
         return model.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_resid_post"))
 
@@ -77,4 +84,8 @@ for line in sys.stdin:
         print(product(x, w), flush=True)
         continue
     ids = tokens(*map(int, size))
+    if what in ("full", "heads"):
+        _, activations = model.run_with_cache(ids)
+        print(1e3 * seconds(lambda: {"full": full, "heads": heads}[what](activations)), flush=True)
+        continue
     print(1e3 * seconds(lambda: {"forward": forward, "cache": cache, "resid": resid}[what](ids)), flush=True)
