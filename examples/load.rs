@@ -6,7 +6,7 @@
 //! $ cargo run --release --features hub --example load -- pythia-70m --step 1000 --kind bf16
 //!
 //! model         gpt2, a GPT2LMHeadModel
-//! parameters    124.4 M as Float on Cpu
+//! parameters    163.0 M as Float on Cpu
 //! layers        12 of 12 heads of 64; d_model 768, d_mlp 3072 (GeluNew)
 //! vocabulary    50257 tokens, contexts of 1024
 //! norms         LNPre, before each sublayer
@@ -16,8 +16,8 @@
 //! processing    fold_ln done
 //!               …
 //!
-//! loaded in     0.41 s
-//! memory        475 MB of weights; at most 583 MB at once beyond what the program had, 1.23 times as much
+//! loaded in     0.51 s
+//! memory        621 MB of weights; at most 705 MB at once beyond what the program had, 1.13 times as much
 //! ```
 
 use std::time::Instant;
