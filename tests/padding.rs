@@ -39,7 +39,12 @@ fn rows_are_as_if_alone(what: &str, model: &HookedTransformer, side: PaddingSide
         let (alone, cache) = model.run_with_cache(row.clone()).unwrap();
         tally.compare(&format!("{what}, row {i}"), &fused.i(i).narrow(0, start, len), &alone.i(0), FP64_TOLERANCE);
         let logits = formed.logits.as_ref().unwrap();
-        tally.compare(&format!("{what}, row {i}, formed"), &logits.i(i).narrow(0, start, len), &alone.i(0), FP64_TOLERANCE);
+        tally.compare(
+            &format!("{what}, row {i}, formed"),
+            &logits.i(i).narrow(0, start, len),
+            &alone.i(0),
+            FP64_TOLERANCE,
+        );
         for point in cache.keys() {
             let Some(position) = point.axes().position else { continue }; // experts' rows: of the whole batch
             let name = point.to_string();
