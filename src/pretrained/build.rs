@@ -448,3 +448,18 @@ fn name(pattern: &str, of: Of) -> String {
     let with = |name: String, what, index: usize| name.replace(what, &index.to_string());
     with(with(with(pattern.into(), "{l}", of.layer), "{e}", of.expert), "{h}", of.head)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_keep_the_order_of_their_tasks_and_the_first_error_counts() {
+        for at_once in [1, 2] {
+            assert_eq!(each(at_once, 9, |index| Ok(index * index)).unwrap(), [0, 1, 4, 9, 16, 25, 36, 49, 64]);
+            assert!(each(at_once, 0, Ok).unwrap().is_empty());
+            let failing = |index| if index < 3 { Ok(index) } else { Err(Error::invalid(format!("task {index}"))) };
+            assert!(each(at_once, 9, failing).unwrap_err().to_string().contains("task 3"));
+        }
+    }
+}
