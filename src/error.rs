@@ -8,12 +8,21 @@ use tch::Kind;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that a user's input, file, hook or device can make fail.
-#[derive(Debug, thiserror::Error)]
+///
+/// `{:?}` prints the same sentence as `{}`, so that `fn main() -> tch_lens::Result<()>` and `unwrap` show it.
+///
+/// ```
+/// use tch_lens::HookedTransformer;
+/// let error = HookedTransformer::toy()?.to_single_token("Mary and").unwrap_err();
+/// assert_eq!(format!("{error:?}"), "`Mary and` is 2 tokens (`Mary`, ` and`), but exactly one is needed");
+/// # Ok::<(), tch_lens::Error>(())
+/// ```
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     // --- names of hook points -----------------------------------------------------------------
     /// A string that is no hook point's name.
-    #[error("there is no hook point `{name}`; the nearest is `{nearest}`")]
+    #[error("there is no hook point `{}`; the nearest is `{nearest}`", shortened(.name))]
     UnknownHook {
         /// What was asked for.
         name: String,
@@ -234,6 +243,20 @@ pub enum Error {
     /// libtorch refused an operation.
     #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] tch::TchError),
+}
+
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// Text from outside, such that a message with it stays readable.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
+    }
 }
 
 /// libtorch appends its C++ backtrace to every message; a user wants the message.

@@ -76,6 +76,9 @@ fn answers_of_other_shapes() {
     let of = |answer: Answer| sentence(cache.logit_attrs(&stack, answer));
     assert_eq!(of(Answer::per_row([1, 2, 3])), "the answers per row has shape [3], expected [2]");
     assert_eq!(of(Answer::per_position([1, 2])), "the answers per position has shape [2], expected [7]");
+    let halves = Tensor::full([2, 7], 0.5, (Kind::Float, tch::Device::Cpu));
+    let found = of(Answer::per_row_and_position(&halves));
+    assert_eq!(found, "the tensor of answers, of kind Float, has shape [2, 7], expected whole numbers");
     assert!(of(Answer::per_row_and_position(&Tensor::zeros([7, 2], (Kind::Int64, tch::Device::Cpu))))
         .contains("expected [2, 7]"));
     assert!(of(96.into()).contains("token id 96 is out of range"));

@@ -147,16 +147,19 @@ fn a_gradient_through_a_file_is_an_error() {
 
 #[test]
 fn a_device_that_is_not_there_is_an_error() {
-    let (index, why) = match tch::Cuda::device_count() {
+    let (first, why) = match tch::Cuda::device_count() {
         0 => (0, "libtorch sees no GPU, so use the CPU; `cuda_if_available` picks what there is".to_string()),
         n => (n as usize, format!("libtorch sees {n} GPU(s), Cuda(0) to Cuda({})", n - 1)),
     };
-    let expected = format!("there is no device Cuda({index}): {why}");
     let folder = Fixture::open("gpt2").folder;
-    let error = Load::new().device(Device::Cuda(index)).open(&folder).unwrap_err();
-    assert_eq!(error.to_string(), expected);
     let (_, cache) = raw("gpt2").run_with_cache([1, 2, 3]).unwrap();
-    let error = cache.to(Device::Cuda(index)).unwrap_err();
-    assert!(matches!(error, Error::NoDevice { .. }));
-    assert_eq!(error.to_string(), expected);
+    // As a signed number the last two are negative, which libtorch would take for the current device.
+    for index in [first, 1 << 31, usize::MAX, 1 << 63] {
+        let expected = format!("there is no device Cuda({index}): {why}");
+        let error = Load::new().device(Device::Cuda(index)).open(&folder).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        let error = cache.clone().to(Device::Cuda(index)).unwrap_err();
+        assert!(matches!(error, Error::NoDevice { .. }));
+        assert_eq!(error.to_string(), expected);
+    }
 }

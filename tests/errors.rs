@@ -453,6 +453,18 @@ fn a_mistyped_name(#[case] name: &str, #[case] nearest: &str) {
     says(model.run_with_cache(PROMPT).unwrap().1.get(name), &expected);
 }
 
+/// The whole comparison would take minutes.
+#[test]
+fn a_mistyped_name_of_ten_million_characters() {
+    let model = raw("gpt2");
+    for name in ["blocks.1.attn.hook_patern".to_string() + &"x".repeat(10_000_000), "ü".repeat(10_000_000)] {
+        let error = model.run_with_cache_of(PROMPT, name.as_str()).unwrap_err();
+        assert!(matches!(&error, Error::UnknownHook { name: found, nearest } if *found == name && !nearest.is_empty()));
+        let message = error.to_string();
+        assert!(message.len() < 300 && message.contains('…'), "{} characters", message.len());
+    }
+}
+
 #[test]
 fn a_mistyped_short_hand() {
     let of = |name| caching("gpt2", name);

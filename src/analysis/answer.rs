@@ -110,6 +110,11 @@ impl Which {
                 Tensor::f_from_slice(ids)?.f_view([1, pos])?
             }
             Which::PerRowAndPosition(ids) => {
+                let kind = ids.f_kind()?;
+                if !matches!(kind, Kind::Int64 | Kind::Int | Kind::Int16 | Kind::Int8 | Kind::Uint8) {
+                    let what = format!("the tensor of answers, of kind {kind:?},");
+                    return Err(wrong(&what, ids.size(), "whole numbers".into()));
+                }
                 if ids.size() != [batch, pos] {
                     let what = "the answers per row and position";
                     return Err(wrong(what, ids.size(), format!("[{batch}, {pos}]")));

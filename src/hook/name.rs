@@ -148,14 +148,20 @@ fn parse_compact(name: &str, config: &Config) -> Result<Option<HookPoint>> {
     Ok(Some(HookPoint::Block(config.layer(layer)?, site)))
 }
 
-/// The error for a name that is none, with the nearest one of this model: a slip anywhere in a whole name counts as much as
-/// an end that is nearly right behind a beginning that is not.
+/// Names of hook points are shorter than this. What comes after it in a mistyped name is not compared: the time that a
+/// comparison takes grows with the length.
+const LONGEST_COMPARED: usize = 128;
+
+/// The error for a name that names no hook point, with the nearest one of this model: a slip anywhere in a whole name counts
+/// as much as an end that is nearly right behind a beginning that is not.
 pub(crate) fn unknown(name: &str, config: &Config) -> Error {
-    let (before, end) = before_and_end(name);
+    let ends = (0..=name.len().min(LONGEST_COMPARED)).rev();
+    let compared = ends.filter(|end| name.is_char_boundary(*end)).map(|end| &name[..end]).next().unwrap_or("");
+    let (before, end) = before_and_end(compared);
     let distance = |candidate: &String| {
         let (its_before, its_end) = before_and_end(candidate);
         let of_ends = 2 * edit_distance(end, its_end) + 1;
-        (of_ends.min(edit_distance(name, candidate)), edit_distance(&before, &its_before))
+        (of_ends.min(edit_distance(compared, candidate)), edit_distance(&before, &its_before))
     };
     let nearest = all_points(config).map(|point| point.to_string()).min_by_key(distance).unwrap_or_default();
     Error::UnknownHook { name: name.into(), nearest }

@@ -36,7 +36,7 @@ pub(crate) fn check(device: Device) -> Result<()> {
         Device::Cuda(index) => {
             load();
             match tch::Cuda::device_count() {
-                n if (index as i64) < n => return Ok(()),
+                n if i64::try_from(index).is_ok_and(|index| index < n) => return Ok(()),
                 n if n > 0 => format!("libtorch sees {n} GPU(s), Cuda(0) to Cuda({})", n - 1),
                 _ => "libtorch sees no GPU, so use the CPU; `cuda_if_available` picks what there is".into(),
             }
