@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use tch::{Kind, Tensor};
 use tch_lens::{HookedTransformer, Result};
 
-use crate::language::{sentence, Split, Task};
+use super::language::{sentence, Split, Task};
 
 /// How a model did in one kind of sentences, as shares of the questions.
 #[derive(Debug, Clone, Copy)]

@@ -1,11 +1,8 @@
 //! Bad input gets an error of one clear sentence, and never a panic: what was expected, what came, what to do.
 
-mod common;
-
 use std::fs;
-use std::path::Path;
 
-use common::{raw, tokenizer};
+use crate::common::{raw, tokenizer};
 use rstest::rstest;
 use serde_json::{json, Value};
 use tch::{Kind, Tensor};
@@ -79,7 +76,7 @@ impl Parts {
 }
 
 fn fixture(family: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(family)
+    crate::common::fixtures().join(family)
 }
 
 /// A folder with the configuration of `gpt2` and these weights.
@@ -202,7 +199,7 @@ fn any_byte_of_a_header_may_be_wrong() {
     use proptest::prelude::*;
     let whole = Parts::of("gpt2").bytes();
     let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
-    proptest!(common::properties(), |(at in 0..header, byte in any::<u8>(), cut in any::<prop::sample::Index>())| {
+    proptest!(crate::common::properties(), |(at in 0..header, byte in any::<u8>(), cut in any::<prop::sample::Index>())| {
         let mut bytes = whole.clone();
         bytes[at] = byte;
         let _ = Load::new().open(folder(&bytes).path());

@@ -4,19 +4,17 @@
 //! GPT-2 small, so that no tensor may be held twice. Counted are the pages that are the process' own (`RssAnon`), many times
 //! a millisecond; those of the mapped file are the system's to drop. In fp32 they count as well, over loading and a run of 128
 //! positions: at most 1.5 times the weights in all.
-#![cfg(target_os = "linux")]
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 
+use crate::common::child;
 use tch::Kind;
 use tch_lens::{Config, HookedTransformer, Load};
 
-const CASE: &str = "TCH_LENS_MEMORY_CASE";
-
 #[test]
 fn loading_takes_at_most_1_3_times_the_weights() {
-    if let Ok(case) = std::env::var(CASE) {
+    if let Some(case) = child::argument() {
         return measure(&case);
     }
     let folder = tempfile::tempdir().unwrap();
@@ -44,15 +42,17 @@ fn loading_takes_at_most_1_3_times_the_weights() {
     drop(model);
     let mut failed = Vec::new();
     for case in ["fp32 raw", "fp32 processed", "bf16 raw", "bf16 processed", "fp16 processed"] {
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        child.args(["loading_takes", "--nocapture"]).env(CASE, format!("{case}|{}", folder.path().display()));
-        let output = child.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        for line in text.lines().filter(|line| line.starts_with(case) || !output.status.success()) {
-            println!("{line}");
-        }
-        if !output.status.success() {
-            failed.push(case);
+        let argument = format!("{case}|{}", folder.path().display());
+        match child::run("memory::loading_takes_at_most_1_3_times_the_weights", &argument, |_| ()) {
+            Ok(text) => {
+                let figures: Vec<&str> = text.lines().filter(|line| line.starts_with(case)).collect();
+                assert!(!figures.is_empty(), "{case} measured nothing:\n{text}");
+                println!("{}", figures.join("\n"));
+            }
+            Err(text) => {
+                println!("{text}");
+                failed.push(case);
+            }
         }
     }
     assert!(failed.is_empty(), "{failed:?}");

@@ -1,11 +1,9 @@
 //! The model that the crate carries knows its language, also what it never saw of it.
 
-#![cfg(feature = "toy")]
-
 // The trainer's own language and examination.
-#[path = "../examples/train_toy/exam.rs"]
+#[path = "../../examples/train_toy/exam.rs"]
 mod exam;
-#[path = "../examples/train_toy/language/mod.rs"]
+#[path = "../../examples/train_toy/language/mod.rs"]
 mod language;
 
 use language::{sentence, Split, Task};

@@ -1,8 +1,6 @@
 //! Every family's logits and activations, against transformers and TransformerLens, raw: one row a family.
 
-mod common;
-
-use common::{shaped_like, Fixture, Tally};
+use crate::common::{shaped_like, Fixture, Tally};
 use rstest::rstest;
 use tch::Tensor;
 use tch_lens::{HookedTransformer, Load, Output, Run};

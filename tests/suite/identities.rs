@@ -1,9 +1,7 @@
 //! What sums to what, for every family that there are fixtures of, raw and processed, at every target; and projection
 //! first against projection last. Property tests draw slices, targets and tokens.
 
-mod common;
-
-use common::{families, Fixture, Tally};
+use crate::common::{families, Fixture, Tally};
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 use tch_lens::analysis::ResidualStack;

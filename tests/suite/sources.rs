@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use tch_lens::{Config, HookedTransformer, Load};
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch_files").join(name)
+    crate::common::fixtures().join("torch_files").join(name)
 }
 
 #[rstest]
@@ -51,7 +51,7 @@ fn a_saved_model_loads_the_same(
     #[values(Kind::Float, Kind::BFloat16)] kind: Kind,
     #[values(false, true)] processed: bool,
 ) {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let fixtures = crate::common::fixtures();
     let mut count = 0;
     for fixture in std::fs::read_dir(fixtures).unwrap() {
         let fixture = fixture.unwrap().path();
@@ -99,7 +99,7 @@ fn same_weights(one: &HookedTransformer, other: &HookedTransformer, what: &str) 
 #[case("gpt2")]
 #[case("toy_solu_ln")]
 fn a_state_dict_makes_the_same_model(#[case] name: &str) {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let fixture = crate::common::fixtures().join(name);
     let model = HookedTransformer::from_pretrained(&fixture).unwrap();
     let load = Load::new().no_processing();
     let again = load.state_dict(model.config().clone(), model.state_dict().unwrap()).unwrap();
@@ -110,7 +110,7 @@ fn a_state_dict_makes_the_same_model(#[case] name: &str) {
 #[case("gpt2")]
 #[case("gpt2_stanford")]
 fn a_gpt2_is_written_as_hugging_face_does(#[case] name: &str) {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let fixture = crate::common::fixtures().join(name);
     let load = Load::new().no_processing();
     let model = load.open(&fixture).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -128,7 +128,7 @@ fn a_gpt2_is_written_as_hugging_face_does(#[case] name: &str) {
 
 #[test]
 fn what_is_no_gpt2_is_not_written_as_one() {
-    let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let fixture = |name: &str| crate::common::fixtures().join(name);
     let folder = tempfile::tempdir().unwrap();
     let error = |load: Load, name: &str| {
         load.open(fixture(name)).unwrap().save_hugging_face(folder.path(), Kind::Float).unwrap_err().to_string()

@@ -1,8 +1,6 @@
 //! What an analysis cannot do, it says in one sentence; and what it can do where TransformerLens raises.
 
-mod common;
-
-use common::Fixture;
+use crate::common::Fixture;
 use tch::{Kind, Tensor};
 use tch_lens::{
     hook, Accumulate, ActivationCache, Answer, Component, Decompose, Full, Heads, Load, Neurons, Result, Run, Target,

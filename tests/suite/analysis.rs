@@ -1,8 +1,6 @@
 //! Every analysis against TransformerLens' figures, for every family that there are fixtures of: one table of keys, no row a family.
 
-mod common;
-
-use common::{families, processed_like_transformer_lens, Fixture, Tally};
+use crate::common::{families, processed_like_transformer_lens, Fixture, Tally};
 use tch::{Kind, Tensor};
 use tch_lens::analysis::Scale;
 use tch_lens::{

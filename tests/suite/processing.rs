@@ -1,8 +1,6 @@
 //! Processing changes no log-probability, and gives TransformerLens' activations where TransformerLens' changes none.
 
-mod common;
-
-use common::{families, processed_like_transformer_lens, shaped_like, Fixture, Tally};
+use crate::common::{families, processed_like_transformer_lens, shaped_like, Fixture, Tally};
 use tch::{Kind, Tensor};
 use tch_lens::{HookedTransformer, Load, Output, Run};
 

@@ -1,11 +1,8 @@
 //! What families do where their configuration is not the usual one: each case a checkpoint that differs in one thing, with
 //! transformers' logits, made by `fixtures/make_gradual.py`, which says what each case is and how much it shows.
 
-mod common;
 
-use std::path::Path;
-
-use common::{read, Tally};
+use crate::common::{read, Tally};
 use tch::{Kind, Tensor};
 use tch_lens::Load;
 
@@ -67,7 +64,7 @@ const CASES: &[&str] = &[
 
 #[test]
 fn agrees_with_transformers_on_every_case() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gradual");
+    let folder = crate::common::fixtures().join("gradual");
     let mut found: Vec<String> =
         std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     found.sort();

@@ -1,5 +1,4 @@
 //! `./with-libtorch`, run in made-up surroundings: a clone, a PATH and a cache of its own, and no network.
-#![cfg(unix)]
 
 use rstest::rstest;
 use std::env::consts::DLL_EXTENSION;
@@ -38,7 +37,7 @@ impl Surroundings {
             fs::create_dir(surroundings.path(folder)).unwrap();
         }
         for file in ["with-libtorch", "Cargo.lock"] {
-            let original = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+            let original = crate::common::repository().join(file);
             fs::copy(original, surroundings.path("clone").join(file)).unwrap();
         }
         for tool in TOOLS {

@@ -2,11 +2,9 @@
 //!
 //! These tests read the folder that the variable `TCH_LENS_MODELS` names; where it is unset they are skipped, and say so.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{read, Tally};
+use crate::common::{read, Tally};
 use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::Value;
@@ -186,7 +184,7 @@ fn the_gpt2_tokenizer_takes_text_apart_and_puts_it_together() {
     for text in TEXTS {
         assert_eq!(round_trip(text), text);
     }
-    proptest!(common::properties(), |(text in any::<String>())| {
+    proptest!(crate::common::properties(), |(text in any::<String>())| {
         prop_assert_eq!(round_trip(&text), text);
     });
 }

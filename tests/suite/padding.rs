@@ -1,8 +1,7 @@
 //! A batch of texts of different lengths gives each row what it gets alone, on whichever side it is padded.
 
-mod common;
-
-use common::{families, max_diff, raw, tokenizer, Fixture, Tally};
+use crate::common::{families, max_diff, raw, tokenizer, Fixture, Tally};
+use approx::assert_abs_diff_eq;
 use rstest::rstest;
 use tch::{Device, IndexOp, Kind, Tensor};
 use tch_lens::config::{AttnType, PositionalEmbedding};
@@ -166,12 +165,12 @@ fn the_loss_is_that_of_the_real_tokens() {
     for side in [PaddingSide::Left, PaddingSide::Right] {
         let batch = Tokens::padded(&rows(), 0, side).unwrap();
         let loss = model.loss(&batch).unwrap();
-        assert!((loss - sum / count).abs() <= TOLERANCE, "{side:?}: {loss} is not {}", sum / count);
+        assert_abs_diff_eq!(loss, sum / count, epsilon = TOLERANCE);
         let per_token = model.run(&batch, Run::new().output(Output::LossPerToken)).unwrap().loss.unwrap();
         assert_eq!(per_token.size(), [4, 6]);
         let counted = per_token.ne(0.0).sum_dim_intlist([1i64].as_slice(), false, Kind::Int64);
         assert_eq!(Vec::<i64>::try_from(counted).unwrap(), [6, 2, 4, 0]);
-        assert!((per_token.sum(Kind::Double).double_value(&[]) - sum).abs() <= 1e-3);
+        assert_abs_diff_eq!(per_token.sum(Kind::Double).double_value(&[]), sum, epsilon = 1e-3);
     }
 }
 
@@ -182,7 +181,7 @@ fn the_loss_is_that_of_the_real_tokens() {
 fn padding_in_low_precision(#[case] kind: Kind) {
     for family in ["gpt2", "llama_gqa_tied"] {
         let load = Load::new().no_processing().kind(kind).device(Device::Cpu);
-        let model = load.open(common::Fixture::folder(family)).unwrap();
+        let model = load.open(crate::common::Fixture::folder(family)).unwrap();
         for side in [PaddingSide::Left, PaddingSide::Right] {
             let batch = Tokens::padded(&rows(), 0, side).unwrap();
             let logits = model.forward(&batch).unwrap();

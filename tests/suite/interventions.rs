@@ -3,9 +3,7 @@
 //! Most tests compare two runs: one with a replacement at the point in question, one in which what comes of it by hand is
 //! put in a place further on.
 
-mod common;
-
-use common::{families, max_diff, raw, Fixture};
+use crate::common::{families, max_diff, raw, Fixture};
 use tch::{IndexOp, Kind, Tensor};
 use tch_lens::{hook, ActivationCache, HookPoint, HookedTransformer, Hooks, Run, Select};
 
@@ -81,7 +79,7 @@ fn without(x: &Tensor, dim: i64, index: i64) -> Tensor {
 
 #[test]
 fn ablating_a_head_and_halving_a_position_give_transformer_lens_logits() {
-    let mut tally = common::Tally::default();
+    let mut tally = crate::common::Tally::default();
     for family in families() {
         let fixture = Fixture::open(&family);
         let (model, tokens) = (raw(&family), fixture.want("tokens"));

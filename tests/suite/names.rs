@@ -1,11 +1,9 @@
 //! Names of hook points: every one parses back, every short hand means what TransformerLens' `get_act_name` says, and no
 //! string makes anything panic. And every point has the shape that its documentation says.
 
-mod common;
-
 use std::cell::Cell;
 
-use common::{families, properties, raw};
+use crate::common::{families, properties, raw};
 use proptest::prelude::*;
 use rstest::rstest;
 use tch_lens::hook::{HookName, Site};

@@ -1,8 +1,6 @@
 //! What a cache takes, known beforehand; what becomes of it where that is too much; devices that are not there.
 
-mod common;
-
-use common::{families, raw, Fixture};
+use crate::common::{families, raw, Fixture};
 use tch::{Device, Kind, Tensor};
 use tch_lens::{hook, Error, HookPoint, HookedTransformer, Hooks, Load, Output, Run, Select};
 

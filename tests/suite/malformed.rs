@@ -3,14 +3,14 @@
 //! The seeds of the fuzz targets (`fuzz/`) are changed at random and opened as a user would, 1000 times each or as often as
 //! `PROPTEST_CASES` says; a nightly compiler and cargo-fuzz go further.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use tch_lens::{HookedTransformer, Load};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch_files").join(name)
+    crate::common::fixtures().join("torch_files").join(name)
 }
 
 /// A model's folder in which one file can be written.
@@ -155,7 +155,7 @@ fn changed(folder: &str, file: &str, seeds: &[PathBuf]) {
 
 /// The seeds of a fuzz target.
 fn seeds(target: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let folder = crate::common::repository().join("fuzz/seeds").join(target);
     let mut seeds: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|seed| seed.unwrap().path()).collect();
     seeds.sort();
     seeds

@@ -1,6 +1,7 @@
 //! Fixtures: what TransformerLens 3.9 and transformers compute on tiny models (`tests/fixtures`, made by
 //! `make_reference.py` there, at whose top the grammar of the keys stands).
-#![allow(dead_code)]
+
+pub mod child;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,16 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 use tch_lens::{HookPoint, HookedTransformer, Tokenizer};
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The folder of all fixtures.
+pub fn fixtures() -> PathBuf {
+    repository().join("tests/fixtures")
+}
 
 /// What was expected of one model.
 pub struct Fixture {
@@ -19,7 +30,7 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn folder(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+        fixtures().join(name)
     }
 
     pub fn open(name: &str) -> Self {
@@ -88,8 +99,7 @@ pub fn tokenizer() -> Tokenizer {
 
 /// Every family that there are fixtures of.
 pub fn families() -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut names: Vec<String> = std::fs::read_dir(&root)
+    let mut names: Vec<String> = std::fs::read_dir(fixtures())
         .unwrap()
         .map(|entry| entry.unwrap())
         .filter(|entry| entry.path().join("labels.json").exists())

@@ -1,5 +1,7 @@
 //! Fresh weights: each scheme's spread, the same for the same seed, and nobody else's random numbers touched.
 
+use crate::common::child;
+use approx::{abs_diff_eq, assert_relative_eq};
 use rstest::rstest;
 use tch::{Kind, Tensor};
 use tch_lens::config::{Activation, NormPosition, Normalization, QkNorm};
@@ -51,10 +53,8 @@ fn every_scheme_has_its_spread(#[case] init: Init, #[case] std: fn(f64, f64) -> 
         let n = unit.numel() as f64;
         let figure = |t: Tensor| t.mean(Kind::Double).double_value(&[]);
         let within = |what: &str, found: f64, expected: f64, tolerance: f64| {
-            assert!(
-                (found - expected).abs() < tolerance,
-                "{init:?} {name}: {what} is {found}, not {expected} ± {tolerance}"
-            );
+            let near = abs_diff_eq!(found, expected, epsilon = tolerance);
+            assert!(near, "{init:?} {name}: {what} is {found}, not {expected} ± {tolerance}");
         };
         // Five standard errors of each figure.
         within("mean", figure(unit.shallow_clone()), 0.0, 5.0 / n.sqrt());
@@ -84,7 +84,7 @@ fn every_scheme_has_its_spread(#[case] init: Init, #[case] std: fn(f64, f64) -> 
 fn a_negative_range_is_transformer_lens_default() {
     let model = HookedTransformer::init(Config { initializer_range: -1.0, ..config() }, 0).unwrap();
     let std = model.w_in(..).unwrap().std(false).double_value(&[]);
-    assert!((std / (0.8 / 96f64.sqrt()) - 1.0).abs() < 0.03, "{std}");
+    assert_relative_eq!(std, 0.8 / 96f64.sqrt(), max_relative = 0.03);
 }
 
 #[test]
@@ -123,6 +123,11 @@ fn matrices_have_numbers_of_their_own() {
 
 #[test]
 fn libtorch_s_generator_is_left_alone() {
+    // Other tests draw from the same generator.
+    if child::argument().is_none() {
+        child::run("init::libtorch_s_generator_is_left_alone", "", |_| ()).unwrap();
+        return;
+    }
     tch::manual_seed(1);
     let expected = Tensor::randn([4], tch::kind::FLOAT_CPU);
     tch::manual_seed(1);

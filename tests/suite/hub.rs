@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use crate::common::child;
 use sha2::{Digest, Sha256};
 use tch::Tensor;
 use tch_lens::{HookedTransformer, Hub, Load};
@@ -243,7 +244,7 @@ fn info(repo: &Repo) -> serde_json::Value {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch_files").join(name)
+    crate::common::fixtures().join("torch_files").join(name)
 }
 
 /// The files of a folder, and some that no model needs.
@@ -434,7 +435,7 @@ fn aliases_revisions_and_steps_are_revisions_on_the_hub() {
 /// The environment is the process', so this is one of its own.
 #[test]
 fn the_environment_says_which_hub_cache_and_token() {
-    if std::env::var_os("HUB_TEST_CHILD").is_some() {
+    if child::argument().is_some() {
         let model = HookedTransformer::from_pretrained("gpt2-small").unwrap();
         assert!(logits(&model).equal(&expected()));
         return;
@@ -442,21 +443,24 @@ fn the_environment_says_which_hub_cache_and_token() {
     let server = Server::with("gpt2", Repo { token: Some("mine".into()), ..repo("gpt2") });
     let home = tempfile::tempdir().unwrap();
     let run = |variables: &[(&str, &str)]| {
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        child.args(["the_environment_says", "--nocapture"]).env("HUB_TEST_CHILD", "1");
-        for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
-            child.env_remove(name);
-        }
-        child.env("HF_HOME", home.path()).envs(variables.iter().copied());
-        child.output().unwrap().status.success()
+        child::run("hub::the_environment_says_which_hub_cache_and_token", "", |child| {
+            for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
+                child.env_remove(name);
+            }
+            child.env("HF_HOME", home.path()).envs(variables.iter().copied());
+        })
+    };
+    let refused = |variables: &[(&str, &str)], why: &str| {
+        let text = run(variables).expect_err("the hub gave a model without its token");
+        assert!(text.contains(why), "not refused because of its token:\n{text}");
     };
     let endpoint = ("HF_ENDPOINT", server.url.as_str());
-    assert!(!run(&[endpoint]), "no token");
+    refused(&[endpoint], "needs a token");
     std::fs::write(home.path().join("token"), "mine\n").unwrap();
-    assert!(!run(&[endpoint, ("HF_TOKEN", "other")]), "HF_TOKEN comes first");
-    assert!(run(&[endpoint]), "the token of `hf auth login`");
+    refused(&[endpoint, ("HF_TOKEN", "other")], "the token does not open it"); // HF_TOKEN comes first
+    run(&[endpoint]).expect("the token of `hf auth login`");
     assert!(home.path().join("hub/models--gpt2/refs/main").is_file());
     server.requests();
-    assert!(run(&[("HF_HUB_OFFLINE", "1")]));
+    run(&[("HF_HUB_OFFLINE", "1")]).unwrap();
     assert_eq!(server.requests(), [] as [String; 0]);
 }

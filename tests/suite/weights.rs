@@ -1,11 +1,9 @@
 //! Weights by name, circuits, biases and composition scores, for every family that there are fixtures of: against
 //! TransformerLens' figures, and against what the model computes with them.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{families, processed_like_transformer_lens, Fixture, Tally};
+use crate::common::{families, processed_like_transformer_lens, Fixture, Tally};
 use rstest::rstest;
 use tch::{Kind, Tensor};
 use tch_lens::config::NormPosition;

@@ -1,0 +1,35 @@
+//! All integration tests, in one binary: libtorch's bindings are linked once.
+//!
+//! Tests share a process. A test that changes what belongs to the whole process (the environment, libtorch's generator
+//! or number of threads), or measures it, runs its body in a child process: [`common::child`].
+
+mod common;
+
+mod analysis;
+mod analysis_errors;
+mod budget;
+mod config_fields;
+mod errors;
+mod factored;
+mod families;
+mod gradual;
+#[cfg(feature = "hub")]
+mod hub;
+mod identities;
+mod init;
+mod interventions;
+mod long_context;
+mod malformed;
+#[cfg(target_os = "linux")]
+mod memory;
+mod names;
+mod padding;
+mod processing;
+mod real_models;
+mod running;
+mod sources;
+#[cfg(feature = "toy")]
+mod toy;
+mod weights;
+#[cfg(unix)]
+mod with_libtorch;
