@@ -194,9 +194,8 @@ fn a_run_ends_with_the_last_point_that_is_looked_at() {
         let last = || Run::new().cache(hook::resid_post(layer)).output(Output::None);
         let ours = model.run(PROMPT, last()).unwrap().cache;
         let theirs = whole.run(PROMPT, last()).unwrap().cache;
-        same("the last point", &ours["resid_post"], &theirs["resid_post"], 0.0);
-        // One point further, and it fails.
-        let next = if layer == 0 { hook::q(1) } else { HookPoint::LnFinalNormalized };
+        same("the last point", &ours[hook::resid_post(layer)], &theirs[hook::resid_post(layer)], 0.0);
+        let next = if layer == 0 { hook::mlp_out(1) } else { HookPoint::UnembedOut };
         assert!(model.run(PROMPT, Run::new().cache(next).output(Output::None)).is_err());
         if layer == 0 {
             model.run(PROMPT, Run::new().stop_at_layer(1)).unwrap();
