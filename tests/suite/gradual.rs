@@ -1,7 +1,6 @@
 //! What families do where their configuration is not the usual one: each case a checkpoint that differs in one thing, with
 //! transformers' logits, made by `fixtures/make_gradual.py`, which says what each case is and how much it shows.
 
-
 use crate::common::{read, Tally};
 use tch::{Kind, Tensor};
 use tch_lens::Load;

@@ -44,7 +44,7 @@ const CHANGE_NOTHING: &[&str] = &[
     "summary_use_proj",
 ];
 
-/// Fields that count only beside others than their family's defaults, each tested in `tests/gradual.rs`.
+/// Fields that count only beside others than their family's defaults, each tested in `tests/suite/gradual.rs`.
 const COUNT_ELSEWHERE: &[(&str, &str)] = &[
     ("qwen2", "max_window_layers"), // `layer_types` counts, and without a window there is nothing to count
     ("qwen2", "sliding_window"),
