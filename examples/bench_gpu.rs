@@ -13,7 +13,7 @@ use std::time::Instant;
 use clap::Parser;
 use tch::{Cuda, Device, Kind, Tensor};
 use tch_lens::config::{Activation, Normalization, PositionalEmbedding, Rotary};
-use tch_lens::{hook, Config, HookedTransformer, Load, Output, Run, Select};
+use tch_lens::{hook, Config, HookFilter, HookedTransformer, Load, Output, Run};
 
 #[derive(Parser)]
 #[command(about = "Forward, cache and filters on a GPU")]
@@ -54,7 +54,7 @@ fn table_row(name: &str, config: Config, kind: Kind, device: Device, options: &O
     let size = [options.batch, options.positions];
     let tokens = Tensor::randint(model.config().d_vocab as i64, size, (Kind::Int64, Device::Cpu));
     let nothing = || Run::new().output(Output::Logits);
-    let entries = model.plan(&Run::new().cache(Select::All))?;
+    let entries = model.plan(&Run::new().cache(HookFilter::All))?;
     let bytes = entries.estimate(options.batch as usize, options.positions as usize)?;
     let time = |run: &dyn Fn() -> Run<'static>| -> Result<f64, tch_lens::Error> {
         let mut times = Vec::new();
@@ -70,7 +70,7 @@ fn table_row(name: &str, config: Config, kind: Kind, device: Device, options: &O
         Ok(times[times.len() / 2])
     };
     let forward = time(&nothing)?;
-    let full = time(&|| Run::new().cache(Select::All))?;
+    let full = time(&|| Run::new().cache(HookFilter::All))?;
     let resid = time(&|| Run::new().cache("resid_post"))?;
     // Room for one layer's: the others leave while the run goes on.
     let one = model.plan(&Run::new().cache(hook::resid_post(0)))?;

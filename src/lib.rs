@@ -19,7 +19,7 @@
 //! | a shape | a model with fresh weights | [`Config`], [`HookedTransformer::init`] |
 //! | text, texts, ids | tokens | [`Input`] is made of all of them; [`HookedTransformer::to_tokens`], [`Tokenizer`] |
 //! | tokens | logits, a loss | [`HookedTransformer::forward`], [`HookedTransformer::loss`] |
-//! | tokens | activations | [`HookedTransformer::run_with_cache`]; [`Select`] says which |
+//! | tokens | activations | [`HookedTransformer::run_with_cache`]; [`HookFilter`] says which |
 //! | an idea what a part does | what happens without it | [`Hooks`], [`HookedTransformer::run_with_hooks`] |
 //! | several of these wishes | one run | [`Run`], [`HookedTransformer::run`] |
 //! | the name of an activation | a typed one | [`hook`]: [`HookPoint`], its names and short hand |
@@ -32,24 +32,27 @@
 
 pub mod analysis;
 mod cache;
+mod component;
 pub mod config;
 mod error;
-mod factored;
 pub mod hook;
+mod hooked_transformer;
 mod model;
 mod pretrained;
-mod slice;
-mod tokenizer;
+mod run;
+mod tensor;
+mod text;
 mod unchecked;
 pub mod weights;
 
-pub use analysis::{Accumulate, Answer, Component, Decompose, Full, Heads, Mode, Neurons, Target};
+pub use analysis::{Accumulate, Answer, Decompose, Full, Heads, Mode, Neurons};
 pub use cache::ActivationCache;
+pub use component::{Component, Target};
 pub use config::Config;
 pub use error::{Error, Result};
-pub use factored::{FactoredMatrix, Svd};
-pub use hook::{HookPoint, Hooks, Plan, Select};
-pub use model::{HookedTransformer, Init, Input, Outcome, Output, Run, Tokens};
+pub use hook::{HookFilter, HookPoint};
+pub use hooked_transformer::{HookedTransformer, Init, Outcome, Output, OutputTokens, Run};
+pub use model::Transformer;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pretrained::fuzzing;
@@ -57,12 +60,15 @@ pub use pretrained::fuzzing;
 pub use pretrained::hub::Hub;
 pub use pretrained::processing::{Processing, Step};
 pub use pretrained::Load;
-pub use slice::Slice;
-pub use tokenizer::{Bos, PaddingSide, Tokenizer};
+pub use run::{HookError, Hooks, Plan};
+pub use tensor::factored::{FactoredMatrix, Svd};
+pub use tensor::slice::Slice;
+pub use text::input::{Input, Tokens};
+pub use text::tokenizer::{Bos, PaddingSide, Tokenizer};
 pub use unchecked::allocator::{tune_allocator, AllocatorTuning};
 pub use unchecked::autodiff::{autodiff, AutodiffGuard};
 pub use unchecked::cuda::cuda_if_available;
-pub use weights::{Composition, OutputTokens};
+pub use weights::Composition;
 
 /// The README's code runs as well.
 #[cfg(doctest)]

@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::model::HookedTransformer;
+use crate::model::Transformer;
+use crate::text::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// The tokens whose logits are asked about: one for all, or one for each row of the batch, position, or both.
@@ -65,21 +66,33 @@ impl Answer {
 
     /// Ids and directions for a window of `batch` rows and `pos` positions: `(ids [batch or 1, pos or 1],
     /// directions [batch or 1, pos or 1, d_model, 1], b_U [batch or 1, pos or 1])`, of the difference where there is one.
-    pub(crate) fn directions(&self, model: &HookedTransformer, batch: i64, pos: i64) -> Result<(Tensor, Tensor)> {
-        let (u, b) = self.correct.directions(model, batch, pos)?;
+    pub(crate) fn directions(
+        &self,
+        model: &Transformer,
+        tokenizer: Option<&Tokenizer>,
+        batch: i64,
+        pos: i64,
+    ) -> Result<(Tensor, Tensor)> {
+        let (u, b) = self.correct.directions(model, tokenizer, batch, pos)?;
         match &self.incorrect {
             None => Ok((u, b)),
             Some(incorrect) => {
-                let (u2, b2) = incorrect.directions(model, batch, pos)?;
+                let (u2, b2) = incorrect.directions(model, tokenizer, batch, pos)?;
                 Ok((u.f_sub(&u2)?, b.f_sub(&b2)?))
             }
         }
     }
 
     /// The answers' ids: `[batch or 1, pos or 1]`.
-    pub(crate) fn ids(&self, model: &HookedTransformer, batch: i64, pos: i64) -> Result<Tensor> {
+    pub(crate) fn ids(
+        &self,
+        model: &Transformer,
+        tokenizer: Option<&Tokenizer>,
+        batch: i64,
+        pos: i64,
+    ) -> Result<Tensor> {
         match self.incorrect {
-            None => self.correct.ids(model, batch, pos),
+            None => self.correct.ids(model, tokenizer, batch, pos),
             Some(_) => Err(Error::invalid("one token is needed here, not a difference of two")),
         }
     }
@@ -87,16 +100,16 @@ impl Answer {
 
 impl Which {
     /// `[batch or 1, pos or 1]`
-    fn ids(&self, model: &HookedTransformer, batch: i64, pos: i64) -> Result<Tensor> {
+    fn ids(&self, model: &Transformer, tokenizer: Option<&Tokenizer>, batch: i64, pos: i64) -> Result<Tensor> {
         let d_vocab = model.config().d_vocab_out;
         let wrong = |what: &str, found: Vec<i64>, expected: String| Error::Shape { what: what.into(), found, expected };
         let ids = match self {
-            Which::Text(text) => Tensor::f_from_slice(&[model.to_single_token(text)?])?.f_view([1, 1])?,
+            Which::Text(text) => Tensor::f_from_slice(&[single_token(tokenizer, text)?])?.f_view([1, 1])?,
             Which::Id(id) => Tensor::f_from_slice(&[*id])?.f_view([1, 1])?,
             Which::PerRow(texts, ids) => {
                 let mut ids = ids.clone();
                 for text in texts {
-                    ids.push(model.to_single_token(text)?);
+                    ids.push(single_token(tokenizer, text)?);
                 }
                 if ids.len() as i64 != batch {
                     return Err(wrong("the answers per row", vec![ids.len() as i64], format!("[{batch}]")));
@@ -132,8 +145,14 @@ impl Which {
     }
 
     /// `W_U` and `b_U` at the ids: `[batch or 1, pos or 1, d_model, 1]` and `[batch or 1, pos or 1]`, in fp32 or better.
-    fn directions(&self, model: &HookedTransformer, batch: i64, pos: i64) -> Result<(Tensor, Tensor)> {
-        let ids = self.ids(model, batch, pos)?;
+    fn directions(
+        &self,
+        model: &Transformer,
+        tokenizer: Option<&Tokenizer>,
+        batch: i64,
+        pos: i64,
+    ) -> Result<(Tensor, Tensor)> {
+        let ids = self.ids(model, tokenizer, batch, pos)?;
         let (size, flat) = (ids.size(), ids.f_flatten(0, 1)?);
         let u = &model.weights().unembed.u;
         let kind = if model.kind() == Kind::Double { Kind::Double } else { Kind::Float };
@@ -145,6 +164,11 @@ impl Which {
         };
         Ok((directions, bias))
     }
+}
+
+/// The id of a text that is one token.
+fn single_token(tokenizer: Option<&Tokenizer>, text: &str) -> Result<i64> {
+    tokenizer.ok_or(Error::NoTokenizer)?.single_token(text)
 }
 
 impl From<Which> for Answer {

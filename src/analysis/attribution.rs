@@ -12,9 +12,9 @@ use super::options::{Full, Heads, Neurons};
 use super::project::Directions;
 use super::rows::Rows;
 use super::stack::{group, layer_name, sum_groups, ResidualStack};
-use super::target::{Component, Target};
 use super::window::Window;
 use crate::cache::ActivationCache;
+use crate::component::{Component, Target};
 use crate::{Error, Result};
 
 /// How much each row adds to a logit (or a difference of two), and what of it is no row's.
@@ -120,7 +120,7 @@ impl ActivationCache {
             )));
         }
         let size = stack.full().size();
-        let (u, b) = answer.directions(self.model(), size[1], size[2])?;
+        let (u, b) = answer.directions(self.model(), self.tokenizer().ok(), size[1], size[2])?;
         let norm = match stack.target() {
             Target::Unembed => stack.shared_norm(),
             _ => self.frozen_norm(&Target::Unembed.reach(self.model().config())?, stack.window()),
@@ -139,7 +139,7 @@ impl ActivationCache {
         let end = Target::Unembed.reach(config)?;
         let components = rows.components(self, &reach)?;
         let size = window.of(self, reach.stream(config))?.size();
-        let (u, b) = answer.directions(self.model(), size[0], size[1])?;
+        let (u, b) = answer.directions(self.model(), self.tokenizer().ok(), size[0], size[1])?;
         let through = Directions::through(&u, self.frozen_norm(&end, &window))?;
         let values = rows.project(self, &reach, &window, &through)?; // [component, batch, pos, 1]
         self.attribution(values, components, &through, (u, b), &window)

@@ -2,9 +2,9 @@
 
 use tch::Tensor;
 
-use super::target::{Reach, Target};
 use super::window::Window;
 use crate::cache::ActivationCache;
+use crate::component::{Reach, Target};
 use crate::config::{NormPosition, Normalization};
 use crate::hook::{self, HookPoint, Site};
 use crate::model::norm::Norm;

@@ -6,11 +6,11 @@ use super::options::Full;
 use super::project::Directions;
 use super::rows::Rows;
 use super::stack::ResidualStack;
-use super::target::{Component, Reach};
 use super::window::Window;
 use crate::cache::ActivationCache;
+use crate::component::{Component, Reach};
 use crate::hook;
-use crate::slice::Slice;
+use crate::tensor::slice::Slice;
 use crate::Result;
 
 impl ActivationCache {

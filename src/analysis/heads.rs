@@ -6,9 +6,9 @@ use super::frozen_norm::FrozenNorm;
 use super::options::Heads;
 use super::project::Directions;
 use super::stack::ResidualStack;
-use super::target::{Component, Reach};
 use super::window::Window;
 use crate::cache::ActivationCache;
+use crate::component::{Component, Reach};
 use crate::hook;
 use crate::Result;
 

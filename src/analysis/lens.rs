@@ -6,9 +6,10 @@ use tch::{Kind, Tensor};
 
 use super::answer::Answer;
 use super::options::Accumulate;
-use super::target::Component;
 use crate::cache::ActivationCache;
-use crate::model::HookedTransformer;
+use crate::component::Component;
+use crate::model::Transformer;
+use crate::text::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// What the model would say if it ended after each layer (nostalgebraist 2020): `[component, batch, pos, d_vocab_out]`.
@@ -29,7 +30,8 @@ pub struct LogitLens {
     full: Tensor,
     rows: Vec<Component>,
     axes: (bool, bool),
-    model: HookedTransformer,
+    model: Transformer,
+    tokenizer: Option<Tokenizer>,
 }
 
 impl ActivationCache {
@@ -50,7 +52,13 @@ impl ActivationCache {
             unembed.cap(unembed.u.forward(&normalized)?)
         };
         let full = read(stack.full())?;
-        Ok(LogitLens { full, rows: stack.rows().to_vec(), axes: window.axes(self), model: self.model().clone() })
+        Ok(LogitLens {
+            full,
+            rows: stack.rows().to_vec(),
+            axes: window.axes(self),
+            model: self.model().clone(),
+            tokenizer: self.tokenizer().ok().cloned(),
+        })
     }
 }
 
@@ -84,11 +92,12 @@ impl LogitLens {
         let probs = self.single()?.f_softmax(-1, wide(&self.full))?; // [component, d_vocab_out]
         let k = (k as i64).min(probs.size()[1]);
         let (values, ids) = probs.f_topk(k, -1, true, true)?;
+        let tokenizer = self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
         let row = |(i, row): (usize, &Component)| {
             let tokens = (0..k).map(|j| {
                 let id = ids.f_int64_value(&[i as i64, j])?;
                 // A vocabulary padded to a round number has ids that the tokenizer does not know.
-                let text = self.model.to_single_str_token(id).or_else(|error| match error {
+                let text = tokenizer.single_str_token(id).or_else(|error| match error {
                     Error::TokenOutOfRange { .. } => Ok(format!("<{id}>")),
                     other => Err(other),
                 })?;
@@ -105,7 +114,7 @@ impl LogitLens {
     ///
     /// [`Error::Invalid`] where several positions or batch rows are left; those of the answer.
     pub fn rank_of(&self, answer: impl Into<Answer>) -> Result<Ranks> {
-        let id = answer.into().ids(&self.model, 1, 1)?.f_int64_value(&[0, 0])?;
+        let id = answer.into().ids(&self.model, self.tokenizer.as_ref(), 1, 1)?.f_int64_value(&[0, 0])?;
         let logits = self.single()?.f_to_kind(wide(&self.full))?; // [component, d_vocab_out]
         let own = logits.f_narrow(1, id, 1)?;
         let ranks = logits.f_gt_tensor(&own)?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Int64)?;

@@ -13,6 +13,7 @@
 //! [`Attribution`] sums to the logit, and says by how much it does not. Both hold at the norms' scales as they were in the run
 //! ("frozen"): `docs/attribution.md` explains what that means and what sums to what.
 
+mod accumulated_bias;
 mod answer;
 mod attribution;
 mod frozen_norm;
@@ -25,12 +26,11 @@ mod project;
 mod residual;
 mod rows;
 mod stack;
-mod target;
 mod window;
 
+pub use crate::component::{Component, Target};
 pub use answer::Answer;
 pub use attribution::{Attributed, Attribution, Ranking};
 pub use lens::{LikelyTokens, LogitLens, Ranks};
 pub use options::{Accumulate, Decompose, Full, Heads, Mode, Neurons, Scale};
 pub use stack::ResidualStack;
-pub use target::{Component, Target};

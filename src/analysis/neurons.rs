@@ -6,13 +6,13 @@ use super::frozen_norm::FrozenNorm;
 use super::options::Neurons;
 use super::project::Directions;
 use super::stack::ResidualStack;
-use super::target::{Component, Reach};
 use super::window::Window;
 use crate::cache::ActivationCache;
+use crate::component::{Component, Reach};
 use crate::hook::{self, ExpertSite, HookPoint, Site};
 use crate::model::block::MlpOrExperts;
 use crate::model::moe::{scattered, MixtureOfExperts};
-use crate::slice::Slice;
+use crate::tensor::slice::Slice;
 use crate::{Error, Result};
 
 /// Neurons that write through the same matrix: an MLP's, or an expert's.

@@ -2,9 +2,9 @@
 
 use tch::Tensor;
 
-use super::target::Target;
 use super::window::Window;
-use crate::slice::Slice;
+use crate::component::Target;
+use crate::tensor::slice::Slice;
 
 /// Which sublayers a decomposition has rows of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use tch::Tensor;
 
 use super::options::{Accumulate, Decompose, Mode, Scale};
 use super::stack::{Parts, ResidualStack};
-use super::target::{Component, Reach, Target};
 use super::window::Window;
 use crate::cache::ActivationCache;
+use crate::component::{Component, Reach, Target};
 use crate::config::PositionalEmbedding;
 use crate::hook::{self, HookName, HookPoint};
 use crate::{Error, Result};

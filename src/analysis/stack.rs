@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 use super::frozen_norm::FrozenNorm;
-use super::target::{Component, Target};
 use super::window::Window;
+use crate::component::{Component, Target};
 use crate::unchecked::threads::Shared;
 use crate::{Error, Result};
 

@@ -4,7 +4,8 @@ use tch::Tensor;
 
 use crate::cache::ActivationCache;
 use crate::hook::HookPoint;
-use crate::slice::Slice;
+use crate::tensor::precision::widened;
+use crate::tensor::slice::Slice;
 use crate::{Error, Result};
 
 /// The rows of the batch and the positions that an analysis looks at.
@@ -27,10 +28,7 @@ impl Window {
             false => return Err(Error::invalid("the cache has no batch dimension to slice: it was removed")),
         };
         let tensor = self.pos.keeping_axis().apply(&tensor, 1, "position")?;
-        match tensor.f_kind()? {
-            tch::Kind::Half | tch::Kind::BFloat16 => Ok(tensor.f_to_kind(tch::Kind::Float)?),
-            _ => Ok(tensor),
-        }
+        widened(&tensor)
     }
 
     /// Which of the axes are left in the end: batch, position.

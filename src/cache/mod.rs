@@ -1,7 +1,5 @@
 //! [`ActivationCache`]: what a run kept, by hook point.
 
-pub(crate) mod spill;
-
 use std::ops::Index;
 
 use indexmap::IndexMap;
@@ -9,8 +7,10 @@ use tch::{Device, Tensor};
 
 use crate::hook::{presence, HookName, HookPoint, Presence, Site};
 use crate::model::moe::{hits, scattered};
-use crate::model::{HookedTransformer, Tokens};
-use crate::slice::Slice;
+use crate::model::Transformer;
+use crate::tensor::slice::Slice;
+use crate::text::input::Tokens;
+use crate::text::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// The activations that a run kept: TransformerLens' `ActivationCache`.
@@ -33,7 +33,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct ActivationCache {
     entries: IndexMap<HookPoint, Tensor>,
-    model: HookedTransformer,
+    model: Transformer,
+    tokenizer: Option<Tokenizer>,
     tokens: Tokens,
     /// Which positions the entries hold, of those that ran.
     positions: Slice,
@@ -43,16 +44,26 @@ pub struct ActivationCache {
 impl ActivationCache {
     pub(crate) fn new(
         entries: IndexMap<HookPoint, Tensor>,
-        model: HookedTransformer,
+        model: Transformer,
+        tokenizer: Option<Tokenizer>,
         tokens: Tokens,
         positions: Slice,
     ) -> Self {
-        ActivationCache { entries, model, tokens, positions, has_batch_dim: true }
+        ActivationCache { entries, model, tokenizer, tokens, positions, has_batch_dim: true }
     }
 
     /// The model that ran.
-    pub fn model(&self) -> &HookedTransformer {
+    pub fn model(&self) -> &Transformer {
         &self.model
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTokenizer`].
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)
     }
 
     /// The tokens that it ran on: `[batch, pos]`, whatever has been sliced since.
@@ -189,7 +200,7 @@ impl ActivationCache {
             entries.insert(*point, sliced);
         }
         let has_batch_dim = !slice.drops_axis();
-        Ok(ActivationCache { entries, model: self.model, tokens, positions: self.positions, has_batch_dim })
+        Ok(ActivationCache { entries, tokens, has_batch_dim, ..self })
     }
 
     /// An expert's rows, `[hit, d_mlp]`, of the tokens in some rows of the batch.
@@ -221,6 +232,7 @@ impl Clone for ActivationCache {
         ActivationCache {
             entries: self.entries.iter().map(|(point, tensor)| (*point, tensor.shallow_clone())).collect(),
             model: self.model.clone(),
+            tokenizer: self.tokenizer.clone(),
             tokens: self.tokens.clone(),
             positions: self.positions.clone(),
             has_batch_dim: self.has_batch_dim,

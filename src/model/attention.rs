@@ -9,7 +9,10 @@ use super::linear::{cast, Linear};
 use super::mask::Mask;
 use super::norm::Norm;
 use crate::config::QkNorm;
-use crate::hook::{self, Flow, HookPoint, Site, Tap};
+use crate::hook::{self, HookPoint, Site};
+use crate::run::{Flow, Tap};
+use crate::tensor::precision::at_least_float;
+use crate::tensor::scalar::Scalar;
 use crate::{Config, Result};
 
 /// A layer's attention (Vaswani et al. 2017), with as many keys and values as queries or fewer
@@ -135,7 +138,7 @@ impl Attention {
 
     fn clip(&self, x: Tensor) -> Result<Tensor> {
         Ok(match self.clip {
-            Some(clip) => x.f_clamp(-clip, clip)?,
+            Some(clip) => x.between(-clip, clip)?,
             None => x,
         })
     }
@@ -238,11 +241,11 @@ impl Attention {
         // Scale and mask ride along with the product, where no cap comes between.
         if let (Some(mask), None) = (mask, self.soft_cap) {
             let mask = mask.f_expand(shape, false)?.f_flatten(0, 1)?;
-            return Ok(mask.f_baddbmm(&q, &k, 1.0, 1.0 / self.scale)?.f_view(shape)?);
+            return Ok(mask.add_product(&q, &k, 1.0, 1.0 / self.scale)?.f_view(shape)?);
         }
-        let mut scores = q.f_bmm(&k)?.f_view(shape)?.f_div_scalar(self.scale)?;
+        let mut scores = q.f_bmm(&k)?.f_view(shape)?.div_number(self.scale)?;
         if let Some(cap) = self.soft_cap {
-            scores = scores.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?;
+            scores = scores.div_number(cap)?.f_tanh()?.mul_number(cap)?;
         }
         Ok(match mask {
             Some(mask) => scores.f_add(mask)?,
@@ -253,7 +256,7 @@ impl Attention {
     /// The pattern, in fp32 within: rows sum to one, or to less where there is a sink.
     fn softmax(&self, scores: &Tensor) -> Result<Tensor> {
         let kind = scores.f_kind()?;
-        let wide = if matches!(kind, Kind::Half | Kind::BFloat16) { Kind::Float } else { kind };
+        let wide = at_least_float(kind);
         let pattern = match &self.sinks {
             None => scores.f_softmax(-1, wide)?,
             Some(sinks) => {

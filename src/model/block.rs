@@ -8,7 +8,8 @@ use super::mlp::Mlp;
 use super::moe::MixtureOfExperts;
 use super::norm::{Norm, NormPoints};
 use crate::config::NormPosition;
-use crate::hook::{self, Flow, HookPoint, Site, Tap};
+use crate::hook::{self, HookPoint, Site};
+use crate::run::{Flow, Tap};
 use crate::{Error, Result};
 
 /// One block: each sublayer reads the stream and adds to it.

@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::mask::{Mask, MaskKind};
 use super::rotary::RotaryTable;
 use crate::config::AttnType;
+use crate::tensor::scalar::Scalar;
 use crate::unchecked::threads::Shared;
 use crate::{Config, Result};
 
@@ -115,7 +116,7 @@ impl Part {
         let Some(real) = &self.real else { return Ok(added) };
         let hidden = real.f_narrow(1, keys.start, keys.end - keys.start)?.f_logical_not()?;
         let hidden = hidden.f_unsqueeze(1)?.f_unsqueeze(1)?; // [batch, 1, 1, key]
-        Ok(added.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
+        Ok(added.fill_where(&hidden, f64::NEG_INFINITY)?)
     }
 
     /// How many entries a whole mask has.
@@ -127,8 +128,8 @@ impl Part {
 
 /// A row of nothing but −∞ has no softmax: it sees everything, and what it saw is dropped.
 fn opened(added: &Tensor) -> Result<Tensor> {
-    let blind = added.f_eq(f64::NEG_INFINITY)?.f_all_dim(-1, true)?; // [batch, head or 1, query, 1]
-    Ok(added.f_masked_fill(&blind, 0.0)?)
+    let blind = added.eq_number(f64::NEG_INFINITY)?.f_all_dim(-1, true)?; // [batch, head or 1, query, 1]
+    Ok(added.fill_where(&blind, 0.0)?)
 }
 
 impl Context {
@@ -219,7 +220,7 @@ impl Context {
             // Not a product: what a blind query saw may be NaN.
             Some(real) => {
                 let blind = real.f_logical_not()?.f_unsqueeze(-1)?.f_unsqueeze(-1)?; // [batch, pos, 1, 1]
-                Ok(x.f_masked_fill(&blind, 0.0)?)
+                Ok(x.fill_where(&blind, 0.0)?)
             }
             None => Ok(x),
         }

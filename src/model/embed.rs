@@ -6,7 +6,8 @@ use super::block::sum;
 use super::linear::cast;
 use super::norm::Norm;
 use crate::config::Normalization;
-use crate::hook::{self, Flow, HookPoint, Tap};
+use crate::hook::{self, HookPoint};
+use crate::run::{Flow, Tap};
 use crate::Result;
 
 /// Token embeddings, learned positions, and the norm that BLOOM puts after them.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{AttentionDir, PositionalEmbedding};
+use crate::tensor::scalar::{arange, Scalar};
 use crate::{Config, Result};
 
 /// What is added to a layer's scores: −∞ where a query may not look, ALiBi's penalty elsewhere.
@@ -90,9 +91,10 @@ impl MaskKind {
             }
         }
         let zeros = Tensor::f_zeros([1, 1, n_queries, n_keys], (Kind::Float, device))?;
-        let mut added = zeros.f_masked_fill(&allowed.f_logical_not()?, f64::NEG_INFINITY)?;
+        let mut added = zeros.fill_where(&allowed.f_logical_not()?, f64::NEG_INFINITY)?;
         if self.alibi {
-            let positions = |range: &Range<i64>| Tensor::f_arange_start(range.start, range.end, (Kind::Float, device));
+            let positions =
+                |range: &Range<i64>| -> Result<Tensor> { Ok(arange(range.clone(), device)?.f_to_kind(Kind::Float)?) };
             let distance = positions(keys)?.f_unsqueeze(0)?.f_sub(&positions(queries)?.f_unsqueeze(1)?)?; // [query, key]
             let slopes = Tensor::f_from_slice(&alibi_slopes(config.n_heads, config.alibi_bias_max))?
                 .f_to_kind(Kind::Float)?

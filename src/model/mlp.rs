@@ -5,7 +5,9 @@ use tch::{Kind, Tensor};
 use super::linear::{cast, Linear};
 use super::norm::Norm;
 use crate::config::Activation;
-use crate::hook::{self, Flow, HookPoint, Site, Tap};
+use crate::hook::{self, HookPoint, Site};
+use crate::run::{Flow, Tap};
+use crate::tensor::scalar::Scalar;
 use crate::unchecked::onednn::Then;
 use crate::Result;
 
@@ -124,7 +126,7 @@ impl Act {
             Activation::GeluNew | Activation::GeluFast | Activation::GeluPytorchTanh => x.f_gelu("tanh")?,
             Activation::Silu if in_place => x.f_silu_()?,
             Activation::Silu => x.f_silu()?,
-            Activation::QuickGelu => x.f_mul_scalar(1.702)?.f_sigmoid()?.f_mul(&x)?,
+            Activation::QuickGelu => x.mul_number(1.702)?.f_sigmoid()?.f_mul(&x)?,
             Activation::SoluLn => x.f_softmax(-1, x.f_kind()?)?.f_mul(&x)?,
             Activation::Xielu => self.xielu(&x)?,
         })
@@ -139,6 +141,6 @@ impl Act {
         let linear = wide.f_mul(beta)?;
         let positive = wide.f_square()?.f_mul(alpha_p)?.f_add(&linear)?;
         let negative = wide.f_minimum(eps)?.f_expm1()?.f_sub(&wide)?.f_mul(alpha_n)?.f_add(&linear)?;
-        Ok(positive.f_where_self(&wide.f_gt(0.0)?, &negative)?.f_to_kind(x.f_kind()?)?)
+        Ok(positive.f_where_self(&wide.gt_number(0.0)?, &negative)?.f_to_kind(x.f_kind()?)?)
     }
 }

@@ -5,7 +5,9 @@ use tch::{Kind, Tensor};
 use super::linear::Linear;
 use super::mlp::Act;
 use crate::config::{ExpertGate, Moe, Router};
-use crate::hook::{ExpertSite, Flow, HookPoint, Site, Tap};
+use crate::hook::{ExpertSite, HookPoint, Site};
+use crate::run::{Flow, Tap};
+use crate::tensor::scalar::Scalar;
 use crate::{Error, Result};
 
 /// Each token goes to the few experts that the router weighs most (Shazeer et al. 2017), and gets the sum of
@@ -33,7 +35,7 @@ pub(crate) struct Expert {
 /// As in TransformerLens, first the tokens whose first choice the expert is, then those whose second, ….
 pub(crate) fn hits(indices: &Tensor, expert: usize) -> Result<(Tensor, Tensor)> {
     let by_place = indices.f_flatten(0, -2)?.f_tr()?; // [chosen, row]
-    let hits = by_place.f_eq(expert as i64)?.f_nonzero()?; // [hit, 2]
+    let hits = by_place.eq_int(expert as i64)?.f_nonzero()?; // [hit, 2]
     Ok((hits.f_select(1, 0)?, hits.f_select(1, 1)?))
 }
 
@@ -116,9 +118,9 @@ impl MixtureOfExperts {
         match self.moe.gate {
             ExpertGate::Plain => Ok(self.act.apply(gate, false)?.f_mul(pre)?),
             ExpertGate::ClampedSwiglu { alpha, limit } => {
-                let gate = gate.f_clamp_max(limit)?;
-                let pre = pre.f_clamp(-limit, limit)?.f_add_scalar(1.0)?;
-                Ok(gate.f_mul_scalar(alpha)?.f_sigmoid()?.f_mul(&gate)?.f_mul(&pre)?)
+                let gate = gate.at_most(limit)?;
+                let pre = pre.between(-limit, limit)?.add_number(1.0)?;
+                Ok(gate.mul_number(alpha)?.f_sigmoid()?.f_mul(&gate)?.f_mul(&pre)?)
             }
         }
     }

@@ -4,7 +4,10 @@ use tch::{Kind, Tensor};
 
 use super::linear::cast;
 use crate::config::Normalization;
-use crate::hook::{Flow, HookPoint, Tap};
+use crate::hook::HookPoint;
+use crate::run::{Flow, Tap};
+use crate::tensor::precision::widened;
+use crate::tensor::scalar::Scalar;
 use crate::Result;
 
 /// A norm over the last axis: `normalized = (x − mean) / scale`, then `normalized · w + b`.
@@ -33,7 +36,7 @@ impl Norm {
         if self.kind == Normalization::None || !(tap.live(points.0) || tap.live(points.1)) {
             return Ok(self.apply(x)?);
         }
-        let wide = wide(x)?;
+        let wide = widened(x)?;
         let (normalized, scale) = if self.kind.centers() {
             let d = x.size().last().copied().unwrap_or(0);
             let none = None::<&Tensor>;
@@ -66,7 +69,7 @@ impl Norm {
                 self.affine(x.f_layer_norm(d, none, none, self.eps, false)?)
             }
             Normalization::RMS | Normalization::RMSPre => {
-                let wide = wide(x)?;
+                let wide = widened(x)?;
                 let normalized = wide.f_div(&rms(&wide, self.eps)?)?.f_to_kind(x.f_kind()?)?;
                 self.affine(normalized)
             }
@@ -90,17 +93,9 @@ impl Norm {
     }
 }
 
-/// At least fp32.
-fn wide(x: &Tensor) -> Result<Tensor> {
-    match x.f_kind()? {
-        Kind::Half | Kind::BFloat16 => Ok(x.f_to_kind(Kind::Float)?),
-        _ => Ok(x.shallow_clone()),
-    }
-}
-
 /// `√(mean of x² + eps)` over the last axis, kept: one pass, no copy of `x`.
 fn rms(x: &Tensor, eps: f64) -> Result<Tensor> {
     let d = x.size().last().copied().unwrap_or(1) as f64;
-    let norm = x.f_norm_scalaropt_dim(2.0, [-1i64].as_slice(), true)?; // […, 1]
-    Ok(norm.f_square()?.f_div_scalar(d)?.f_add_scalar(eps)?.f_sqrt()?)
+    let norm = x.norm_over(&[-1i64], true)?; // […, 1]
+    Ok(norm.f_square()?.div_number(d)?.add_number(eps)?.f_sqrt()?)
 }

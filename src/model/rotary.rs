@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{RopeScaling, Rotary};
+use crate::tensor::scalar::{arange, Scalar};
 use crate::Result;
 
 /// Cosines and sines for each position and pair.
@@ -20,9 +21,9 @@ impl RotaryTable {
     pub(crate) fn new(rotary: &Rotary, len: i64, kind: Kind, device: Device) -> Result<Self> {
         let (inverse, factor) = inverse_frequencies(rotary, len as usize);
         let inverse = Tensor::f_from_slice(&inverse)?; // [dim / 2], f64
-        let positions = Tensor::f_arange(len, (Kind::Double, Device::Cpu))?;
+        let positions = arange(0..len, Device::Cpu)?.f_to_kind(Kind::Double)?;
         let angles = positions.f_outer(&inverse)?.f_unsqueeze(1)?; // [pos, 1, dim / 2]
-        let to = |t: Tensor| -> Result<Tensor> { Ok(t.f_mul_scalar(factor)?.f_to_kind(kind)?.f_to_device(device)?) };
+        let to = |t: Tensor| -> Result<Tensor> { Ok(t.mul_number(factor)?.f_to_kind(kind)?.f_to_device(device)?) };
         let (cos, sin) = (to(angles.f_cos()?)?, to(angles.f_sin()?)?);
         let neg_sin = sin.f_neg()?;
         Ok(RotaryTable { cos, sin, neg_sin, dim: rotary.dim as i64, adjacent_pairs: rotary.adjacent_pairs })

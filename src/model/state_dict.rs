@@ -7,10 +7,10 @@ use super::block::MlpOrExperts;
 use super::linear::Linear;
 use super::mlp::Act;
 use super::norm::Norm;
-use super::HookedTransformer;
+use super::Transformer;
 use crate::Result;
 
-impl HookedTransformer {
+impl Transformer {
     /// The tensors that the weights are kept in, by name: handles on the model's own memory, as an optimizer needs them.
     ///
     /// Queries, keys and values are one matrix; a tied unembedding is the embedding, and not repeated.

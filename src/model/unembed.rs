@@ -4,7 +4,9 @@ use tch::{Kind, Tensor};
 
 use super::linear::Linear;
 use super::norm::Norm;
-use crate::hook::{Flow, HookPoint, Tap};
+use crate::hook::HookPoint;
+use crate::run::{Flow, Tap};
+use crate::tensor::scalar::Scalar;
 use crate::Result;
 
 /// The last norm, and the product with `W_U`.
@@ -36,7 +38,7 @@ impl Unembed {
     /// Logits squashed to the cap, where the model has one (Gemma 2).
     pub(crate) fn cap(&self, logits: Tensor) -> Result<Tensor> {
         Ok(match self.soft_cap {
-            Some(cap) => logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?,
+            Some(cap) => logits.div_number(cap)?.f_tanh()?.mul_number(cap)?,
             None => logits,
         })
     }

@@ -14,7 +14,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::{shards, SAFETENSORS, TORCH};
-use super::save::OWN;
+use super::saved::OWN;
 use crate::{Error, Result};
 
 /// Which hub, which cache and which token; [`Load::hub`](crate::Load::hub) takes it.

@@ -2,7 +2,7 @@
 
 mod aliases;
 mod build;
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod config_json;
 mod family;
 #[cfg(fuzzing)]
@@ -13,13 +13,11 @@ mod parts;
 mod pickle;
 pub(crate) mod processing;
 mod rope;
-mod save;
+pub(crate) mod saved;
 mod source;
 mod steps;
 mod stored_zip;
 mod torch_file;
-#[cfg(feature = "toy")]
-mod toy;
 
 use std::fmt;
 use std::path::Path;
@@ -32,11 +30,19 @@ use self::checkpoint::Checkpoint;
 use self::config_json::ConfigJson;
 use self::family::{transformer_lens, Family};
 use self::parts::{Entry, Part};
-use self::processing::{Processor, Wanted};
+use self::processing::{Processing, Processor, Wanted};
 use self::source::{Found, Source};
-use crate::model::HookedTransformer;
-use crate::tokenizer::Tokenizer;
+use crate::model::Transformer;
+use crate::text::tokenizer::Tokenizer;
 use crate::{Config, Error, Result};
+
+/// A model as it was read: the network, its tokenizer, and what was done to its weights.
+#[derive(Debug)]
+pub(crate) struct Pretrained {
+    pub(crate) model: Transformer,
+    pub(crate) tokenizer: Option<Tokenizer>,
+    pub(crate) processing: Vec<Processing>,
+}
 
 /// How a checkpoint is loaded.
 ///
@@ -145,24 +151,13 @@ impl Load {
         self
     }
 
-    /// Loads a model: from a folder, or by its name on the Hugging Face hub (feature `hub`), where TransformerLens' names
-    /// such as `gpt2-small` and `pythia-70m` serve as well. A folder of that name comes first.
-    ///
-    /// A Hugging Face folder has `config.json`; `model.safetensors`, else `pytorch_model.bin`, or shards of either with
-    /// their index; and `tokenizer.json` if there is one. A folder with TransformerLens' `cfg.json` and `model.safetensors`
-    /// with its names is one as well, and so is one that [`HookedTransformer::save_pretrained`] wrote, which is loaded
-    /// as it was saved, whatever processing is asked for.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`], [`Error::Malformed`], [`Error::Hub`], [`Error::UnknownArchitecture`], [`Error::ConfigField`],
-    /// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::ExtraTensors`]: each names what is wrong.
-    pub fn open(&self, name_or_folder: impl AsRef<Path>) -> Result<HookedTransformer> {
+    /// The model of a folder or of a name on the hub.
+    pub(crate) fn read(&self, name_or_folder: &Path) -> Result<Pretrained> {
         crate::unchecked::cuda::load();
-        let Found { folder, name } = self.source.find(name_or_folder.as_ref())?;
+        let Found { folder, name } = self.source.find(name_or_folder)?;
         let folder = folder.as_path();
-        if folder.join(save::OWN).is_file() {
-            return self.own(folder);
+        if folder.join(saved::OWN).is_file() {
+            return self.read_saved(folder);
         }
         let (config, json) = (folder.join("config.json"), folder.join("cfg.json"));
         if json.is_file() && !config.is_file() {
@@ -173,27 +168,23 @@ impl Load {
         while_reading(folder, |tokenizer| self.hugging_face(fields, name, tokenizer, |_| Checkpoint::open(folder)))
     }
 
-    /// A model of one's own configuration and TransformerLens' names: `blocks.0.attn.W_Q` of `[head, d_model, d_head]`, ….
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ConfigField`], [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::ExtraTensors`].
-    pub fn state_dict(
+    /// The model of this configuration and tensors under TransformerLens' names.
+    pub(crate) fn from_tensors(
         &self,
         config: Config,
         tensors: impl IntoIterator<Item = (String, Tensor)>,
-    ) -> Result<HookedTransformer> {
+    ) -> Result<Pretrained> {
         self.named(config, &Checkpoint::of(tensors))
     }
 
     /// A model from TransformerLens' `cfg.json`.
-    fn transformer_lens(&self, fields: Map<String, Value>, checkpoint: Checkpoint) -> Result<HookedTransformer> {
+    fn transformer_lens(&self, fields: Map<String, Value>, checkpoint: Checkpoint) -> Result<Pretrained> {
         let json = ConfigJson::new(fields);
         let config = transformer_lens::config(&json)?;
         self.named(config, &checkpoint)
     }
 
-    fn named(&self, config: Config, checkpoint: &Checkpoint) -> Result<HookedTransformer> {
+    fn named(&self, config: Config, checkpoint: &Checkpoint) -> Result<Pretrained> {
         config.validate()?;
         let names = transformer_lens::names(&config, |name| checkpoint.has(name));
         let ignored = ["attn.mask", "attn.IGNORE", "attn.rotary_sin", "attn.rotary_cos"];
@@ -207,7 +198,7 @@ impl Load {
         name: Option<String>,
         tokenizer: impl FnOnce() -> Result<Option<Tokenizer>>,
         checkpoint: impl FnOnce(&Family) -> Result<Checkpoint>,
-    ) -> Result<HookedTransformer> {
+    ) -> Result<Pretrained> {
         let json = ConfigJson::new(fields);
         let family = family::of(&json)?;
         let mut config = (family.config)(&json)?;
@@ -246,37 +237,13 @@ impl Load {
         names: &[Entry],
         ignored: &[&str],
         tokenizer: impl FnOnce() -> Result<Option<Tokenizer>>,
-    ) -> Result<HookedTransformer> {
+    ) -> Result<Pretrained> {
         crate::unchecked::cuda::check(self.device)?;
         let processor = Processor::new(self.wanted, &config);
         let weights = build::build(&config, checkpoint, names, ignored, self, &processor)?;
         config.normalization_type = processor.normalization(&config);
-        Ok(HookedTransformer::from_parts(config, weights, tokenizer()?, processor.report()))
-    }
-}
-
-impl HookedTransformer {
-    /// Loads a model with the default choices of [`Load`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Load::open`].
-    pub fn from_pretrained(name_or_folder: impl AsRef<Path>) -> Result<Self> {
-        Load::new().open(name_or_folder)
-    }
-
-    /// Loads a model as the checkpoint has it.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Load::open`].
-    pub fn from_pretrained_no_processing(name_or_folder: impl AsRef<Path>) -> Result<Self> {
-        Load::new().no_processing().open(name_or_folder)
-    }
-
-    /// The architectures that can be loaded, as in `config.json`.
-    pub fn supported() -> Vec<&'static str> {
-        family::supported()
+        let model = Transformer::new(config, weights);
+        Ok(Pretrained { model, tokenizer: tokenizer()?, processing: processor.report() })
     }
 }
 
@@ -289,6 +256,11 @@ fn while_reading<T>(
         let reading = scope.spawn(|| Tokenizer::from_folder(folder));
         load(Box::new(|| reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
     })
+}
+
+/// The architectures that can be loaded.
+pub(crate) fn supported() -> Vec<&'static str> {
+    family::supported()
 }
 
 /// A JSON object from a file.

@@ -5,6 +5,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::tensor::scalar::Scalar;
 use crate::{Config, Result};
 
 /// A weight of a transformer. Matrices are in libtorch's orientation, `[out, in]`.
@@ -184,7 +185,7 @@ impl View {
             View::Transposed => tensor.f_transpose(0, -1)?,
             View::AsIsTurned => tensor.f_tr()?.f_contiguous()?.f_tr()?,
             View::TransposedTurned => tensor.f_tr()?.f_contiguous()?,
-            View::PlusOne => tensor.f_to_kind(kind)?.f_add_scalar(1.0)?,
+            View::PlusOne => tensor.f_to_kind(kind)?.add_number(1.0)?,
             View::TimesSqrtDModel => {
                 // As transformers: the factor is rounded to the model's kind first.
                 let factor = Tensor::f_from_slice(&[(config.d_model as f64).sqrt()])?.f_to_kind(kind)?;

@@ -9,13 +9,13 @@ use std::fmt;
 use tch::Tensor;
 
 use crate::config::{NormPosition, Normalization, PositionalEmbedding};
-use crate::factored::FactoredMatrix;
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::embed::Embed;
 use crate::model::linear::Linear;
 use crate::model::norm::Norm;
 use crate::model::unembed::Unembed;
+use crate::tensor::factored::FactoredMatrix;
 use crate::{Config, Result};
 
 /// A step of processing.

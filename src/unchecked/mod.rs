@@ -10,4 +10,5 @@ pub(crate) mod counting;
 pub(crate) mod cuda;
 pub(crate) mod mapped;
 pub(crate) mod onednn;
+pub(crate) mod scalar;
 pub(crate) mod threads;

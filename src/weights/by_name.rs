@@ -6,11 +6,12 @@ use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::linear::Linear;
 use crate::model::mlp::Mlp;
-use crate::slice::Slice;
-use crate::{Error, HookedTransformer, Result};
+use crate::model::Transformer;
+use crate::tensor::slice::Slice;
+use crate::{Error, Result};
 
 /// Of the whole model.
-impl HookedTransformer {
+impl Transformer {
     /// `W_E`, the embedding: `[d_vocab, d_model]`, the model's own memory.
     ///
     /// # Errors
@@ -44,7 +45,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// Those of [`HookedTransformer::w_pos`].
+    /// Those of [`Transformer::w_pos`].
     pub fn w_e_pos(&self) -> Result<Tensor> {
         Ok(Tensor::f_cat(&[self.w_e()?, self.w_pos()?], 0)?)
     }
@@ -71,7 +72,7 @@ impl HookedTransformer {
 /// Of attention. A layer's shape is given; several layers are stacked before it.
 ///
 /// Each fails with [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
-impl HookedTransformer {
+impl Transformer {
     /// `W_Q`: `[n_heads, d_model, d_head]`, a view; `q = x W_Q + b_Q`, of the stream `x` after its norm.
     ///
     /// ```
@@ -200,8 +201,8 @@ impl HookedTransformer {
 ///
 /// Each fails with [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have, and with
 /// [`Error::Invalid`] where there are no MLPs, or mixtures of experts in their place, whose weights
-/// [`HookedTransformer::parameters`] has by expert.
-impl HookedTransformer {
+/// [`Transformer::parameters`] has by expert.
+impl Transformer {
     /// `W_in`: `[d_model, d_mlp]`, a view; `pre = x W_in + b_in`, or, gated, `pre_linear = x W_in`, of the stream `x` after its norm.
     ///
     /// # Errors
@@ -232,8 +233,8 @@ impl HookedTransformer {
     /// TransformerLens' `b_in`: `[d_mlp]`; zeros where the model has none.
     ///
     /// Of a plain MLP, `pre = x W_in + b_in`. Of a gated one it is added to the product, `post = act(pre) · pre_linear + b_in`;
-    /// what is added within the product, which TransformerLens does not have, is [`b_gate`](HookedTransformer::b_gate) and
-    /// [`b_pre_linear`](HookedTransformer::b_pre_linear).
+    /// what is added within the product, which TransformerLens does not have, is [`b_gate`](Transformer::b_gate) and
+    /// [`b_pre_linear`](Transformer::b_pre_linear).
     ///
     /// # Errors
     ///

@@ -2,10 +2,12 @@
 
 use tch::Tensor;
 
-use crate::analysis::Component;
-use crate::factored::{frobenius, positive, FactoredMatrix};
-use crate::slice::Slice;
-use crate::{HookedTransformer, Result};
+use crate::component::Component;
+use crate::model::Transformer;
+use crate::tensor::factored::{frobenius, positive, FactoredMatrix};
+use crate::tensor::scalar::Scalar;
+use crate::tensor::slice::Slice;
+use crate::Result;
 
 /// Through which input of the later head two heads compose (Elhage et al. 2021).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,7 +20,7 @@ pub enum Composition {
     V,
 }
 
-impl HookedTransformer {
+impl Transformer {
     /// The QK circuit, `W_Q W_Kᵀ`: `[n_heads, d_model, d_model]` of one layer, `[layer, …]` of several.
     ///
     /// `x W_Q W_Kᵀ yᵀ` is the score of a query at `x` for a key at `y`, but for biases, the scale, norms of queries and keys and
@@ -92,7 +94,7 @@ impl HookedTransformer {
             let left = earlier.f_select(0, layer)?.f_flatten(0, 1)?; // [head * d_head, d_model]
             let right = later.f_narrow(0, start, n)?.f_permute([2, 0, 1, 3])?.f_flatten(1, 3)?; // [d_model, later * head * d_head]
             let product = left.f_matmul(&right)?.f_view([n_heads, -1, n, n_heads, later.size()[3]])?;
-            let norm = product.f_norm_scalaropt_dim(2.0, [1i64, 4].as_slice(), false)?; // [head, later, head]
+            let norm = product.norm_over(&[1i64, 4], false)?; // [head, later, head]
             let norm = norm.f_div(&earlier_norm.f_select(0, layer)?.f_view([n_heads, 1, 1])?)?;
             let score = norm.f_div(&later_norm.f_narrow(0, start, n)?)?;
             scores.f_select(0, layer)?.f_narrow(1, start, n)?.f_copy_(&score)?;
@@ -100,7 +102,7 @@ impl HookedTransformer {
         Ok(scores)
     }
 
-    /// Every head's label, `L0H0`, `L0H1`, …, in the order of [`all_composition_scores`](HookedTransformer::all_composition_scores).
+    /// Every head's label, `L0H0`, `L0H1`, …, in the order of [`all_composition_scores`](Transformer::all_composition_scores).
     ///
     /// ```
     /// let labels = tch_lens::HookedTransformer::toy()?.all_head_labels();

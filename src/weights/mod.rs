@@ -24,10 +24,7 @@
 //! These are the weights as they are after processing. Those of one layer, and of the whole model, are views of the model's own
 //! memory wherever the shape allows; several layers are a copy.
 
-mod bias;
 mod by_name;
 mod circuits;
-mod directions;
 
 pub use circuits::Composition;
-pub use directions::OutputTokens;

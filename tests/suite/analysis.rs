@@ -114,7 +114,7 @@ fn evaluate(name: &str, cache: &ActivationCache, fixture: &Fixture) -> Result<Op
 }
 
 /// The columns of `W_U` that the reference projects onto: those of tokens 5 and 17.
-fn answer_directions(model: &HookedTransformer) -> Tensor {
+fn answer_directions(model: &tch_lens::Transformer) -> Tensor {
     let parameters = model.parameters();
     let find = |name: &str| parameters.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor);
     let rows = find("unembed.weight").or_else(|| find("embed.W_E")).unwrap(); // [d_vocab_out, d_model]

@@ -2,7 +2,7 @@
 
 use crate::common::{families, raw, Fixture};
 use tch::{Device, Kind, Tensor};
-use tch_lens::{hook, Error, HookPoint, HookedTransformer, Hooks, Load, Output, Run, Select};
+use tch_lens::{hook, Error, HookFilter, HookPoint, HookedTransformer, Hooks, Load, Output, Run};
 
 fn bytes(tensor: &Tensor) -> u64 {
     tensor.numel() as u64 * tensor.kind().elt_size_in_bytes() as u64
@@ -23,11 +23,13 @@ fn estimates_are_the_bytes_of_every_family_s_cache() {
     let families = families();
     for family in &families {
         let (model, tokens) = (raw(family), Fixture::open(family).want("tokens"));
-        estimated(family, &model, &tokens, || Run::new().cache(Select::All));
+        estimated(family, &model, &tokens, || Run::new().cache(HookFilter::All));
         // With all that fires on request only.
         let names = || model.hook_names();
         estimated(family, &model, &tokens, || Run::new().cache(names()));
-        estimated(family, &model, &tokens, || Run::new().cache(Select::All).pos(-1).logits_at([0, 2]).stop_at_layer(1));
+        estimated(family, &model, &tokens, || {
+            Run::new().cache(HookFilter::All).pos(-1).logits_at([0, 2]).stop_at_layer(1)
+        });
         let run = || Run::new().cache("unembed.hook_out").logits_at(1..3);
         estimated(family, &model, &tokens, run);
         let every_point = |point: HookPoint| match point {
@@ -53,11 +55,11 @@ fn estimates_know_kinds_and_hooks() {
         for family in ["gpt2", "olmoe", "gemma2", "qwen3"] {
             let fixture = Fixture::open(family);
             let model = Load::new().no_processing().kind(kind).open(&fixture.folder).unwrap();
-            estimated(family, &model, &fixture.want("tokens"), || Run::new().cache(Select::All));
+            estimated(family, &model, &fixture.want("tokens"), || Run::new().cache(HookFilter::All));
         }
     }
     let (model, tokens) = (raw("gpt2"), Fixture::open("gpt2").want("tokens"));
-    let run = || Run::new().cache(Select::All).hooks(Hooks::new().replace("v_input", |v, _| v * 2.0));
+    let run = || Run::new().cache(HookFilter::All).hooks(Hooks::new().replace("v_input", |v, _| v * 2.0));
     estimated("gpt2 with a stream for each head", &model, &tokens, run);
 }
 
@@ -96,7 +98,7 @@ fn a_run_within_a_budget_keeps_the_same_activations() {
         let all: u64 = free.values().map(bytes).sum();
         let largest = free.values().map(bytes).max().unwrap();
         for budget in [largest, all / 2, all, u64::MAX] {
-            let outcome = model.run(&tokens, Run::new().cache(Select::All).budget(budget)).unwrap();
+            let outcome = model.run(&tokens, Run::new().cache(HookFilter::All).budget(budget)).unwrap();
             assert_eq!(outcome.cache.len(), free.len());
             for (point, tensor) in outcome.cache.items() {
                 assert!(tensor.equal(&free[point]), "{family}, {budget} bytes: {point}");

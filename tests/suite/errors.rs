@@ -7,7 +7,7 @@ use rstest::rstest;
 use serde_json::{json, Value};
 use tch::{Kind, Tensor};
 use tch_lens::{
-    hook, Bos, Config, Error, HookPoint, HookedTransformer, Hooks, Input, Load, Output, Run, Select, Slice, Tokens,
+    hook, Bos, Config, Error, HookFilter, HookPoint, HookedTransformer, Hooks, Input, Load, Output, Run, Slice, Tokens,
 };
 use tempfile::TempDir;
 
@@ -424,7 +424,7 @@ fn a_loss_of_nothing() {
 const PROMPT: [i64; 5] = [5, 17, 3, 60, 9];
 
 /// What caching this says.
-fn caching<'a>(family: &str, select: impl Into<Select<'a>>) -> String {
+fn caching<'a>(family: &str, select: impl Into<HookFilter<'a>>) -> String {
     sentence(raw(family).run_with_cache_of(PROMPT, select), None)
 }
 
@@ -523,12 +523,12 @@ fn a_layer_past_all_numbers() {
 
 #[test]
 fn a_filter_that_matches_nothing() {
-    assert_eq!(caching("gpt2", Select::names(|_| false)), "the predicate matches no hook point of this model");
+    assert_eq!(caching("gpt2", HookFilter::names(|_| false)), "the predicate matches no hook point of this model");
     assert_eq!(caching("gpt2", Vec::<String>::new()), "an empty list of names matches no hook point of this model");
-    let found = caching("gpt2", Select::names(|name| name.ends_with("hook_result")));
+    let found = caching("gpt2", HookFilter::names(|name| name.ends_with("hook_result")));
     let expected = "the predicate matches no hook point of this model: `blocks.0.attn.hook_result` is computed on request only, so ask for it by name";
     assert_eq!(found, expected);
-    let hooks = Hooks::new().observe(Select::matching(|_| false), |_, _| ());
+    let hooks = Hooks::new().observe(HookFilter::matching(|_| false), |_, _| ());
     says(raw("gpt2").run_with_hooks(PROMPT, hooks), "the predicate matches no hook point of this model");
 }
 
@@ -539,7 +539,7 @@ fn a_point_beyond_the_last_layer_that_runs() {
     assert!(run(hook::resid_post(0)).is_ok());
     says(run(hook::q(1)), "`blocks.1.attn.hook_q` is never reached: the run stops before layer 1");
     says(run(HookPoint::UnembedIn), "`unembed.hook_in` is never reached: the run stops before layer 1");
-    let late = Select::names(|name| name.starts_with("blocks.1."));
+    let late = HookFilter::names(|name| name.starts_with("blocks.1."));
     let expected = "the predicate matches no hook point of this model before layer 1, at which the run stops";
     says(model.run(PROMPT, Run::new().stop_at_layer(1).cache(late)), expected);
     let hooks = Hooks::new().replace(hook::z(1), |z, _| z.zeros_like());

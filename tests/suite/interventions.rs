@@ -5,7 +5,7 @@
 
 use crate::common::{families, max_diff, raw, Fixture};
 use tch::{IndexOp, Kind, Tensor};
-use tch_lens::{hook, ActivationCache, HookPoint, HookedTransformer, Hooks, Run, Select};
+use tch_lens::{hook, ActivationCache, HookFilter, HookPoint, HookedTransformer, Hooks, Run};
 
 /// Rounding in fp32, over two layers.
 const TOLERANCE: f64 = 2e-5;
@@ -62,11 +62,11 @@ impl Model {
 }
 
 /// Puts this in place of whatever is there.
-fn put<'a>(at: impl Into<Select<'a>>, tensor: &'a Tensor) -> Hooks<'a> {
+fn put<'a>(at: impl Into<HookFilter<'a>>, tensor: &'a Tensor) -> Hooks<'a> {
     Hooks::new().replace(at, |_, _| tensor.shallow_clone())
 }
 
-fn replace<'a>(at: impl Into<Select<'a>>, f: impl Fn(&Tensor) -> Tensor + 'a) -> Hooks<'a> {
+fn replace<'a>(at: impl Into<HookFilter<'a>>, f: impl Fn(&Tensor) -> Tensor + 'a) -> Hooks<'a> {
     Hooks::new().replace(at, move |tensor, _| f(tensor))
 }
 
@@ -234,7 +234,7 @@ fn a_norm_divides_by_its_scale() {
     for m in models() {
         let scales = [("scale", 1, "ln1"), ("scale", 0, "ln2")];
         let quotients = [("normalized", 1, "ln1"), ("normalized", 0, "ln2")];
-        let mut pairs: Vec<(Select, Select)> = Vec::new();
+        let mut pairs: Vec<(HookFilter, HookFilter)> = Vec::new();
         pairs.extend(scales.into_iter().zip(quotients).map(|(scale, quotient)| (scale.into(), quotient.into())));
         pairs.push(("ln_final.hook_scale".into(), "ln_final.hook_normalized".into()));
         if m.name == "toy_solu_ln" {
@@ -349,7 +349,7 @@ fn the_cache_keeps_what_a_hook_put_there() {
                 seen.push((at, x.shallow_clone()));
                 x * 0.5
             });
-            let after = model.run(&tokens, Run::new().hooks(hooks).cache(Select::All)).unwrap().cache;
+            let after = model.run(&tokens, Run::new().hooks(hooks).cache(HookFilter::All)).unwrap().cache;
             let what = format!("{family}, {point}");
             assert_eq!(seen.len(), 1, "{what}");
             assert_eq!(seen[0].0, point, "{what}");
@@ -372,7 +372,7 @@ fn hooks_at_one_point_see_each_other_s_work_in_order() {
         .replace("z", |z, _| z * 2.0)
         .observe(hook::z(0), |z, _| seen.push(z.mean(Kind::Float).double_value(&[])))
         .add("z0", |_, _| Ok(None))
-        .replace(Select::matching(|point| point == hook::z(0)), |z, _| z + 1.0);
+        .replace(HookFilter::matching(|point| point == hook::z(0)), |z, _| z + 1.0);
     let cache = m.cache(hooks);
     assert_eq!(seen, [2.0]);
     assert_eq!(cache[hook::z(0)].mean(Kind::Float).double_value(&[]), 3.0);

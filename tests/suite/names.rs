@@ -7,7 +7,7 @@ use crate::common::{families, properties, raw};
 use proptest::prelude::*;
 use rstest::rstest;
 use tch_lens::hook::{HookName, Site};
-use tch_lens::{hook, Config, Error, HookPoint, Run, Select};
+use tch_lens::{hook, Config, Error, HookFilter, HookPoint, Run};
 
 /// The shapes of all families: what a name means depends on nothing else.
 fn configs() -> Vec<(Config, Vec<String>)> {
@@ -143,7 +143,7 @@ fn no_string_makes_a_name_panic() {
                 Err(error) => prop_assert!(!error.to_string().is_empty()),
             }
         }
-        let _ = Select::from(text).resolve(config).map(|points| assert!(!points.is_empty()));
+        let _ = HookFilter::from(text).resolve(config).map(|points| assert!(!points.is_empty()));
     });
 }
 
@@ -175,7 +175,7 @@ fn a_selection_by_names_is_those_names() {
         let names = model.hook_names();
         let chosen = prop::sample::subsequence(names.clone(), 1..=names.len()).prop_shuffle();
         proptest!(properties(), |(chosen in chosen)| {
-            let select = Select::from(chosen.clone());
+            let select = HookFilter::from(chosen.clone());
             let points = select.resolve(model.config()).unwrap();
             prop_assert_eq!(points.iter().map(ToString::to_string).collect::<Vec<_>>(), chosen.clone());
             // A run keeps just those, in whichever order they were said.

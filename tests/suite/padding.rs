@@ -5,7 +5,7 @@ use approx::assert_abs_diff_eq;
 use rstest::rstest;
 use tch::{Device, IndexOp, Kind, Tensor};
 use tch_lens::config::{AttnType, PositionalEmbedding};
-use tch_lens::{Bos, Config, HookedTransformer, Load, Output, PaddingSide, Run, Select, Tokens};
+use tch_lens::{Bos, Config, HookFilter, HookedTransformer, Load, Output, PaddingSide, Run, Tokens};
 
 const TOLERANCE: f64 = 1e-4;
 /// In fp64 nothing but a mistake is larger; in fp32 the activations of a model without norms are too large to tell.
@@ -31,7 +31,7 @@ fn rows_are_as_if_alone(what: &str, model: &HookedTransformer, side: PaddingSide
     let batch = Tokens::padded(&rows, 0, side).unwrap();
     let run = || Run::new().padding_side(side);
     let fused = model.run(&batch, run()).unwrap().logits.unwrap();
-    let formed = model.run(&batch, run().cache(Select::All)).unwrap(); // scores and patterns are formed
+    let formed = model.run(&batch, run().cache(HookFilter::All)).unwrap(); // scores and patterns are formed
     for (i, row) in rows.iter().enumerate() {
         let i = i as i64;
         let (start, len) = real(row, longest, side);
@@ -135,7 +135,7 @@ fn a_row_of_nothing_but_padding_is_zero_and_never_nan() {
         let ids = Tensor::from_slice2(&[[5i64, 9, 3], [1, 1, 1]]);
         let mask = Tensor::from_slice2(&[[true, true, true], [false, false, false]]);
         let tokens = Tokens { ids, mask: Some(mask) };
-        let outcome = model.run(&tokens, Run::new().cache(Select::All)).unwrap();
+        let outcome = model.run(&tokens, Run::new().cache(HookFilter::All)).unwrap();
         for (point, tensor) in &outcome.cache {
             assert_eq!(tensor.isnan().any().int64_value(&[]), 0, "{family}: NaN at {point}");
         }

@@ -8,7 +8,8 @@ use rstest::rstest;
 use tch::{Device, IndexOp, Kind, Tensor};
 use tch_lens::hook::Site;
 use tch_lens::{
-    hook, ActivationCache, Bos, Config, HookPoint, HookedTransformer, Hooks, Input, Output, Run, Select, Slice, Tokens,
+    hook, ActivationCache, Bos, Config, HookFilter, HookPoint, HookedTransformer, Hooks, Input, Output, Run, Slice,
+    Tokens,
 };
 
 const PROMPT: [i64; 5] = [5, 17, 3, 60, 9];
@@ -48,16 +49,16 @@ fn same(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
 #[case::several_short([("z", 0), ("q", -1)].into(), &["blocks.0.attn.hook_z", "blocks.1.attn.hook_q"])]
 #[case::strings(vec!["hook_embed".to_string()].into(), &["hook_embed"])]
 #[case::by_name(
-    Select::names(|name| name.ends_with("hook_scale")),
+    HookFilter::names(|name| name.ends_with("hook_scale")),
     &["blocks.0.ln1.hook_scale", "blocks.0.ln2.hook_scale", "blocks.1.ln1.hook_scale", "blocks.1.ln2.hook_scale",
       "ln_final.hook_scale"],
 )]
 #[case::by_point(
-    Select::matching(|point| point.axes().head.is_some() && point.layer() == Some(1)),
+    HookFilter::matching(|point| point.axes().head.is_some() && point.layer() == Some(1)),
     &["blocks.1.attn.hook_q", "blocks.1.attn.hook_k", "blocks.1.attn.hook_v", "blocks.1.attn.hook_attn_scores",
       "blocks.1.attn.hook_pattern", "blocks.1.attn.hook_z"],
 )]
-fn a_filter_keeps_what_it_says(#[case] select: Select, #[case] expected: &[&str]) {
+fn a_filter_keeps_what_it_says(#[case] select: HookFilter, #[case] expected: &[&str]) {
     let model = raw("gpt2");
     let (logits, cache) = model.run_with_cache_of(PROMPT, select).unwrap();
     assert_eq!(names(&cache), expected);
@@ -75,7 +76,7 @@ fn without_a_filter_everything_that_fires_by_default_is_kept() {
     for family in families() {
         let (model, tokens) = fixture(&family);
         let (_, cache) = model.run_with_cache(&tokens).unwrap();
-        let (_, by_predicate) = model.run_with_cache_of(&tokens, Select::matching(|_| true)).unwrap();
+        let (_, by_predicate) = model.run_with_cache_of(&tokens, HookFilter::matching(|_| true)).unwrap();
         assert_eq!(names(&cache), names(&by_predicate));
         // What is asked for by name comes on top, in its place.
         let (_, whole) = model.run_with_cache_of(&tokens, model.hook_names()).unwrap();
@@ -137,7 +138,7 @@ fn a_run_stops_before_a_layer_with_the_stream_there() {
         let n_layers = model.config().n_layers as i64;
         let (_, all) = model.run_with_cache(&tokens).unwrap();
         for layer in -n_layers..=n_layers {
-            let outcome = model.run(&tokens, Run::new().stop_at_layer(layer).cache(Select::All)).unwrap();
+            let outcome = model.run(&tokens, Run::new().stop_at_layer(layer).cache(HookFilter::All)).unwrap();
             let expected = match layer {
                 layer if layer == n_layers => &all[("resid_post", -1)],
                 layer => &all[("resid_pre", layer)],
@@ -159,7 +160,7 @@ fn a_run_stops_before_a_layer_with_the_stream_there() {
 fn layers_past_the_stop_do_not_run() {
     let model = raw("gpt2");
     let fired = RefCell::new(Vec::new());
-    let everywhere = || Hooks::new().observe(Select::All, |_, point| fired.borrow_mut().push(point));
+    let everywhere = || Hooks::new().observe(HookFilter::All, |_, point| fired.borrow_mut().push(point));
     model.run(PROMPT, Run::new().hooks(everywhere()).stop_at_layer(1)).unwrap();
     let stopped = fired.take();
     assert!(stopped.contains(&hook::resid_post(0)) && stopped.iter().all(|point| point.layer() != Some(1)));
@@ -325,7 +326,7 @@ fn a_cache_stays_what_it_was() {
         let (_, cache) = model.run_with_cache(&tokens).unwrap();
         let before: Vec<Tensor> = cache.values().map(Tensor::copy).collect();
         let clone = cache.clone();
-        let hooks = Hooks::new().replace(Select::All, |t, _| t.zeros_like());
+        let hooks = Hooks::new().replace(HookFilter::All, |t, _| t.zeros_like());
         model.run(&tokens, Run::new().hooks(hooks)).unwrap();
         drop(cache);
         (clone, before)

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use tch::Kind;
 
-use super::point::{ExpertSite, HookPoint, Site, OUTSIDE};
-use super::select::Select;
-use super::Hooks;
+use super::hooks::Hooks;
 use crate::config::NormPosition;
-use crate::slice::Slice;
+use crate::hook::{ExpertSite, HookFilter, HookPoint, Site, OUTSIDE, SITES};
+use crate::tensor::slice::Slice;
 use crate::{Config, Result};
 
 /// A set of hook points: a word of bits a block, and one for what is outside the blocks. An empty one takes no memory.
@@ -107,7 +106,7 @@ impl Plan {
         of: (&Arc<Config>, Kind),
         positions: [Slice; 2],
         hooks: &Hooks<'_>,
-        cache: Option<&Select<'_>>,
+        cache: Option<&HookFilter<'_>>,
         stop: Option<usize>,
         whole: bool,
     ) -> Result<Plan> {
@@ -150,8 +149,8 @@ impl Plan {
     /// The points that the run's cache will hold, in firing order.
     pub fn cached(&self) -> impl Iterator<Item = HookPoint> + '_ {
         let outside = |range: std::ops::Range<usize>| OUTSIDE[range].iter().map(|(point, _)| *point);
-        let blocks = (0..self.n_layers)
-            .flat_map(move |layer| super::point::SITES.iter().map(move |(site, _)| HookPoint::Block(layer, *site)));
+        let blocks =
+            (0..self.n_layers).flat_map(move |layer| SITES.iter().map(move |(site, _)| HookPoint::Block(layer, *site)));
         let experts = self.cached.experts.iter().copied();
         outside(0..5).chain(blocks).chain(experts).chain(outside(5..9)).filter(|point| self.cached.contains(*point))
     }

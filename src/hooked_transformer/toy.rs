@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::checkpoint::Checkpoint;
-use super::Load;
-use crate::model::HookedTransformer;
-use crate::tokenizer::Tokenizer;
+use super::HookedTransformer;
+use crate::pretrained::checkpoint::Checkpoint;
+use crate::pretrained::Load;
+use crate::text::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// A file of `models/toy`, compiled in.
@@ -46,5 +46,6 @@ impl Load {
             || Ok(Some(tokenizer)),
             |_| Checkpoint::of_safetensors(file!("model.safetensors"), &path("model.safetensors")),
         )
+        .map(HookedTransformer::from)
     }
 }

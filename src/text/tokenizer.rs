@@ -187,10 +187,11 @@ impl Tokenizer {
     ///
     /// [`Error::TokenOutOfRange`] for an id outside the vocabulary.
     pub fn str_tokens(&self, ids: &[i64]) -> Result<Vec<String>> {
-        ids.iter().map(|&id| self.piece(id)).collect()
+        ids.iter().map(|&id| self.single_str_token(id)).collect()
     }
 
-    fn piece(&self, id: i64) -> Result<String> {
+    /// The text of one token.
+    pub(crate) fn single_str_token(&self, id: i64) -> Result<String> {
         let Some(token) = self.inner.tokenizer.id_to_token(self.checked(id)?) else { return Ok(String::new()) };
         match &self.inner.piece_decoder {
             Some(decoder) => decoder.decode(vec![token]).map_err(failed),

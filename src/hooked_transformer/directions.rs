@@ -2,8 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use crate::model::Tokens;
-use crate::{Error, HookedTransformer, Result};
+use super::HookedTransformer;
+use crate::text::input::Tokens;
+use crate::{Error, Result};
 
 /// Tokens of the output's vocabulary: a text that is one token, an id, or a tensor of ids of any shape.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::HookedTransformer;
 use crate::config::{Activation, NormPosition, Normalization, PositionalEmbedding, QkNorm};
+use crate::tensor::scalar::{full, Scalar};
 use crate::{Config, Error, Load, Result};
 
 /// How fresh matrices are drawn: TransformerLens' `init_mode`. Biases are zero and gains one with each.
@@ -178,7 +179,7 @@ impl Fresh<'_> {
     }
 
     fn constant(&mut self, name: String, shape: &[i64], value: f64) -> Result<()> {
-        self.all.push((name, Tensor::f_full(shape, value, (Kind::Float, Device::Cpu))?));
+        self.all.push((name, full(shape, value, (Kind::Float, Device::Cpu))?));
         Ok(())
     }
 
@@ -192,9 +193,9 @@ impl Fresh<'_> {
         let range = if range < 0.0 { 0.8 / (self.config.d_model as f64).sqrt() } else { range };
         let matrix = match self.init {
             Init::Gpt2 => normal(&numbers, range)?,
-            Init::XavierUniform => numbers.f_mul_scalar((6.0 / (fan_in + fan_out)).sqrt())?,
+            Init::XavierUniform => numbers.mul_number((6.0 / (fan_in + fan_out)).sqrt())?,
             Init::XavierNormal => normal(&numbers, (2.0 / (fan_in + fan_out)).sqrt())?,
-            Init::KaimingUniform => numbers.f_mul_scalar((6.0 / fan_in).sqrt())?,
+            Init::KaimingUniform => numbers.mul_number((6.0 / fan_in).sqrt())?,
             Init::KaimingNormal => normal(&numbers, (2.0 / fan_in).sqrt())?,
         };
         self.all.push((name, matrix));
@@ -223,5 +224,5 @@ fn mixed(mut z: u64) -> u64 {
 
 /// Normal numbers, through the inverse of the normal distribution.
 fn normal(uniform: &Tensor, std: f64) -> Result<Tensor> {
-    Ok(uniform.f_erfinv()?.f_mul_scalar(std * std::f64::consts::SQRT_2)?)
+    Ok(uniform.f_erfinv()?.mul_number(std * std::f64::consts::SQRT_2)?)
 }

@@ -5,6 +5,7 @@ use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo};
 
 use tch::{Kind, Tensor};
 
+use crate::tensor::scalar::arange;
 use crate::{Error, Result};
 
 /// Which entries of an axis are meant: Python's slices, TransformerLens' `pos_slice` and `batch_slice`.
@@ -80,7 +81,7 @@ impl Slice {
     ///
     /// As [`Slice::apply`].
     pub fn indices(&self, len: i64, axis: &'static str) -> Result<Vec<i64>> {
-        let all = Tensor::f_arange(len, (Kind::Int64, tch::Device::Cpu))?;
+        let all = arange(0..len, tch::Device::Cpu)?;
         Ok(Vec::<i64>::try_from(self.apply(&all, 0, axis)?.f_reshape(-1)?)?)
     }
 

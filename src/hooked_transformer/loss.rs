@@ -2,7 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::input::Tokens;
+use crate::tensor::scalar::Scalar;
+use crate::text::input::Tokens;
 use crate::{Error, Result};
 
 /// Cross entropy of each token given those before it, in nats and fp32: `[batch, pos − 1]`, or its mean.
@@ -22,12 +23,12 @@ pub(crate) fn next_token(logits: &Tensor, tokens: &Tokens, per_token: bool) -> R
         };
     };
     let real = mask.f_narrow(1, 1, len - 1)?.f_logical_and(&mask.f_narrow(1, 0, len - 1)?)?;
-    let loss = loss.f_masked_fill(&real.f_logical_not()?, 0.0)?;
+    let loss = loss.fill_where(&real.f_logical_not()?, 0.0)?;
     if per_token {
         return Ok(loss);
     }
     match real.f_sum(Kind::Int64)?.f_int64_value(&[])? {
         0 => Err(none()),
-        count => Ok(loss.f_sum(Kind::Float)?.f_div_scalar(count)?),
+        count => Ok(loss.f_sum(Kind::Float)?.div_number(count as f64)?),
     }
 }

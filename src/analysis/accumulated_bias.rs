@@ -2,13 +2,14 @@
 
 use tch::{Kind, Tensor};
 
-use crate::analysis::Target;
+use crate::component::Target;
 use crate::config::{NormPosition, Normalization};
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::norm::Norm;
-use crate::{Error, HookedTransformer, Result};
+use crate::model::Transformer;
+use crate::{Error, Result};
 
-impl HookedTransformer {
+impl Transformer {
     /// What biases have added to the residual stream before the target, whatever the input: `[d_model]`, in fp32 or better.
     ///
     /// `Σ b_O` and, with `include_mlp_biases`, `Σ b_out` of the sublayers that have written. Leave the latter out where MLPs are

@@ -1,4 +1,4 @@
-//! [`Select`]: which hook points a filter or a hook is about.
+//! [`HookFilter`]: which hook points a filter or a hook is about.
 
 use super::name::{site, HookName};
 use super::point::HookPoint;
@@ -10,21 +10,21 @@ use crate::{Config, Error, Result};
 /// Made from names in all their forms, several of them, or a predicate:
 ///
 /// ```
-/// use tch_lens::{hook, HookedTransformer, Select};
+/// use tch_lens::{hook, HookedTransformer, HookFilter};
 /// let model = HookedTransformer::toy()?;
-/// let count = |select: Select| Ok::<_, tch_lens::Error>(model.run_with_cache_of("When Mary", select)?.1.len());
+/// let count = |select: HookFilter| Ok::<_, tch_lens::Error>(model.run_with_cache_of("When Mary", select)?.1.len());
 /// assert_eq!(count("resid_post".into())?, 4); // in every block
 /// assert_eq!(count(("pattern", -1).into())?, 1);
 /// assert_eq!(count([hook::z(0), hook::z(1)].into())?, 2);
 /// assert_eq!(count(["hook_embed", "resid_post"].into())?, 5);
-/// assert_eq!(count(Select::names(|name| name.ends_with("hook_z")))?, 4);
+/// assert_eq!(count(HookFilter::names(|name| name.ends_with("hook_z")))?, 4);
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
 ///
 /// What is computed on request only (`result`, `q_input`, `attn_in`, `mlp_in`, …) is selected by its name, never
-/// by [`Select::All`] or a predicate. What selects nothing is an error.
+/// by [`HookFilter::All`] or a predicate. What selects nothing is an error.
 #[derive(Default)]
-pub enum Select<'a> {
+pub enum HookFilter<'a> {
     /// Every hook point that fires by default.
     #[default]
     All,
@@ -34,7 +34,7 @@ pub enum Select<'a> {
     Where(Box<dyn Fn(HookPoint) -> bool + 'a>),
 }
 
-/// One entry of a [`Select`]: a name that is looked up once the model is known.
+/// One entry of a [`HookFilter`]: a name that is looked up once the model is known.
 #[derive(Clone, Debug)]
 pub enum Name {
     /// A typed point.
@@ -47,15 +47,15 @@ pub enum Name {
     Within(String, i64, String),
 }
 
-impl<'a> Select<'a> {
+impl<'a> HookFilter<'a> {
     /// Those, of the points that fire by default, for which `predicate` holds.
     pub fn matching(predicate: impl Fn(HookPoint) -> bool + 'a) -> Self {
-        Select::Where(Box::new(predicate))
+        HookFilter::Where(Box::new(predicate))
     }
 
     /// Those, of the points that fire by default, for whose name `predicate` holds.
     pub fn names(predicate: impl Fn(&str) -> bool + 'a) -> Self {
-        Select::matching(move |point| predicate(&point.to_string()))
+        HookFilter::matching(move |point| predicate(&point.to_string()))
     }
 
     /// The points meant, in firing order.
@@ -66,18 +66,18 @@ impl<'a> Select<'a> {
     pub fn resolve(&self, config: &Config) -> Result<Vec<HookPoint>> {
         let by_default = || all_points(config).filter(|point| presence(*point, config) == Presence::Default);
         match self {
-            Select::All => Ok(by_default().collect()),
-            Select::These(names) if names.is_empty() => {
+            HookFilter::All => Ok(by_default().collect()),
+            HookFilter::These(names) if names.is_empty() => {
                 Err(Error::NothingSelected { what: "an empty list of names".into(), hint: String::new() })
             }
-            Select::These(names) => {
+            HookFilter::These(names) => {
                 let mut points = Vec::new();
                 for name in names {
                     name.resolve(config, &mut points)?;
                 }
                 Ok(points)
             }
-            Select::Where(predicate) => {
+            HookFilter::Where(predicate) => {
                 let points: Vec<_> = by_default().filter(|point| predicate(*point)).collect();
                 if !points.is_empty() {
                     return Ok(points);
@@ -92,19 +92,19 @@ impl<'a> Select<'a> {
     }
 }
 
-impl Select<'_> {
+impl HookFilter<'_> {
     /// The points meant that a run reaches which stops before layer `stop`.
     ///
     /// # Errors
     ///
-    /// Those of [`Select::resolve`], and where nothing that a name means is reached.
+    /// Those of [`HookFilter::resolve`], and where nothing that a name means is reached.
     pub(crate) fn reached(&self, config: &Config, stop: Option<usize>) -> Result<Vec<HookPoint>> {
         let Some(stop) = stop else { return self.resolve(config) };
         let reached = |point: &HookPoint| match point.layer() {
             Some(layer) => layer < stop,
             None => *point < HookPoint::LnFinalScale,
         };
-        let Select::These(names) = self else {
+        let HookFilter::These(names) = self else {
             let points: Vec<_> = self.resolve(config)?.into_iter().filter(reached).collect();
             if points.is_empty() {
                 let hint = format!(" before layer {stop}, at which the run stops");
@@ -188,29 +188,29 @@ impl From<(&str, i64, &str)> for Name {
 
 macro_rules! select_from_one {
     ($($type:ty),*) => {
-        $(impl From<$type> for Select<'_> {
+        $(impl From<$type> for HookFilter<'_> {
             fn from(name: $type) -> Self {
-                Select::These(vec![name.into()])
+                HookFilter::These(vec![name.into()])
             }
         })*
     };
 }
 select_from_one!(HookPoint, &str, String, (&str, i64), (&str, i64, &str));
 
-impl<T: Into<Name>, const N: usize> From<[T; N]> for Select<'_> {
+impl<T: Into<Name>, const N: usize> From<[T; N]> for HookFilter<'_> {
     fn from(names: [T; N]) -> Self {
-        Select::These(names.into_iter().map(Into::into).collect())
+        HookFilter::These(names.into_iter().map(Into::into).collect())
     }
 }
 
-impl<T: Into<Name>> From<Vec<T>> for Select<'_> {
+impl<T: Into<Name>> From<Vec<T>> for HookFilter<'_> {
     fn from(names: Vec<T>) -> Self {
-        Select::These(names.into_iter().map(Into::into).collect())
+        HookFilter::These(names.into_iter().map(Into::into).collect())
     }
 }
 
-impl<T: Into<Name> + Clone> From<&[T]> for Select<'_> {
+impl<T: Into<Name> + Clone> From<&[T]> for HookFilter<'_> {
     fn from(names: &[T]) -> Self {
-        Select::These(names.iter().cloned().map(Into::into).collect())
+        HookFilter::These(names.iter().cloned().map(Into::into).collect())
     }
 }

@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::tokenizer::{Bos, PaddingSide, Tokenizer};
+use crate::tensor::scalar::Scalar;
+use crate::text::tokenizer::{Bos, PaddingSide, Tokenizer};
 use crate::{Config, Error, Result};
 
 /// What a model can be run on: a text, texts, token ids, or a tensor of them.
@@ -99,7 +100,7 @@ impl Tokens {
     /// Each token's position, where padding shifts any: `[batch, pos]`.
     pub(crate) fn positions(&self) -> Result<Option<Tensor>> {
         let Some(mask) = &self.mask else { return Ok(None) };
-        Ok(Some(mask.f_cumsum(1, Kind::Int64)?.f_sub_scalar(1)?.f_clamp_min(0)?))
+        Ok(Some(mask.f_cumsum(1, Kind::Int64)?.add_int(-1)?.at_least_int(0)?))
     }
 
     /// Checks that the model can run on these: not empty, not too long, no id outside the vocabulary.

@@ -4,7 +4,8 @@ use std::fmt;
 
 use tch::{Kind, Tensor};
 
-use crate::slice::Slice;
+use crate::tensor::scalar::Scalar;
+use crate::tensor::slice::Slice;
 use crate::{Error, Result};
 
 /// A matrix `A B` of low rank, kept as `A` `[…, ldim, mdim]` and `B` `[…, mdim, rdim]`: TransformerLens' `FactoredMatrix`.
@@ -238,7 +239,7 @@ impl FactoredMatrix {
     ///
     /// None but libtorch's own.
     pub fn scale(&self, factor: f64) -> Result<Self> {
-        Ok(FactoredMatrix { a: self.a.f_mul_scalar(factor)?, b: self.b.shallow_clone() })
+        Ok(FactoredMatrix { a: self.a.mul_number(factor)?, b: self.b.shallow_clone() })
     }
 
     // --- what the factors tell of the product -------------------------------------------------
@@ -498,10 +499,10 @@ fn transposed(t: &Tensor) -> Result<Tensor> {
 
 /// `[…, n, m]` to `[…]`.
 pub(crate) fn frobenius(t: &Tensor) -> Result<Tensor> {
-    Ok(t.f_norm_scalaropt_dim(2.0, [-2i64, -1].as_slice(), false)?)
+    Ok(t.norm_over(&[-2i64, -1], false)?)
 }
 
 /// Norms to divide by: of a matrix of zeros, something that zero can be divided by.
 pub(crate) fn positive(norm: &Tensor) -> Result<Tensor> {
-    Ok(norm.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)
+    Ok(norm.at_least(f64::from(f32::MIN_POSITIVE))?)
 }

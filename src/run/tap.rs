@@ -5,9 +5,9 @@ use tch::Tensor;
 
 use super::hooks::Hooks;
 use super::plan::Plan;
-use super::point::HookPoint;
-use crate::cache::spill::Budget;
-use crate::slice::Slice;
+use super::sink::Budget;
+use crate::hook::HookPoint;
+use crate::tensor::slice::Slice;
 use crate::{Error, Result};
 
 /// Why a forward pass ends early: nobody needs what would come next, or something failed.
@@ -136,12 +136,12 @@ fn check(point: HookPoint, expected: &Tensor, found: &Tensor) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hook::{all_points, Select};
+    use crate::hook::{all_points, HookFilter};
     use crate::unchecked::counting::allocations;
     use crate::Config;
 
     /// Passes a tensor through every point of a model, and gives the allocations that plan and points took together.
-    fn allocated(select: Option<&Select<'_>>) -> usize {
+    fn allocated(select: Option<&HookFilter<'_>>) -> usize {
         let config = std::sync::Arc::new(Config { n_layers: 12, ..Config::default() });
         let points: Vec<HookPoint> = all_points(&config).collect();
         let mut tensor = Tensor::from(1.0);
@@ -158,6 +158,6 @@ mod tests {
     #[test]
     fn a_run_without_hooks_allocates_nothing_for_them() {
         assert_eq!(allocated(None), 0);
-        assert!(allocated(Some(&Select::All)) > 0); // it does count
+        assert!(allocated(Some(&HookFilter::All)) > 0); // it does count
     }
 }

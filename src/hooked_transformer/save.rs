@@ -8,35 +8,17 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use safetensors::{Dtype, View as SafetensorsView};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use super::checkpoint::{Checkpoint, SAFETENSORS};
-use super::family::transformer_lens;
-use super::processing::Wanted;
-use super::{while_reading, Load};
+use super::HookedTransformer;
 use crate::config::{Activation, AttentionDir, NormPosition, Normalization, PositionalEmbedding};
 use crate::model::block::MlpOrExperts;
-use crate::model::HookedTransformer;
-use crate::tokenizer::Tokenizer;
+use crate::pretrained::checkpoint::SAFETENSORS;
+use crate::pretrained::saved::{Own, OWN, VERSION};
+use crate::text::tokenizer::Tokenizer;
 use crate::{Config, Error, Result};
-
-/// The file that makes a folder one of ours.
-pub(crate) const OWN: &str = "tch_lens.json";
-
-/// The contents of [`OWN`].
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Own {
-    /// Of this file: 1.
-    version: u32,
-    config: Config,
-    /// Matrices that the model keeps the other way round in memory than the file: a product takes both, but rounds differently.
-    turned: Vec<String>,
-}
-
-const VERSION: u32 = 1;
 
 impl HookedTransformer {
     /// Writes a folder that [`Load::open`] loads as the same model: the same weights and logits, bit for bit, if it is
@@ -93,7 +75,7 @@ impl HookedTransformer {
     }
 
     fn write_tokenizer(&self, folder: &Path) -> Result<()> {
-        let Some(tokenizer) = self.maybe_tokenizer() else { return Ok(()) };
+        let Some(tokenizer) = self.tokenizer.as_ref() else { return Ok(()) };
         write(&folder.join("tokenizer.json"), tokenizer.json()?.as_bytes())?;
         write(&folder.join("tokenizer_config.json"), tokenizer.config_json().as_bytes())
     }
@@ -162,7 +144,7 @@ impl HookedTransformer {
             Kind::Double => "float64",
             other => return Err(Error::invalid(format!("weights cannot be of kind {other:?}"))),
         };
-        let tokenizer = self.maybe_tokenizer();
+        let tokenizer = self.tokenizer.as_ref();
         Ok(json!({
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
@@ -182,32 +164,6 @@ impl HookedTransformer {
             "eos_token_id": tokenizer.and_then(Tokenizer::eos_id),
             "dtype": dtype,
         }))
-    }
-}
-
-impl Load {
-    /// A folder that [`HookedTransformer::save_pretrained`] wrote: loaded as it is, since it was processed as wanted before.
-    pub(super) fn own(&self, folder: &Path) -> Result<HookedTransformer> {
-        let path = folder.join(OWN);
-        let text = std::fs::read(&path).map_err(Error::io(&path))?;
-        let own: Own = serde_json::from_slice(&text).map_err(|error| Error::malformed(&path, error))?;
-        if own.version != VERSION {
-            return Err(Error::malformed(
-                path,
-                format!("it is of version {}, and only {VERSION} is known", own.version),
-            ));
-        }
-        own.config.validate()?;
-        let checkpoint = Checkpoint::open(folder)?;
-        let mut names = transformer_lens::names(&own.config, |name| checkpoint.has(name));
-        for entry in &mut names {
-            let first = entry.name.replace("{l}", "0").replace("{e}", "0");
-            if own.turned.contains(&first) {
-                entry.view = entry.view.turned();
-            }
-        }
-        let load = Load { wanted: Wanted::none(), ..self.clone() };
-        while_reading(folder, |tokenizer| load.assemble(own.config, &checkpoint, &names, &[], tokenizer))
     }
 }
 

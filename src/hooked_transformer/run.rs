@@ -1,18 +1,15 @@
-//! [`Run`]: what is wanted of a run, and the forward pass that computes it.
-
-use std::sync::Arc;
+//! [`Run`]: what is wanted of a run; and the methods that run the model.
 
 use tch::Tensor;
 
-use super::context::{Context, Padding};
-use super::input::{Input, Tokens};
 use super::{loss, HookedTransformer};
-use crate::cache::spill::Budget;
 use crate::cache::ActivationCache;
-use crate::config::PositionalEmbedding;
-use crate::hook::{Flow, Halt, Hooks, Plan, Select, Tap};
-use crate::slice::Slice;
-use crate::tokenizer::{Bos, PaddingSide};
+use crate::hook::HookFilter;
+use crate::run::sink::Budget;
+use crate::run::{Halt, Hooks, Plan, Tap};
+use crate::tensor::slice::Slice;
+use crate::text::input::{Input, Tokens};
+use crate::text::tokenizer::{Bos, PaddingSide};
 use crate::{Error, Result};
 
 /// What a run makes of the last residual stream.
@@ -45,7 +42,7 @@ pub enum Output {
 #[derive(Default)]
 pub struct Run<'a> {
     hooks: Hooks<'a>,
-    cache: Option<Select<'a>>,
+    cache: Option<HookFilter<'a>>,
     positions: Slice,
     stop_at_layer: Option<i64>,
     output: Output,
@@ -75,7 +72,7 @@ impl<'a> Run<'a> {
     }
 
     /// Keeps these activations.
-    pub fn cache(mut self, select: impl Into<Select<'a>>) -> Self {
+    pub fn cache(mut self, select: impl Into<HookFilter<'a>>) -> Self {
         self.cache = Some(select.into());
         self
     }
@@ -154,7 +151,7 @@ impl HookedTransformer {
     pub fn run<'a>(&self, input: impl Into<Input>, run: Run<'a>) -> Result<Outcome> {
         let plan = self.plan(&run)?;
         let Run { hooks, positions, stop_at_layer, output, logits_at, bos, padding_side, budget, .. } = run;
-        let tokens = input.into().tokens(self.config(), self.maybe_tokenizer(), bos, padding_side)?;
+        let tokens = input.into().tokens(self.config(), self.tokenizer.as_ref(), bos, padding_side)?;
         tokens.check(self.config())?;
         let tokens = tokens.to_device(self.device())?;
         let wants_loss = matches!(output, Output::Loss | Output::LossPerToken | Output::Both);
@@ -171,13 +168,19 @@ impl HookedTransformer {
 
         let budget = self.budget(&plan, budget, &tokens)?;
         let mut tap = Tap::new(&plan, hooks, &positions, budget);
-        let end = match self.through(&tokens, &plan, stop_at_layer.is_some(), &logits_at, &mut tap) {
+        let end = match self.forward_pass(&tokens, &plan, stop_at_layer.is_some(), &logits_at, &mut tap) {
             Ok(end) => Some(end),
             Err(Halt::Done) => None,
             Err(Halt::Failed(error)) => return Err(error),
         };
         let entries = tap.into_cache();
-        let cache = ActivationCache::new(entries, self.clone(), tokens.clone(), positions.keeping_axis());
+        let cache = ActivationCache::new(
+            entries,
+            self.model.clone(),
+            self.tokenizer.clone(),
+            tokens.clone(),
+            positions.keeping_axis(),
+        );
         let mut outcome = Outcome { logits: None, loss: None, resid: None, cache };
         match (end, stop_at_layer) {
             (Some(resid), Some(_)) => outcome.resid = Some(resid),
@@ -223,30 +226,59 @@ impl HookedTransformer {
         }
     }
 
-    /// The forward pass: logits, or the stream before the layer at which the run stops.
-    fn through(&self, tokens: &Tokens, plan: &Plan, stops: bool, logits_at: &Slice, tap: &mut Tap) -> Flow<Tensor> {
-        if plan.n_live == 0 && !plan.whole {
-            return Err(Halt::Done);
-        }
-        let weights = self.weights();
-        let config = self.shared_config();
-        let positions = tokens.positions()?;
-        let shortformer = config.positional_embedding_type == PositionalEmbedding::Shortformer;
-        let (mut resid, pos_embed) = weights.embed.forward(&tokens.ids, positions.as_ref(), shortformer, tap)?;
-        let padding = match (&tokens.mask, &positions) {
-            (Some(mask), Some(positions)) => Some(Padding { mask, positions }),
-            _ => None,
-        };
-        let of = (resid.f_kind()?, resid.device());
-        let apart = pos_embed.filter(|_| shortformer);
-        let context = Context::new(&Arc::clone(config), self.tables(), tokens.ids.size()[1], padding, apart, of)?;
-        for block in &weights.blocks[..plan.n_layers] {
-            resid = block.forward(resid, &context, tap)?; // [batch, pos, d_model]
-        }
-        if stops {
-            return Ok(resid);
-        }
-        let resid = logits_at.keeping_axis().apply(&resid, 1, "position")?;
-        weights.unembed.forward(&resid, tap)
+    /// Logits: `[batch, pos, d_vocab_out]`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HookedTransformer::run`].
+    pub fn forward(&self, input: impl Into<Input>) -> Result<Tensor> {
+        self.run_with_hooks(input, Hooks::new())
     }
+
+    /// The mean next-token cross entropy of the input, in nats.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HookedTransformer::run`].
+    pub fn loss(&self, input: impl Into<Input>) -> Result<f64> {
+        let outcome = self.run(input, Run::new().output(Output::Loss))?;
+        Ok(asked_for(outcome.loss)?.f_double_value(&[])?)
+    }
+
+    /// Logits, and every activation that fires by default.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HookedTransformer::run`].
+    pub fn run_with_cache(&self, input: impl Into<Input>) -> Result<(Tensor, ActivationCache)> {
+        self.run_with_cache_of(input, HookFilter::All)
+    }
+
+    /// Logits, and the activations selected: TransformerLens' `names_filter`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HookedTransformer::run`].
+    pub fn run_with_cache_of<'a>(
+        &self,
+        input: impl Into<Input>,
+        select: impl Into<HookFilter<'a>>,
+    ) -> Result<(Tensor, ActivationCache)> {
+        let outcome = self.run(input, Run::new().cache(select))?;
+        Ok((asked_for(outcome.logits)?, outcome.cache))
+    }
+
+    /// Logits, with these hooks in place.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HookedTransformer::run`].
+    pub fn run_with_hooks(&self, input: impl Into<Input>, hooks: Hooks<'_>) -> Result<Tensor> {
+        asked_for(self.run(input, Run::new().hooks(hooks))?.logits)
+    }
+}
+
+/// What the run was told to make, and did.
+fn asked_for(output: Option<Tensor>) -> Result<Tensor> {
+    output.ok_or_else(|| Error::invalid("the run was not asked for this output"))
 }

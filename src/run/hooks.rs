@@ -2,8 +2,7 @@
 
 use tch::Tensor;
 
-use super::point::HookPoint;
-use super::select::Select;
+use crate::hook::{HookFilter, HookPoint};
 
 /// What a fallible hook may fail with.
 pub type HookError = Box<dyn std::error::Error + Send + Sync>;
@@ -35,7 +34,7 @@ pub struct Hooks<'a> {
 
 /// A hook, and where it stands.
 pub(crate) struct Entry<'a> {
-    pub(crate) at: Select<'a>,
+    pub(crate) at: HookFilter<'a>,
     /// Whether it may return something, so that what comes out of its points may differ from what goes in.
     pub(crate) replaces: bool,
     pub(crate) hook: HookFn<'a>,
@@ -48,7 +47,7 @@ impl<'a> Hooks<'a> {
     }
 
     /// Adds a hook that looks.
-    pub fn observe(mut self, at: impl Into<Select<'a>>, mut f: impl FnMut(&Tensor, HookPoint) + 'a) -> Self {
+    pub fn observe(mut self, at: impl Into<HookFilter<'a>>, mut f: impl FnMut(&Tensor, HookPoint) + 'a) -> Self {
         let hook: HookFn = Box::new(move |tensor, point| {
             f(tensor, point);
             Ok(None)
@@ -58,14 +57,14 @@ impl<'a> Hooks<'a> {
     }
 
     /// Adds a hook that returns what stands in the activation's place.
-    pub fn replace(self, at: impl Into<Select<'a>>, mut f: impl FnMut(&Tensor, HookPoint) -> Tensor + 'a) -> Self {
+    pub fn replace(self, at: impl Into<HookFilter<'a>>, mut f: impl FnMut(&Tensor, HookPoint) -> Tensor + 'a) -> Self {
         self.add(at, move |tensor, point| Ok(Some(f(tensor, point))))
     }
 
     /// Adds a hook that may fail, and may or may not replace.
     pub fn add(
         mut self,
-        at: impl Into<Select<'a>>,
+        at: impl Into<HookFilter<'a>>,
         f: impl FnMut(&Tensor, HookPoint) -> Result<Option<Tensor>, HookError> + 'a,
     ) -> Self {
         self.entries.push(Entry { at: at.into(), replaces: true, hook: Box::new(f) });

@@ -1,0 +1,93 @@
+//! The parts of a transformer by name: [`Component`], what a row of a decomposition is, and [`Target`], what rows add up to.
+
+mod target;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub(crate) use target::Reach;
+pub use target::Target;
+
+/// What a row of a stack is. Prints as TransformerLens' label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Component {
+    /// `embed`
+    Embed,
+    /// `pos_embed`
+    PosEmbed,
+    /// `3_attn_out`
+    AttnOut(usize),
+    /// `3_mlp_out`
+    MlpOut(usize),
+    /// `L3H1`
+    Head {
+        /// The block.
+        layer: usize,
+        /// The query head.
+        head: usize,
+    },
+    /// `L3N100`
+    Neuron {
+        /// The block.
+        layer: usize,
+        /// The neuron.
+        neuron: usize,
+    },
+    /// `L3E2N100`
+    ExpertNeuron {
+        /// The block.
+        layer: usize,
+        /// The expert.
+        expert: usize,
+        /// The neuron.
+        neuron: usize,
+    },
+    /// `bias`: what biases add, whatever the input.
+    Bias,
+    /// `remainder`: what the other rows leave out.
+    Remainder,
+    /// `3_pre`: the whole stream before block 3.
+    ResidPre(usize),
+    /// `3_mid`: the whole stream between attention and MLP of block 3.
+    ResidMid(usize),
+    /// `final_post`: the whole stream after the last block.
+    FinalPost,
+    /// The sum of several rows, by the name that was given to it.
+    Group(Arc<str>),
+}
+
+impl Component {
+    /// The block that it is in.
+    pub fn layer(&self) -> Option<usize> {
+        match self {
+            Component::AttnOut(layer)
+            | Component::MlpOut(layer)
+            | Component::Head { layer, .. }
+            | Component::Neuron { layer, .. }
+            | Component::ExpertNeuron { layer, .. }
+            | Component::ResidPre(layer)
+            | Component::ResidMid(layer) => Some(*layer),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Component::Embed => f.pad("embed"),
+            Component::PosEmbed => f.pad("pos_embed"),
+            Component::Bias => f.pad("bias"),
+            Component::Remainder => f.pad("remainder"),
+            Component::FinalPost => f.pad("final_post"),
+            Component::AttnOut(layer) => f.pad(&format!("{layer}_attn_out")),
+            Component::MlpOut(layer) => f.pad(&format!("{layer}_mlp_out")),
+            Component::Head { layer, head } => f.pad(&format!("L{layer}H{head}")),
+            Component::Neuron { layer, neuron } => f.pad(&format!("L{layer}N{neuron}")),
+            Component::ExpertNeuron { layer, expert, neuron } => f.pad(&format!("L{layer}E{expert}N{neuron}")),
+            Component::ResidPre(layer) => f.pad(&format!("{layer}_pre")),
+            Component::ResidMid(layer) => f.pad(&format!("{layer}_mid")),
+            Component::Group(name) => f.pad(name),
+        }
+    }
+}

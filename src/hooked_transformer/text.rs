@@ -1,0 +1,65 @@
+//! Texts to tokens and back, under TransformerLens' names.
+
+use super::HookedTransformer;
+use crate::text::input::{prepends_bos, Input, Tokens};
+use crate::text::tokenizer::{Bos, PaddingSide};
+use crate::Result;
+
+impl HookedTransformer {
+    /// Texts (or ids, as they are) to tokens, with the BOS token first where that is the model's default.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTokenizer`], [`Error::EmptyPrompt`], [`Error::Tokenizer`].
+    pub fn to_tokens(&self, input: impl Into<Input>) -> Result<Tokens> {
+        self.to_tokens_with(input, Bos::Default, PaddingSide::default())
+    }
+
+    /// [`HookedTransformer::to_tokens`] with a word on BOS and padding.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HookedTransformer::to_tokens`].
+    pub fn to_tokens_with(&self, input: impl Into<Input>, bos: Bos, side: PaddingSide) -> Result<Tokens> {
+        input.into().tokens(self.config(), self.tokenizer.as_ref(), bos, side)
+    }
+
+    /// Ids to text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTokenizer`], [`Error::TokenOutOfRange`].
+    #[allow(clippy::inherent_to_string_shadow_display)]
+    pub fn to_string(&self, ids: &[i64]) -> Result<String> {
+        self.tokenizer()?.decode(ids)
+    }
+
+    /// A text's tokens as texts, with the BOS token where that is the model's default.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HookedTransformer::to_tokens`].
+    pub fn to_str_tokens(&self, text: &str) -> Result<Vec<String>> {
+        let tokenizer = self.tokenizer()?;
+        let prepend = prepends_bos(self.config(), tokenizer, Bos::Default);
+        tokenizer.str_tokens(&tokenizer.encode(text, prepend)?)
+    }
+
+    /// The id of a text that is exactly one token.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotOneToken`], with the tokens that it is.
+    pub fn to_single_token(&self, text: &str) -> Result<i64> {
+        self.tokenizer()?.single_token(text)
+    }
+
+    /// The text of one token.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTokenizer`], [`Error::TokenOutOfRange`].
+    pub fn to_single_str_token(&self, id: i64) -> Result<String> {
+        self.tokenizer()?.single_str_token(id)
+    }
+}

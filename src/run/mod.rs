@@ -1,0 +1,12 @@
+//! A run before its first matrix product: what is done at which hook points ([`Hooks`]), what must be computed because of it
+//! ([`Plan`]), what the forward pass does at a point ([`Tap`]), and where kept activations go ([`sink`]).
+
+mod hooks;
+mod plan;
+pub(crate) mod sink;
+mod tap;
+
+pub use hooks::{HookError, Hooks};
+pub use plan::Plan;
+
+pub(crate) use tap::{Flow, Halt, Tap};

@@ -1,0 +1,6 @@
+//! What the crate needs of tensors and libtorch lacks: slices, factored matrices, precision, scalars whose errors are errors.
+
+pub(crate) mod factored;
+pub(crate) mod precision;
+pub(crate) mod scalar;
+pub(crate) mod slice;

@@ -1,0 +1,110 @@
+//! [`Scalar`]: libtorch's operations with a number. The only ones that the crate uses; tch's own panic where they should fail.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::unchecked::scalar;
+use crate::Result;
+
+/// A tensor and a number. The number takes the tensor's kind, as a Python number does.
+pub(crate) trait Scalar {
+    /// `self + number`
+    fn add_number(&self, number: f64) -> Result<Tensor>;
+    /// `self · number`
+    fn mul_number(&self, number: f64) -> Result<Tensor>;
+    /// `self / number`
+    fn div_number(&self, number: f64) -> Result<Tensor>;
+    /// `max(self, low)`
+    fn at_least(&self, low: f64) -> Result<Tensor>;
+    /// `min(self, high)`
+    fn at_most(&self, high: f64) -> Result<Tensor>;
+    /// `min(max(self, low), high)`
+    fn between(&self, low: f64, high: f64) -> Result<Tensor>;
+    /// `self == number`, as bools.
+    fn eq_number(&self, number: f64) -> Result<Tensor>;
+    /// `self == number` of whole numbers, as bools.
+    fn eq_int(&self, number: i64) -> Result<Tensor>;
+    /// `self + number` of whole numbers.
+    fn add_int(&self, number: i64) -> Result<Tensor>;
+    /// `max(self, low)` of whole numbers.
+    fn at_least_int(&self, low: i64) -> Result<Tensor>;
+    /// `self > number`, as bools.
+    fn gt_number(&self, number: f64) -> Result<Tensor>;
+    /// `self`, with `number` where `mask` is true.
+    fn fill_where(&self, mask: &Tensor, number: f64) -> Result<Tensor>;
+    /// `beta self + alpha (left right)`, matrix by matrix: `[batch, n, k]` by `[batch, k, m]`.
+    fn add_product(&self, left: &Tensor, right: &Tensor, beta: f64, alpha: f64) -> Result<Tensor>;
+    /// The Euclidean norm over `dims`.
+    fn norm_over(&self, dims: &[i64], keep: bool) -> Result<Tensor>;
+}
+
+impl Scalar for Tensor {
+    fn add_number(&self, number: f64) -> Result<Tensor> {
+        Ok(scalar::add(self, number)?)
+    }
+
+    fn mul_number(&self, number: f64) -> Result<Tensor> {
+        Ok(scalar::mul(self, number)?)
+    }
+
+    fn div_number(&self, number: f64) -> Result<Tensor> {
+        Ok(scalar::div(self, number)?)
+    }
+
+    fn at_least(&self, low: f64) -> Result<Tensor> {
+        Ok(scalar::clamp_min(self, low)?)
+    }
+
+    fn at_most(&self, high: f64) -> Result<Tensor> {
+        Ok(scalar::clamp_max(self, high)?)
+    }
+
+    fn between(&self, low: f64, high: f64) -> Result<Tensor> {
+        Ok(scalar::clamp(self, low, high)?)
+    }
+
+    fn eq_number(&self, number: f64) -> Result<Tensor> {
+        Ok(scalar::eq(self, number)?)
+    }
+
+    fn eq_int(&self, number: i64) -> Result<Tensor> {
+        Ok(scalar::eq_int(self, number)?)
+    }
+
+    fn add_int(&self, number: i64) -> Result<Tensor> {
+        Ok(scalar::add_int(self, number)?)
+    }
+
+    fn at_least_int(&self, low: i64) -> Result<Tensor> {
+        Ok(scalar::clamp_min_int(self, low)?)
+    }
+
+    fn gt_number(&self, number: f64) -> Result<Tensor> {
+        Ok(scalar::gt(self, number)?)
+    }
+
+    fn fill_where(&self, mask: &Tensor, number: f64) -> Result<Tensor> {
+        Ok(scalar::masked_fill(self, mask, number)?)
+    }
+
+    fn add_product(&self, left: &Tensor, right: &Tensor, beta: f64, alpha: f64) -> Result<Tensor> {
+        Ok(scalar::baddbmm(self, left, right, beta, alpha)?)
+    }
+
+    fn norm_over(&self, dims: &[i64], keep: bool) -> Result<Tensor> {
+        Ok(scalar::norm(self, 2.0, dims, keep)?)
+    }
+}
+
+/// A tensor of this shape, filled with `number`.
+pub(crate) fn full(shape: &[i64], number: f64, options: (Kind, Device)) -> Result<Tensor> {
+    let empty = Tensor::f_empty(shape, options)?;
+    Ok(scalar::fill(&empty, number)?)
+}
+
+/// The whole numbers of `range`, as int64: `[range.len()]`.
+pub(crate) fn arange(range: Range<i64>, device: Device) -> Result<Tensor> {
+    let numbers: Vec<i64> = range.collect();
+    Ok(Tensor::f_from_slice(&numbers)?.f_to_device(device)?)
+}

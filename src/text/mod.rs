@@ -1,0 +1,4 @@
+//! Texts and tokens: the tokenizer, batches of tokens, and what a model can be run on.
+
+pub(crate) mod input;
+pub(crate) mod tokenizer;
