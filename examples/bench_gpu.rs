@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use tch::{Cuda, Device, Kind, Tensor};
-use tch_lens::config::{Activation, Normalization, PositionalEmbedding, Rotary};
+use tch_lens::config::{Activation, MlpConfig, NormConfig, Normalization, Positions, Rotary};
 use tch_lens::{hook, Config, HookFilter, HookedTransformer, Load, Output, Run};
 
 #[derive(Parser)]
@@ -103,37 +103,15 @@ fn peak(kind: Kind, device: Device) -> f64 {
 
 fn llama_1b() -> Config {
     Config {
-        n_layers: 16,
-        d_model: 2048,
-        n_heads: 32,
-        d_head: 64,
         n_key_value_heads: 8,
-        d_mlp: 8192,
-        d_vocab: 128_256,
-        d_vocab_out: 128_256,
-        n_ctx: 8192,
-        act_fn: Activation::Silu,
-        gated_mlp: true,
-        normalization_type: Normalization::RMS,
-        positional_embedding_type: PositionalEmbedding::Rotary,
-        rotary: Some(Rotary { dim: 64, base: 500_000.0, adjacent_pairs: false, scaling: Default::default() }),
+        mlp: Some(MlpConfig::gated(8192, Activation::Silu)),
+        norms: NormConfig::new(Normalization::RMS),
+        positions: Positions::rotary(Rotary::new(64, 500_000.0)),
         tie_word_embeddings: true,
-        ..Config::default()
+        ..Config::new(16, 2048, 32, 128_256, 8192)
     }
 }
 
 fn gpt2() -> Config {
-    Config {
-        n_layers: 12,
-        d_model: 768,
-        n_heads: 12,
-        d_head: 64,
-        n_key_value_heads: 12,
-        d_mlp: 3072,
-        d_vocab: 50_257,
-        d_vocab_out: 50_257,
-        n_ctx: 1024,
-        tie_word_embeddings: true,
-        ..Config::default()
-    }
+    Config { tie_word_embeddings: true, ..Config::new(12, 768, 12, 50_257, 1024) }
 }

@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("  {row:<8}{value:+8.3}  {:4.0} % on {token:?}", 100.0 * pattern.double_value(&[at]));
     }
 
-    if !model.config().attn_only {
+    if !model.config().attn_only() {
         println!("\nby neuron");
         let neurons = cache.logit_attrs(Neurons::new().pos(-1), answer())?.batch(0)?;
         for (row, value) in neurons.top(options.top)?.rows {

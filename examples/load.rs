@@ -25,6 +25,7 @@ use std::time::Instant;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::Kind;
+use tch_lens::config::{MlpConfig, MlpKind, Reach};
 use tch_lens::{Config, HookedTransformer, Load};
 
 /// Loads a model, and says what it is, what was done to its weights, and what that cost.
@@ -121,35 +122,32 @@ fn describe(model: &HookedTransformer) {
         true => plural(config.n_heads, "head"),
         false => format!("{} ({} of keys and values)", plural(config.n_heads, "head"), config.n_key_value_heads),
     };
-    let mlp = match &config.moe {
-        _ if config.attn_only => "no MLPs".to_string(),
-        None => {
-            let gated = if config.gated_mlp { ", gated" } else { "" };
-            format!("d_mlp {} ({:?}{gated})", config.d_mlp, config.act_fn)
-        }
-        Some(moe) => format!(
-            "{} of d_mlp {} ({:?}), {} a token",
-            plural(moe.num_experts, "expert"),
-            config.d_mlp,
-            config.act_fn,
-            moe.experts_per_token
-        ),
+    let mlp = match &config.mlp {
+        None => "no MLPs".to_string(),
+        Some(MlpConfig { d_mlp, activation, kind }) => match kind {
+            MlpKind::Plain => format!("d_mlp {d_mlp} ({activation:?})"),
+            MlpKind::Gated => format!("d_mlp {d_mlp} ({activation:?}, gated)"),
+            MlpKind::Experts(experts) => {
+                let (all, chosen) = (plural(experts.num_experts, "expert"), experts.experts_per_token);
+                format!("{all} of d_mlp {d_mlp} ({activation:?}), {chosen} a token")
+            }
+        },
     };
     let shape = format!("{} of {heads} of {}; d_model {}, {mlp}", config.n_layers, config.d_head, config.d_model);
     row("layers", shape);
     row("vocabulary", format!("{} tokens, contexts of {}", config.d_vocab, config.n_ctx));
-    let place = match config.norm_position {
+    let place = match config.norm_position() {
         tch_lens::config::NormPosition::Before => "before each sublayer",
         tch_lens::config::NormPosition::After => "after each sublayer",
         tch_lens::config::NormPosition::BeforeAndAfter => "before and after each sublayer",
     };
-    row("norms", format!("{:?}, {place}", config.normalization_type));
-    let local = (0..config.n_layers).filter(|layer| config.attn_type(*layer) == tch_lens::config::AttnType::Local);
-    let window = match (config.window_size, local.count()) {
+    row("norms", format!("{:?}, {place}", config.normalization_type()));
+    let local = (0..config.n_layers).filter(|layer| config.reach(*layer) != Reach::Global);
+    let window = match (config.window_size(), local.count()) {
         (Some(window), local) if local > 0 => format!("; {} of a window of {window}", plural(local, "layer")),
         _ => String::new(),
     };
-    row("positions", format!("{:?}{window}", config.positional_embedding_type));
+    row("positions", format!("{:?}{window}", config.positional_embedding_type()));
     row(
         "tokenizer",
         match model.tokenizer() {

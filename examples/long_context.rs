@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use tch::{Device, Kind, Tensor};
-use tch_lens::config::{AttnType, PositionalEmbedding};
+use tch_lens::config::{PerLayer, Positions, Reach};
 use tch_lens::{Config, HookedTransformer, Output, Run};
 
 #[derive(Parser)]
@@ -38,26 +38,16 @@ enum Attention {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
-    let mut config = Config {
-        n_layers: 4,
-        d_model: 128,
-        n_heads: 4,
-        d_head: 32,
-        n_key_value_heads: 4,
-        d_mlp: 512,
-        d_vocab: 1000,
-        d_vocab_out: 1000,
-        n_ctx: options.lengths.iter().copied().max().unwrap_or(1),
-        ..Config::default()
-    };
+    let longest = options.lengths.iter().copied().max().unwrap_or(1);
+    let mut config = Config::new(4, 128, 4, 1000, longest);
     match options.attention {
         Attention::Plain => {}
         Attention::Local => {
-            config.attn_types = vec![AttnType::Local, AttnType::Global, AttnType::Local, AttnType::Global];
-            config.window_size = Some(256);
+            let layers = [Reach::Window(256), Reach::Global, Reach::Window(256), Reach::Global];
+            config.attention.reach = PerLayer::Each(layers.to_vec());
         }
-        Attention::Alibi => config.positional_embedding_type = PositionalEmbedding::Alibi,
-        Attention::SoftCapped => config.attn_scores_soft_cap = Some(50.0),
+        Attention::Alibi => config.positions = Positions::Alibi { bias_max: 8.0 },
+        Attention::SoftCapped => config.attention.scores_soft_cap = Some(50.0),
     }
     let model = HookedTransformer::init(config, 0)?;
     let run = || Run::new().cache("resid_post").output(Output::None);

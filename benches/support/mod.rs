@@ -11,17 +11,8 @@ use tch_lens::{Config, HookedTransformer};
 pub fn gpt2_small() -> HookedTransformer {
     let config = Config {
         model_name: "gpt2-small-shaped".into(),
-        n_layers: 12,
-        d_model: 768,
-        n_heads: 12,
-        d_head: 64,
-        n_key_value_heads: 12,
-        d_mlp: 3072,
-        d_vocab: 50257,
-        d_vocab_out: 50257,
-        n_ctx: 1024,
         tie_word_embeddings: true,
-        ..Config::default()
+        ..Config::new(12, 768, 12, 50_257, 1024)
     };
     HookedTransformer::init(config, 0).unwrap()
 }

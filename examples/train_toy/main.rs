@@ -27,7 +27,7 @@ use lessons::{Lesson, Stage};
 use rand::rngs::StdRng;
 use rand::SeedableRng;
 use tch::{Device, Kind, Tensor};
-use tch_lens::{Config, HookedTransformer, Tokenizer};
+use tch_lens::{Config, HookedTransformer, Init, Tokenizer};
 
 /// Trains the toy model and examines it on what it never saw.
 #[derive(Parser)]
@@ -55,6 +55,8 @@ const STAGES: [Stage; 3] = [
 ];
 
 const N_CTX: usize = 64;
+/// The standard deviation of fresh weights.
+const SPREAD: f64 = 0.07;
 
 /// The highest learning rate, and the steps in which it is reached.
 const RATE: f64 = 2e-3;
@@ -86,21 +88,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// The model before it learned anything.
 fn fresh(d_vocab: usize, seed: u64) -> Result<HookedTransformer, Box<dyn Error>> {
-    let config = Config {
-        n_layers: 4,
-        d_model: 128,
-        n_heads: 4,
-        d_head: 32,
-        n_key_value_heads: 4,
-        d_mlp: 512,
-        d_vocab,
-        d_vocab_out: d_vocab,
-        n_ctx: N_CTX,
-        tie_word_embeddings: true,
-        initializer_range: 0.07,
-        ..Config::default()
-    };
-    let model = HookedTransformer::init(config, seed as i64)?;
+    let config = Config { tie_word_embeddings: true, ..Config::new(4, 128, 4, d_vocab, N_CTX) };
+    let model = HookedTransformer::init_with(config, Init::Gpt2 { std: Some(SPREAD) }, seed as i64)?;
     let writes = (2.0 * model.config().n_layers as f64).sqrt(); // as many sublayers add to the stream (Radford et al. 2019)
     for (name, mut tensor) in model.parameters() {
         match name.as_str() {

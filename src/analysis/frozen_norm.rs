@@ -34,7 +34,7 @@ impl FrozenNorm {
     /// [`Error::NoEntry`] where the run did not keep the scale.
     pub(crate) fn at(reach: &Reach, cache: &ActivationCache, window: &Window) -> Result<Self> {
         let weights = cache.model().weights();
-        match (reach.target, cache.model().config().norm_position) {
+        match (reach.target, cache.model().config().norm_position()) {
             (Target::Unembed, _) => Self::of(&weights.unembed.ln_final, HookPoint::LnFinalScale, cache, window),
             (_, NormPosition::After) => Ok(Self::identity()),
             (Target::Attn(layer), _) => {

@@ -81,7 +81,7 @@ impl ActivationCache {
     pub fn stack_neuron_results(&self, options: Neurons) -> Result<ResidualStack> {
         let Neurons { target, apply_ln, window, neurons, incl_remainder, project } = options;
         let reach = target.reach(self.model().config())?;
-        if self.model().config().attn_only {
+        if self.model().config().attn_only() {
             return Err(Error::invalid(NO_NEURONS));
         }
         let rows = NeuronRows { neurons, incl_remainder };
@@ -117,10 +117,10 @@ impl ActivationCache {
     /// The neurons' components before the target.
     pub(crate) fn neuron_components(&self, reach: &Reach, neurons: &Slice) -> Result<Vec<Component>> {
         let config = self.model().config();
-        let chosen = neurons.indices(config.d_mlp as i64, "neuron")?;
+        let chosen = neurons.indices(config.d_mlp() as i64, "neuron")?;
         let mut components = Vec::with_capacity(reach.mlp_layers * chosen.len());
         for layer in 0..reach.mlp_layers {
-            match &config.moe {
+            match config.experts() {
                 None => {
                     components.extend(chosen.iter().map(|neuron| Component::Neuron { layer, neuron: *neuron as usize }))
                 }

@@ -73,7 +73,7 @@ impl ActivationCache {
         let Accumulate { target, apply_ln, window, incl_mid, scale } = options;
         let config = self.model().config();
         let reach = target.reach(config)?;
-        let has_mid = !config.attn_only && !config.parallel_attn_mlp;
+        let has_mid = !config.attn_only() && !config.parallel_attn_mlp;
         let last = match reach.target {
             Target::Unembed => config.n_layers,
             Target::Attn(layer) | Target::Mlp(layer) => layer as usize,
@@ -153,7 +153,7 @@ impl ActivationCache {
     pub(crate) fn embeddings(&self) -> Vec<(Component, HookPoint)> {
         let mut rows = vec![(Component::Embed, hook::embed())];
         // Short-former's positions go to queries and keys only.
-        if self.model().config().positional_embedding_type == PositionalEmbedding::Standard {
+        if self.model().config().positional_embedding_type() == PositionalEmbedding::Standard {
             rows.push((Component::PosEmbed, hook::pos_embed()));
         }
         rows

@@ -49,7 +49,7 @@ impl Target {
                 let layer = config.layer(layer)?;
                 (Target::Attn(layer as i64), layer, layer)
             }
-            Target::Mlp(_) if config.attn_only => {
+            Target::Mlp(_) if config.attn_only() => {
                 return Err(Error::invalid(format!("{self} cannot be a target: the model has no MLPs")));
             }
             Target::Mlp(layer) => {
@@ -57,7 +57,7 @@ impl Target {
                 (Target::Mlp(layer as i64), layer + usize::from(!config.parallel_attn_mlp), layer)
             }
         };
-        Ok(Reach { target, attn_layers, mlp_layers: if config.attn_only { 0 } else { mlp_layers } })
+        Ok(Reach { target, attn_layers, mlp_layers: if config.attn_only() { 0 } else { mlp_layers } })
     }
 }
 

@@ -24,8 +24,8 @@ impl HookPoint {
         let flat = |width: usize| vec![batch, pos, width];
         let heads = |heads: usize, width: usize| vec![batch, pos, heads, width];
         let (n_heads, n_kv, d_head) = (config.n_heads, config.n_key_value_heads, config.d_head);
-        let together = matches!(config.qk_norm, Some(QkNorm::AllHeads(_)));
-        let moe = config.moe.as_ref();
+        let together = matches!(config.qk_norm(), Some(QkNorm::AllHeads(_)));
+        let moe = config.experts();
         let size = match self {
             HookPoint::Tokens => vec![batch, pos],
             HookPoint::EmbedLnScale | HookPoint::LnFinalScale => flat(1),
@@ -36,7 +36,7 @@ impl HookPoint {
             | HookPoint::UnembedIn => flat(config.d_model),
             HookPoint::UnembedOut => flat(config.d_vocab_out),
             HookPoint::Expert { site: ExpertSite::Gate | ExpertSite::Pre | ExpertSite::Post, .. } => {
-                vec![batch * pos, config.d_mlp]
+                vec![batch * pos, config.d_mlp()]
             }
             HookPoint::Block(_, site) => match site {
                 ResidPre | AttnOut | ResidMid | MlpIn | MlpOut | ResidPost | Ln1Normalized | Ln1PostNormalized
@@ -54,7 +54,7 @@ impl HookPoint {
                 KNormScale => heads(n_kv, 1),
                 KNormNormalized => heads(n_kv, d_head),
                 AttnScores | Pattern => vec![batch, n_heads, pos, pos],
-                Pre | PreLinear | Mid | MlpLnNormalized | Post => flat(config.d_mlp),
+                Pre | PreLinear | Mid | MlpLnNormalized | Post => flat(config.d_mlp()),
                 ExpertWeights => flat(moe.map_or(0, |moe| moe.num_experts)),
                 ExpertIndices => flat(moe.map_or(0, |moe| moe.experts_per_token)),
             },

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::HookedTransformer;
-use crate::config::{Activation, NormPosition, Normalization, PositionalEmbedding, QkNorm};
+use crate::config::{Activation, NormPosition, Normalization, QkNorm};
 use crate::tensor::scalar::{full, Scalar};
 use crate::{Config, Error, Load, Result};
 
@@ -12,13 +12,14 @@ use crate::{Config, Error, Load, Result};
 /// `fan_in` and `fan_out` of a matrix `[in, out]` are these; of a heads' `[n_heads, in, out]`, `in` and `n_heads · out`, as in
 /// TransformerLens (so that `W_O`'s `fan_in` is `d_head`). The gain of Xavier's and Kaiming's schemes is one; TransformerLens
 /// takes `initializer_range` for it where that is set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Normal with standard deviation [`Config::initializer_range`], or `0.8 / √d_model` where that is negative, which is
-    /// TransformerLens' default. Radford et al. 2019 also divide what writes to the stream by `√(2 n_layers)`; TransformerLens
-    /// does not.
-    #[default]
-    Gpt2,
+    /// Normal. Radford et al. 2019 also divide what writes to the stream by `√(2 n_layers)`; TransformerLens does not.
+    Gpt2 {
+        /// The standard deviation, TransformerLens' `initializer_range`. `None` means its default, `0.8 / √d_model`. GPT-2
+        /// itself has 0.02.
+        std: Option<f64>,
+    },
     /// Uniform within `±√(6 / (fan_in + fan_out))` (Glorot and Bengio 2010).
     XavierUniform,
     /// Normal with standard deviation `√(2 / (fan_in + fan_out))` (Glorot and Bengio 2010).
@@ -29,14 +30,20 @@ pub enum Init {
     KaimingNormal,
 }
 
+impl Default for Init {
+    /// TransformerLens' default: [`Init::Gpt2`] with `0.8 / √d_model`.
+    fn default() -> Self {
+        Init::Gpt2 { std: None }
+    }
+}
+
 impl HookedTransformer {
-    /// A model with fresh weights of [`Init::Gpt2`]: [`HookedTransformer::init_with`].
+    /// A model with fresh weights of the default [`Init`]: [`HookedTransformer::init_with`].
     ///
     /// ```
     /// use tch_lens::{Config, HookedTransformer};
-    /// let config = Config { n_layers: 2, d_model: 16, n_heads: 2, d_head: 8, n_key_value_heads: 2, d_mlp: 64,
-    ///                       d_vocab: 50, d_vocab_out: 50, n_ctx: 12, ..Config::default() };
-    /// let model = HookedTransformer::init(config, 0)?;
+    /// // 2 layers, d_model 16, 2 heads, 50 tokens, a context of 12.
+    /// let model = HookedTransformer::init(Config::new(2, 16, 2, 50, 12), 0)?;
     /// assert_eq!(model.forward([1, 2, 3])?.size(), [1, 3, 50]);
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
@@ -45,7 +52,7 @@ impl HookedTransformer {
     ///
     /// [`Error::ConfigField`].
     pub fn init(config: Config, seed: i64) -> Result<Self> {
-        Self::init_with(config, Init::Gpt2, seed)
+        Self::init_with(config, Init::default(), seed)
     }
 
     /// A model with fresh weights.
@@ -55,9 +62,7 @@ impl HookedTransformer {
     ///
     /// ```
     /// use tch_lens::{Config, HookedTransformer, Init};
-    /// let config = Config { n_layers: 2, d_model: 16, n_heads: 2, d_head: 8, n_key_value_heads: 2, d_mlp: 64,
-    ///                       d_vocab: 50, d_vocab_out: 50, n_ctx: 12, ..Config::default() };
-    /// let model = HookedTransformer::init_with(config, Init::XavierUniform, 0)?;
+    /// let model = HookedTransformer::init_with(Config::new(2, 16, 2, 50, 12), Init::XavierUniform, 0)?;
     /// let bound = (6.0f64 / (16.0 + 64.0)).sqrt(); // of W_in, [d_model, d_mlp]
     /// assert!(model.w_in(0)?.abs().max().double_value(&[]) < bound);
     /// # Ok::<(), tch_lens::Error>(())
@@ -84,44 +89,45 @@ struct Fresh<'a> {
 impl Fresh<'_> {
     fn tensors(mut self) -> Result<Vec<(String, Tensor)>> {
         let config = self.config;
-        if config.moe.is_some() {
-            return Err(Error::field("moe", "set", "fresh weights are not made of mixtures of experts"));
+        if config.experts().is_some() {
+            return Err(Error::field("mlp.kind", "set", "fresh weights are not made of mixtures of experts"));
         }
-        if config.act_fn == Activation::Xielu {
+        if config.act_fn() == Some(Activation::Xielu) {
             return Err(Error::field("act_fn", "xielu", "fresh weights are not made of its parameters"));
         }
-        if !config.initializer_range.is_finite() {
-            return Err(Error::field("initializer_range", config.initializer_range, "it must be a number"));
+        if let Init::Gpt2 { std: Some(std) } = self.init {
+            if !(std.is_finite() && std >= 0.0) {
+                return Err(Error::field("std", std, "a standard deviation is a number, zero or above"));
+            }
         }
         let (d_model, d_vocab, d_vocab_out) = (config.d_model as i64, config.d_vocab as i64, config.d_vocab_out as i64);
         self.matrix("embed.W_E".into(), &[d_vocab, d_model])?;
-        if config.post_embedding_ln {
-            self.norm("embed.ln", config.normalization_type, d_model)?;
+        if config.post_embedding_ln() {
+            self.norm("embed.ln", config.normalization_type(), d_model)?;
         }
-        if matches!(config.positional_embedding_type, PositionalEmbedding::Standard | PositionalEmbedding::Shortformer)
-        {
+        if config.has_w_pos() {
             self.matrix("pos_embed.W_pos".into(), &[config.n_ctx as i64, d_model])?;
         }
         // TransformerLens' norms after a sublayer have no bias.
-        let post = config.norm_position == NormPosition::BeforeAndAfter
-            && matches!(config.normalization_type, Normalization::LN | Normalization::RMS);
+        let post = config.norm_position() == NormPosition::BeforeAndAfter
+            && matches!(config.normalization_type(), Normalization::LN | Normalization::RMS);
         for l in 0..config.n_layers {
             let block = format!("blocks.{l}");
-            self.norm(&format!("{block}.ln1"), config.normalization_type, d_model)?;
+            self.norm(&format!("{block}.ln1"), config.normalization_type(), d_model)?;
             self.attention(&format!("{block}.attn"))?;
             if post {
                 self.constant(format!("{block}.ln1_post.w"), &[d_model], 1.0)?;
             }
-            if config.attn_only {
+            if config.attn_only() {
                 continue;
             }
-            self.norm(&format!("{block}.ln2"), config.normalization_type, d_model)?;
+            self.norm(&format!("{block}.ln2"), config.normalization_type(), d_model)?;
             self.mlp(&format!("{block}.mlp"))?;
             if post {
                 self.constant(format!("{block}.ln2_post.w"), &[d_model], 1.0)?;
             }
         }
-        self.norm("ln_final", config.final_normalization(), d_model)?;
+        self.norm("ln_final", config.norms.last(), d_model)?;
         if !config.tie_word_embeddings {
             self.matrix("unembed.W_U".into(), &[d_model, d_vocab_out])?;
         }
@@ -140,13 +146,13 @@ impl Fresh<'_> {
             self.matrix(format!("{attn}.{underscore}W_{part}"), &[n_kv, d_model, d_head])?;
             self.constant(format!("{attn}.{underscore}b_{part}"), &[n_kv, d_head], 0.0)?;
         }
-        if let Some(norm) = config.qk_norm {
+        if let Some(norm) = config.qk_norm() {
             for (part, heads) in [("q", n_heads), ("k", n_kv)] {
                 let d = if matches!(norm, QkNorm::AllHeads(_)) { heads * d_head } else { d_head };
                 self.constant(format!("{attn}.{part}_norm.w"), &[d], 1.0)?;
             }
         }
-        if config.attention_sinks {
+        if config.use_attention_sinks() {
             self.constant(format!("{attn}.sinks"), &[n_heads], 0.0)?;
         }
         self.matrix(format!("{attn}.W_O"), &[n_heads, d_head, d_model])?;
@@ -155,13 +161,13 @@ impl Fresh<'_> {
 
     fn mlp(&mut self, mlp: &str) -> Result<()> {
         let config = self.config;
-        let (d_model, d_mlp) = (config.d_model as i64, config.d_mlp as i64);
+        let (d_model, d_mlp) = (config.d_model as i64, config.d_mlp() as i64);
         self.matrix(format!("{mlp}.W_in"), &[d_model, d_mlp])?;
-        if config.gated_mlp {
+        if config.gated_mlp() {
             self.matrix(format!("{mlp}.W_gate"), &[d_model, d_mlp])?;
         }
         self.constant(format!("{mlp}.b_in"), &[d_mlp], 0.0)?;
-        if config.act_fn == Activation::SoluLn {
+        if config.act_fn() == Some(Activation::SoluLn) {
             self.norm(&format!("{mlp}.ln"), Normalization::LN, d_mlp)?;
         }
         self.matrix(format!("{mlp}.W_out"), &[d_mlp, d_model])?;
@@ -189,10 +195,8 @@ impl Fresh<'_> {
             [heads, fan_in, fan_out] => (fan_in as f64, (heads * fan_out) as f64),
             _ => (shape[0] as f64, shape[1] as f64),
         };
-        let range = self.config.initializer_range;
-        let range = if range < 0.0 { 0.8 / (self.config.d_model as f64).sqrt() } else { range };
         let matrix = match self.init {
-            Init::Gpt2 => normal(&numbers, range)?,
+            Init::Gpt2 { std } => normal(&numbers, std.unwrap_or(0.8 / (self.config.d_model as f64).sqrt()))?,
             Init::XavierUniform => numbers.mul_number((6.0 / (fan_in + fan_out)).sqrt())?,
             Init::XavierNormal => normal(&numbers, (2.0 / (fan_in + fan_out)).sqrt())?,
             Init::KaimingUniform => numbers.mul_number((6.0 / fan_in).sqrt())?,

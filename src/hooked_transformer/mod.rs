@@ -43,6 +43,7 @@ pub use run::{Outcome, Output, Run};
 pub struct HookedTransformer {
     model: Transformer,
     tokenizer: Option<Tokenizer>,
+    default_prepend_bos: bool,
     processing: Arc<[Processing]>,
 }
 
@@ -56,8 +57,8 @@ impl Deref for HookedTransformer {
 
 impl From<Pretrained> for HookedTransformer {
     fn from(pretrained: Pretrained) -> Self {
-        let Pretrained { model, tokenizer, processing } = pretrained;
-        HookedTransformer { model, tokenizer, processing: processing.into() }
+        let Pretrained { model, tokenizer, default_prepend_bos, processing } = pretrained;
+        HookedTransformer { model, tokenizer, default_prepend_bos, processing: processing.into() }
     }
 }
 

@@ -151,7 +151,7 @@ impl HookedTransformer {
     pub fn run<'a>(&self, input: impl Into<Input>, run: Run<'a>) -> Result<Outcome> {
         let plan = self.plan(&run)?;
         let Run { hooks, positions, stop_at_layer, output, logits_at, bos, padding_side, budget, .. } = run;
-        let tokens = input.into().tokens(self.config(), self.tokenizer.as_ref(), bos, padding_side)?;
+        let tokens = self.to_tokens_with(input, bos, padding_side)?;
         tokens.check(self.config())?;
         let tokens = tokens.to_device(self.device())?;
         let wants_loss = matches!(output, Output::Loss | Output::LossPerToken | Output::Both);

@@ -50,7 +50,10 @@ impl HookedTransformer {
         let turned = turned(&tensors);
         write_safetensors(&folder.join(SAFETENSORS), tensors)?;
         self.write_tokenizer(folder)?;
-        write_json(&folder.join(OWN), &Own { version: VERSION, config, turned })
+        write_json(
+            &folder.join(OWN),
+            &Own { version: VERSION, config, default_prepend_bos: self.default_prepend_bos(), turned },
+        )
     }
 
     /// Writes an ordinary Hugging Face folder, with the weights in `kind`. Only of a model of GPT-2's shape, loaded
@@ -151,15 +154,14 @@ impl HookedTransformer {
             "n_layer": config.n_layers,
             "n_head": config.n_heads,
             "n_embd": config.d_model,
-            "n_inner": config.d_mlp,
+            "n_inner": config.d_mlp(),
             "n_positions": config.n_ctx,
             "vocab_size": config.d_vocab,
-            "activation_function": config.act_fn,
-            "layer_norm_epsilon": config.eps,
-            "scale_attn_weights": config.attn_scale != 1.0,
-            "scale_attn_by_inverse_layer_idx": config.scale_attn_by_inverse_layer_idx,
+            "activation_function": config.act_fn(),
+            "layer_norm_epsilon": config.eps(),
+            "scale_attn_weights": config.attn_scale() != 1.0,
+            "scale_attn_by_inverse_layer_idx": config.scale_attn_by_inverse_layer_idx(),
             "tie_word_embeddings": self.is_tied(),
-            "initializer_range": config.initializer_range,
             "bos_token_id": tokenizer.and_then(Tokenizer::bos_id),
             "eos_token_id": tokenizer.and_then(Tokenizer::eos_id),
             "dtype": dtype,
@@ -191,32 +193,32 @@ fn unlike_gpt2(config: &Config) -> Option<String> {
     use Activation::*;
     let d = config.d_head as f64;
     let checks = [
-        (config.attn_only, "block without an MLP"),
+        (config.attn_only(), "block without an MLP"),
         (config.parallel_attn_mlp, "parallel attention and MLP"),
-        (config.gated_mlp, "gated MLP"),
-        (config.moe.is_some(), "mixture of experts"),
+        (config.gated_mlp(), "gated MLP"),
+        (config.experts().is_some(), "mixture of experts"),
         (
-            matches!(config.normalization_type, Normalization::LNPre | Normalization::RMSPre),
+            matches!(config.normalization_type(), Normalization::LNPre | Normalization::RMSPre),
             "folded norms (load it with `no_processing`)",
         ),
-        (config.normalization_type != Normalization::LN || config.final_rms, "other norm than layer norm"),
-        (config.norm_position != NormPosition::Before, "norm after a sublayer"),
-        (config.post_embedding_ln, "norm of the embedding"),
-        (config.qk_norm.is_some(), "norm of queries and keys"),
-        (config.positional_embedding_type != PositionalEmbedding::Standard, "positions but learned ones"),
+        (config.normalization_type() != Normalization::LN || config.final_rms(), "other norm than layer norm"),
+        (config.norm_position() != NormPosition::Before, "norm after a sublayer"),
+        (config.post_embedding_ln(), "norm of the embedding"),
+        (config.qk_norm().is_some(), "norm of queries and keys"),
+        (config.positional_embedding_type() != PositionalEmbedding::Standard, "positions but learned ones"),
         (config.n_key_value_heads != config.n_heads, "grouped-query attention"),
         (config.n_heads * config.d_head != config.d_model, "heads that do not make up d_model"),
-        (config.attention_dir != AttentionDir::Causal, "attention to what follows"),
+        (config.attention_dir() != AttentionDir::Causal, "attention to what follows"),
         ((0..config.n_layers).any(|layer| config.window(layer).is_some()), "local attention"),
         (
-            config.attn_scale != 1.0 && (config.attn_scale(0) - d.sqrt()).abs() > 1e-9,
+            config.attn_scale() != 1.0 && (config.score_divisor(0) - d.sqrt()).abs() > 1e-9,
             "attention scale but 1 and the root of d_head",
         ),
-        (config.attn_scores_soft_cap.is_some() || config.output_logits_soft_cap.is_some(), "soft cap"),
-        (config.clip_qkv.is_some(), "clamp of queries, keys and values"),
-        (config.attention_sinks, "attention sinks"),
+        (config.attn_scores_soft_cap().is_some() || config.output_logits_soft_cap.is_some(), "soft cap"),
+        (config.clip_qkv().is_some(), "clamp of queries, keys and values"),
+        (config.use_attention_sinks(), "attention sinks"),
         (config.d_vocab_out != config.d_vocab, "outputs but its vocabulary"),
-        (matches!(config.act_fn, SoluLn | Xielu), "such activation function"),
+        (matches!(config.act_fn(), Some(SoluLn | Xielu)), "such activation function"),
     ];
     checks.into_iter().find(|(unlike, _)| *unlike).map(|(_, what)| what.into())
 }

@@ -6,6 +6,27 @@ use crate::text::tokenizer::{Bos, PaddingSide};
 use crate::Result;
 
 impl HookedTransformer {
+    /// Whether texts get the BOS token first where a call does not say ([`Bos::Default`]): yes, as in TransformerLens,
+    /// unless the model's `cfg.json` or [`HookedTransformer::with_default_prepend_bos`] says otherwise.
+    pub fn default_prepend_bos(&self) -> bool {
+        self.default_prepend_bos
+    }
+
+    /// The same model with another default for the BOS token.
+    ///
+    /// ```
+    /// use tch_lens::HookedTransformer;
+    /// let model = HookedTransformer::toy()?;
+    /// let with = model.to_tokens("the shop")?.ids.size()[1];
+    /// let without = model.with_default_prepend_bos(false).to_tokens("the shop")?.ids.size()[1];
+    /// assert_eq!(with, without + 1);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn with_default_prepend_bos(mut self, prepend: bool) -> Self {
+        self.default_prepend_bos = prepend;
+        self
+    }
+
     /// Texts (or ids, as they are) to tokens, with the BOS token first where that is the model's default.
     ///
     /// # Errors
@@ -21,7 +42,7 @@ impl HookedTransformer {
     ///
     /// Those of [`HookedTransformer::to_tokens`].
     pub fn to_tokens_with(&self, input: impl Into<Input>, bos: Bos, side: PaddingSide) -> Result<Tokens> {
-        input.into().tokens(self.config(), self.tokenizer.as_ref(), bos, side)
+        input.into().tokens(self.default_prepend_bos, self.tokenizer.as_ref(), bos, side)
     }
 
     /// Ids to text.
@@ -41,7 +62,7 @@ impl HookedTransformer {
     /// Those of [`HookedTransformer::to_tokens`].
     pub fn to_str_tokens(&self, text: &str) -> Result<Vec<String>> {
         let tokenizer = self.tokenizer()?;
-        let prepend = prepends_bos(self.config(), tokenizer, Bos::Default);
+        let prepend = prepends_bos(self.default_prepend_bos, tokenizer, Bos::Default);
         tokenizer.str_tokens(&tokenizer.encode(text, prepend)?)
     }
 

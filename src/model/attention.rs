@@ -59,10 +59,10 @@ impl Attention {
             n_heads: config.n_heads as i64,
             n_kv_heads: config.n_key_value_heads as i64,
             d_head: config.d_head as i64,
-            scale: config.attn_scale(layer),
-            soft_cap: config.attn_scores_soft_cap,
-            clip: config.clip_qkv,
-            qk_norm: config.qk_norm,
+            scale: config.score_divisor(layer),
+            soft_cap: config.attn_scores_soft_cap(),
+            clip: config.clip_qkv(),
+            qk_norm: config.qk_norm(),
         }
     }
 

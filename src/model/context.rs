@@ -44,7 +44,7 @@ impl Tables {
         len: i64,
         of: (Kind, Device),
     ) -> Result<Option<Arc<Shared<RotaryTable>>>> {
-        let Some(rotary) = config.rotary_of(layer) else { return Ok(None) };
+        let Some(rotary) = config.rotation(layer) else { return Ok(None) };
         let local = config.attn_type(layer) == AttnType::Local;
         kept(&self.rotary, (local, len), len, || RotaryTable::new(rotary, len, of.0, of.1)).map(Some)
     }

@@ -27,7 +27,7 @@ impl Transformer {
         let weights = self.weights();
         let config = self.shared_config();
         let positions = tokens.positions()?;
-        let shortformer = config.positional_embedding_type == PositionalEmbedding::Shortformer;
+        let shortformer = config.positional_embedding_type() == PositionalEmbedding::Shortformer;
         let (mut resid, pos_embed) = weights.embed.forward(&tokens.ids, positions.as_ref(), shortformer, tap)?;
         let padding = match (&tokens.mask, &positions) {
             (Some(mask), Some(positions)) => Some(Padding { mask, positions }),

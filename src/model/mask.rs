@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{AttentionDir, PositionalEmbedding};
+use crate::config::{AttentionDir, Positions};
 use crate::tensor::scalar::{arange, Scalar};
 use crate::{Config, Result};
 
@@ -33,9 +33,9 @@ pub(crate) struct MaskKind {
 impl MaskKind {
     pub(crate) fn of(config: &Config, layer: usize, len: i64) -> Self {
         MaskKind {
-            causal: config.attention_dir == AttentionDir::Causal,
+            causal: config.attention_dir() == AttentionDir::Causal,
             window: config.window(layer).filter(|window| (*window as i64) < len),
-            alibi: config.positional_embedding_type == PositionalEmbedding::Alibi,
+            alibi: matches!(config.positions, Positions::Alibi { .. }),
         }
     }
 
@@ -92,11 +92,11 @@ impl MaskKind {
         }
         let zeros = Tensor::f_zeros([1, 1, n_queries, n_keys], (Kind::Float, device))?;
         let mut added = zeros.fill_where(&allowed.f_logical_not()?, f64::NEG_INFINITY)?;
-        if self.alibi {
+        if let Positions::Alibi { bias_max } = config.positions {
             let positions =
                 |range: &Range<i64>| -> Result<Tensor> { Ok(arange(range.clone(), device)?.f_to_kind(Kind::Float)?) };
             let distance = positions(keys)?.f_unsqueeze(0)?.f_sub(&positions(queries)?.f_unsqueeze(1)?)?; // [query, key]
-            let slopes = Tensor::f_from_slice(&alibi_slopes(config.n_heads, config.alibi_bias_max))?
+            let slopes = Tensor::f_from_slice(&alibi_slopes(config.n_heads, bias_max))?
                 .f_to_kind(Kind::Float)?
                 .f_to_device(device)?
                 .f_reshape([1, config.n_heads as i64, 1, 1])?;

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::linear::Linear;
 use super::mlp::Act;
-use crate::config::{ExpertGate, Moe, Router};
+use crate::config::{ExpertGate, Experts, Routing};
 use crate::hook::{ExpertSite, HookPoint, Site};
 use crate::run::{Flow, Tap};
 use crate::tensor::scalar::Scalar;
@@ -17,7 +17,7 @@ pub(crate) struct MixtureOfExperts {
     /// `d_model` to `num_experts`.
     pub(crate) router: Linear,
     pub(crate) experts: Vec<Expert>,
-    pub(crate) moe: Moe,
+    pub(crate) moe: Experts,
     pub(crate) act: Act,
     pub(crate) layer: usize,
 }
@@ -95,9 +95,9 @@ impl MixtureOfExperts {
         let k = self.moe.experts_per_token as i64;
         let wide = logits.f_to_kind(Kind::Float)?;
         let (top, indices) = wide.f_topk(k, -1, true, true)?;
-        let weights = match self.moe.router {
-            Router::Softmax | Router::SoftmaxRenormalized => wide.f_softmax(-1, Kind::Float)?,
-            Router::TopKSoftmax => wide.f_zeros_like()?.f_scatter(-1, &indices, &top.f_softmax(-1, Kind::Float)?)?,
+        let weights = match self.moe.routing {
+            Routing::Softmax | Routing::SoftmaxRenormalized => wide.f_softmax(-1, Kind::Float)?,
+            Routing::TopKSoftmax => wide.f_zeros_like()?.f_scatter(-1, &indices, &top.f_softmax(-1, Kind::Float)?)?,
         };
         Ok((weights, indices))
     }
@@ -105,12 +105,12 @@ impl MixtureOfExperts {
     /// The chosen experts' weights: `[batch, pos, chosen]`.
     pub(crate) fn chosen(&self, weights: &Tensor, indices: &Tensor) -> Result<Tensor> {
         let chosen = weights.f_gather(-1, indices, false)?;
-        match self.moe.router {
-            Router::SoftmaxRenormalized => {
+        match self.moe.routing {
+            Routing::SoftmaxRenormalized => {
                 let sum = chosen.f_sum_dim_intlist([-1i64].as_slice(), true, None)?;
                 Ok(chosen.f_div(&sum)?)
             }
-            Router::Softmax | Router::TopKSoftmax => Ok(chosen),
+            Routing::Softmax | Routing::TopKSoftmax => Ok(chosen),
         }
     }
 

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::checkpoint::Checkpoint;
 use super::parts::{Entry, Part, View};
 use super::processing::Processor;
-use crate::config::{Activation, Normalization, QkNorm};
+use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, QkNorm};
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::embed::Embed;
@@ -104,15 +104,15 @@ impl Builder<'_> {
 
     /// Whether the unembedding is the embedding, and stays so.
     fn is_tied(&self, processor: &Processor) -> bool {
-        let same_view = |(u, e): (&Entry, &Entry)| u.name == e.name && u.view == e.view;
-        self.entry(Part::U).zip(self.entry(Part::WE)).is_some_and(same_view) && !processor.unties()
+        let same = |(u, e): (&Entry, &Entry)| u.name == e.name && !e.view.computes();
+        self.entry(Part::U).zip(self.entry(Part::WE)).is_some_and(same) && !processor.unties()
     }
 
     /// The last norm and `W_U`; of a tied one, an empty matrix.
     fn unembed(&self, tied: bool, processor: &Processor, kind: Kind) -> Result<Unembed> {
         let (config, outside) = (self.config, Of::default());
         let (d_model, d_vocab_out) = (config.d_model as i64, config.d_vocab_out as i64);
-        let ln_final = self.norm(Part::LnFinalW, Part::LnFinalB, config.final_normalization(), outside, &[d_model])?;
+        let ln_final = self.norm(Part::LnFinalW, Part::LnFinalB, config.norms.last(), outside, &[d_model])?;
         let weight = match tied {
             true => Tensor::f_empty([0, 0], (self.kind, self.device))?,
             false => self.need(Part::U, outside, &[d_vocab_out, d_model])?,
@@ -132,8 +132,8 @@ impl Builder<'_> {
         let d_model = config.d_model as i64;
         let w_e = self.need(Part::WE, outside, &[config.d_vocab as i64, d_model])?;
         let w_pos = self.maybe(Part::WPos, outside, &[config.n_ctx as i64, d_model])?;
-        let ln = match config.post_embedding_ln {
-            true => self.norm(Part::EmbedLnW, Part::EmbedLnB, config.normalization_type, outside, &[d_model])?,
+        let ln = match config.post_embedding_ln() {
+            true => self.norm(Part::EmbedLnW, Part::EmbedLnB, config.normalization_type(), outside, &[d_model])?,
             false => Norm::none(),
         };
         let mut embed = Embed { w_e, w_pos, ln };
@@ -146,16 +146,18 @@ impl Builder<'_> {
         let config = self.config;
         let of = Of { layer, ..Of::default() };
         let d_model = config.d_model as i64;
-        let norm = |w, b| self.norm(w, b, config.normalization_type, of, &[d_model]);
+        let norm = |w, b| self.norm(w, b, config.normalization_type(), of, &[d_model]);
         let post = |w, b| match self.entry(w) {
             Some(_) => norm(w, b),
             None => Ok(Norm::none()),
         };
-        let ln2 = if config.attn_only { Norm::none() } else { norm(Part::Ln2W, Part::Ln2B)? };
-        let mlp = match &config.moe {
-            _ if config.attn_only => None,
-            None => Some(MlpOrExperts::Mlp(self.mlp(of)?)),
-            Some(_) => Some(MlpOrExperts::Experts(self.experts(layer)?)),
+        let ln2 = if config.attn_only() { Norm::none() } else { norm(Part::Ln2W, Part::Ln2B)? };
+        let mlp = match &config.mlp {
+            None => None,
+            Some(mlp) => Some(match &mlp.kind {
+                MlpKind::Plain | MlpKind::Gated => MlpOrExperts::Mlp(self.mlp(of, mlp)?),
+                MlpKind::Experts(experts) => MlpOrExperts::Experts(self.experts(layer, mlp, experts)?),
+            }),
         };
         Ok(Block {
             ln1: norm(Part::Ln1W, Part::Ln1B)?,
@@ -164,7 +166,7 @@ impl Builder<'_> {
             ln2,
             mlp,
             ln2_post: post(Part::Ln2PostW, Part::Ln2PostB)?,
-            norm_position: config.norm_position,
+            norm_position: config.norm_position(),
             parallel: config.parallel_attn_mlp,
             layer,
         })
@@ -214,7 +216,7 @@ impl Builder<'_> {
         };
         let o = self.linear(Part::O, Part::OB, of, n_q * d_head, d_model)?;
         let mut attention = Attention::new(config, of.layer, Linear { weight, bias }, o);
-        if let Some(qk_norm) = config.qk_norm {
+        if let Some(qk_norm) = config.qk_norm() {
             let (kind, q_shape, k_shape) = match qk_norm {
                 QkNorm::AllHeads(kind) => (kind, vec![n_q * d_head], vec![n_kv * d_head]),
                 QkNorm::PerHead(kind) => (kind, vec![d_head], vec![d_head]),
@@ -222,24 +224,23 @@ impl Builder<'_> {
             attention.q_norm = Some(self.head_norm(Part::QNormW, Part::QNormB, kind, of, &q_shape, n_q)?);
             attention.k_norm = Some(self.head_norm(Part::KNormW, Part::KNormB, kind, of, &k_shape, n_kv)?);
         }
-        attention.sinks = match config.attention_sinks {
+        attention.sinks = match config.use_attention_sinks() {
             true => Some(self.need(Part::Sinks, of, &[n_q])?),
             false => None,
         };
         Ok(attention)
     }
 
-    fn mlp(&self, of: Of) -> Result<Mlp> {
-        let config = self.config;
-        let (d_model, d_mlp) = (config.d_model as i64, config.d_mlp as i64);
-        let gate = match config.gated_mlp {
+    fn mlp(&self, of: Of, config: &MlpConfig) -> Result<Mlp> {
+        let (d_model, d_mlp) = (self.config.d_model as i64, config.d_mlp as i64);
+        let gate = match config.kind == MlpKind::Gated {
             true => Some(self.linear(Part::Gate, Part::GateB, of, d_model, d_mlp)?),
             false => None,
         };
-        let ln = match config.act_fn {
+        let ln = match config.activation {
             Activation::SoluLn => {
                 // Its norm is a layer norm whatever the others are, folded with them.
-                let folded = matches!(config.normalization_type, Normalization::LNPre | Normalization::RMSPre)
+                let folded = matches!(self.config.norms.kind, Normalization::LNPre | Normalization::RMSPre)
                     && self.entry(Part::MlpLnW).is_none_or(|entry| !self.checkpoint.has(&name(entry.name, of)));
                 let kind = if folded { Normalization::LNPre } else { Normalization::LN };
                 Some(self.norm(Part::MlpLnW, Part::MlpLnB, kind, of, &[d_mlp])?)
@@ -252,14 +253,14 @@ impl Builder<'_> {
             b_product: self.maybe(Part::ProductB, of, &[d_mlp])?,
             ln,
             w_out: self.linear(Part::Out, Part::OutB, of, d_mlp, d_model)?,
-            act: self.act(of)?,
+            act: self.act(of, config.activation)?,
             layer: of.layer,
         })
     }
 
-    fn act(&self, of: Of) -> Result<Act> {
-        let mut act = Act::new(self.config.act_fn);
-        if self.config.act_fn == Activation::Xielu {
+    fn act(&self, of: Of, activation: Activation) -> Result<Act> {
+        let mut act = Act::new(activation);
+        if activation == Activation::Xielu {
             let one = |part| -> Result<Tensor> {
                 let (tensor, _) = self.find_shaped(part, of, |size| size.iter().product::<i64>() == 1, &[1])?;
                 Ok(tensor.f_reshape([1])?.f_to_device_(self.device, Kind::Float, false, true)?)
@@ -276,10 +277,8 @@ impl Builder<'_> {
         Ok(act)
     }
 
-    fn experts(&self, layer: usize) -> Result<MixtureOfExperts> {
-        let config = self.config;
-        let Some(moe) = config.moe.clone() else { return Err(Error::invalid("no mixture of experts")) };
-        let (d_model, d_mlp) = (config.d_model as i64, config.d_mlp as i64);
+    fn experts(&self, layer: usize, config: &MlpConfig, moe: &Experts) -> Result<MixtureOfExperts> {
+        let (d_model, d_mlp) = (self.config.d_model as i64, config.d_mlp as i64);
         let of = Of { layer, ..Of::default() };
         let expert = |expert| -> Result<Expert> {
             let of = Of { layer, expert, head: 0 };
@@ -292,8 +291,8 @@ impl Builder<'_> {
         Ok(MixtureOfExperts {
             router: self.linear(Part::Router, Part::RouterB, of, d_model, moe.num_experts as i64)?,
             experts: (0..moe.num_experts).map(expert).collect::<Result<_>>()?,
-            moe,
-            act: self.act(of)?,
+            moe: moe.clone(),
+            act: self.act(of, config.activation)?,
             layer,
         })
     }
@@ -311,7 +310,7 @@ impl Builder<'_> {
         }
         let w = self.maybe(w, of, shape)?;
         let b = if kind.centers() { self.maybe(b, of, shape)? } else { None };
-        Ok(Norm { kind, w, b, eps: self.config.eps })
+        Ok(Norm { kind, w, b, eps: self.config.eps() })
     }
 
     /// A norm of queries or keys, whose gain may be one for all heads or one for each.
@@ -331,7 +330,7 @@ impl Builder<'_> {
                 }
             }
         };
-        Ok(Norm { kind, w: gains(w)?, b: gains(b)?, eps: self.config.eps })
+        Ok(Norm { kind, w: gains(w)?, b: gains(b)?, eps: self.config.eps() })
     }
 
     fn entry(&self, part: Part) -> Option<&Entry> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use tch::{Kind, Tensor};
 
-use super::torch_file;
+use super::{parts, torch_file};
 use crate::unchecked::mapped::{Mapped, Place};
 use crate::{Error, Result};
 
@@ -112,17 +112,19 @@ impl Checkpoint {
         self.files.iter().for_each(|file| file.let_go());
     }
 
-    /// Whether both of these tensors are there, and not the same.
-    pub(crate) fn differ(&self, one: &str, other: &str) -> Result<bool> {
-        match (self.tensor(one)?, self.tensor(other)?) {
-            (Some(one), Some(other)) => Ok(!one.f_equal(&other)?),
-            _ => Ok(false),
-        }
+    /// Whether the names lack a prefix: `transformer.` in the oldest GPT-2 files.
+    pub(crate) fn lacks_prefix(&self, prefix: &str, names: &[parts::Entry]) -> bool {
+        let bare = |entry: &parts::Entry| entry.name.strip_prefix(prefix).is_some_and(|name| self.has(name));
+        !prefix.is_empty() && !self.tensors.keys().any(|name| name.starts_with(prefix)) && names.iter().any(bare)
     }
 
-    /// Adds a prefix that this checkpoint's names lack: `transformer.` in the oldest GPT-2 files.
-    pub(crate) fn with_prefix(self, prefix: &str) -> Self {
-        let tensors = self.tensors.into_iter().map(|(name, stored)| (format!("{prefix}{name}"), stored));
+    /// Adds a prefix to the names, but for those that have none in the table either: the unembedding's.
+    pub(crate) fn with_prefix(self, prefix: &str, names: &[parts::Entry]) -> Self {
+        let with = |name: String| match names.iter().any(|entry| entry.name == name) {
+            true => name,
+            false => format!("{prefix}{name}"),
+        };
+        let tensors = self.tensors.into_iter().map(|(name, stored)| (with(name), stored));
         Checkpoint { tensors: tensors.collect(), files: self.files }
     }
 

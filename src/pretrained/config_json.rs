@@ -99,10 +99,14 @@ impl ConfigJson {
         ConfigJson { fields, ..ConfigJson::default() }
     }
 
-    /// The architecture, by `architectures` or, where that is missing, `model_type`.
-    pub(crate) fn architecture(&self) -> Option<String> {
-        let named = self.fields.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
-        named.or_else(|| self.fields.get("model_type").and_then(Value::as_str)).map(String::from)
+    /// The first of `architectures`.
+    pub(crate) fn architecture(&self) -> Option<&str> {
+        self.fields.get("architectures").and_then(|names| names.get(0)).and_then(Value::as_str)
+    }
+
+    /// The `model_type`.
+    pub(crate) fn model_type(&self) -> Option<&str> {
+        self.fields.get("model_type").and_then(Value::as_str)
     }
 
     /// The field, unless absent or null.

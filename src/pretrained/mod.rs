@@ -17,6 +17,7 @@ pub(crate) mod saved;
 mod source;
 mod steps;
 mod stored_zip;
+mod tied;
 mod torch_file;
 
 use std::fmt;
@@ -29,7 +30,7 @@ use tch::{Device, Kind, Tensor};
 use self::checkpoint::Checkpoint;
 use self::config_json::ConfigJson;
 use self::family::{transformer_lens, Family};
-use self::parts::{Entry, Part};
+use self::parts::Entry;
 use self::processing::{Processing, Processor, Wanted};
 use self::source::{Found, Source};
 use crate::model::Transformer;
@@ -41,6 +42,8 @@ use crate::{Config, Error, Result};
 pub(crate) struct Pretrained {
     pub(crate) model: Transformer,
     pub(crate) tokenizer: Option<Tokenizer>,
+    /// Whether texts get the BOS token first where a call does not say.
+    pub(crate) default_prepend_bos: bool,
     pub(crate) processing: Vec<Processing>,
 }
 
@@ -181,14 +184,15 @@ impl Load {
     fn transformer_lens(&self, fields: Map<String, Value>, checkpoint: Checkpoint) -> Result<Pretrained> {
         let json = ConfigJson::new(fields);
         let config = transformer_lens::config(&json)?;
-        self.named(config, &checkpoint)
+        let default_prepend_bos = json.or("default_prepend_bos", true)?;
+        Ok(Pretrained { default_prepend_bos, ..self.named(config, &checkpoint)? })
     }
 
     fn named(&self, config: Config, checkpoint: &Checkpoint) -> Result<Pretrained> {
         config.validate()?;
         let names = transformer_lens::names(&config, |name| checkpoint.has(name));
         let ignored = ["attn.mask", "attn.IGNORE", "attn.rotary_sin", "attn.rotary_cos"];
-        self.assemble(config, checkpoint, &names, &ignored, || Ok(None))
+        self.assemble(config, checkpoint, names, &ignored, || Ok(None))
     }
 
     /// A model from a Hugging Face configuration and checkpoint.
@@ -202,7 +206,7 @@ impl Load {
         let json = ConfigJson::new(fields);
         let family = family::of(&json)?;
         let mut config = (family.config)(&json)?;
-        let mut names = (family.names)(&config, &json)?;
+        let names = (family.names)(&config, &json)?;
         for field in json.unread() {
             tracing::warn!("config.json: `{field}` is no field of {}; it is not used", family.architectures[0]);
         }
@@ -212,21 +216,10 @@ impl Load {
             config.model_name = name;
         }
         let mut checkpoint = checkpoint(family)?;
-        let first = names[0].name;
-        if !family.prefix.is_empty() && !checkpoint.has(first) && checkpoint.has(&first[family.prefix.len()..]) {
-            checkpoint = checkpoint.with_prefix(family.prefix);
+        if checkpoint.lacks_prefix(family.prefix, &names) {
+            checkpoint = checkpoint.with_prefix(family.prefix, &names);
         }
-        if config.tie_word_embeddings {
-            // As transformers: an unembedding of the file's own counts, whatever the configuration says.
-            let untied = Config { tie_word_embeddings: false, ..config.clone() };
-            let untied_names = (family.names)(&untied, &json)?;
-            let unembedding = untied_names.iter().find(|entry| entry.part == Part::U).map_or("", |entry| entry.name);
-            if checkpoint.differ(names[0].name, unembedding)? {
-                tracing::warn!("`{unembedding}` is not the embedding, though `tie_word_embeddings` is true: not tied");
-                (config, names) = (untied, untied_names);
-            }
-        }
-        self.assemble(config, &checkpoint, &names, family.ignored, tokenizer)
+        self.assemble(config, &checkpoint, names, family.ignored, tokenizer)
     }
 
     /// Lays out the weights, and processes them as wanted.
@@ -234,16 +227,18 @@ impl Load {
         &self,
         mut config: Config,
         checkpoint: &Checkpoint,
-        names: &[Entry],
+        mut names: Vec<Entry>,
         ignored: &[&str],
         tokenizer: impl FnOnce() -> Result<Option<Tokenizer>>,
     ) -> Result<Pretrained> {
         crate::unchecked::cuda::check(self.device)?;
+        let unread = tied::tie(&mut config, &mut names, checkpoint)?;
+        let ignored: Vec<&str> = ignored.iter().copied().chain(unread).collect();
         let processor = Processor::new(self.wanted, &config);
-        let weights = build::build(&config, checkpoint, names, ignored, self, &processor)?;
-        config.normalization_type = processor.normalization(&config);
+        let weights = build::build(&config, checkpoint, &names, &ignored, self, &processor)?;
+        config.norms = processor.norms(&config);
         let model = Transformer::new(config, weights);
-        Ok(Pretrained { model, tokenizer: tokenizer()?, processing: processor.report() })
+        Ok(Pretrained { model, tokenizer: tokenizer()?, default_prepend_bos: true, processing: processor.report() })
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) enum View {
     /// Multiplied by `√d_model` (Gemma's embedding).
     TimesSqrtDModel,
     /// The rows from this one on (OPT's positions).
-    From(i64),
+    RowsFrom(i64),
     /// Queries, keys or values out of `[q; k; v]`.
     QkvBlock(usize),
     /// The same of a `Conv1D`: `[in, q k v]`.
@@ -139,6 +139,11 @@ impl View {
         }
     }
 
+    /// Whether it has other numbers than the checkpoint.
+    pub(crate) fn computes(self) -> bool {
+        matches!(self, View::PlusOne | View::TimesSqrtDModel)
+    }
+
     /// Whether it is no view of the checkpoint, but new memory.
     pub(crate) fn copies(self) -> bool {
         matches!(self, View::AsIsTurned | View::TransposedTurned | View::HeadsOutTurned)
@@ -150,11 +155,11 @@ impl View {
         let with_rows = |rows: i64| [&[rows], &shape[1..]].concat();
         let d_head = config.d_head as i64;
         let qkv = with_rows((config.n_heads + 2 * config.n_key_value_heads) as i64 * d_head);
-        let experts = config.moe.as_ref().map_or(0, |moe| moe.num_experts as i64);
+        let experts = config.num_experts().unwrap_or(0) as i64;
         match self {
             View::AsIs | View::AsIsTurned | View::PlusOne | View::TimesSqrtDModel => shape.to_vec(),
             View::Transposed | View::TransposedTurned => reversed(shape),
-            View::From(row) => with_rows(shape[0] + row),
+            View::RowsFrom(row) => with_rows(shape[0] + row),
             View::QkvBlock(_) => qkv,
             View::QkvBlockTransposed(_) => reversed(&qkv),
             View::QkvPerHead(_) => with_rows(3 * shape[0]),
@@ -191,7 +196,7 @@ impl View {
                 let factor = Tensor::f_from_slice(&[(config.d_model as f64).sqrt()])?.f_to_kind(kind)?;
                 tensor.f_to_kind(kind)?.f_mul(&factor)?
             }
-            View::From(row) => tensor.f_slice(0, row, None, 1)?,
+            View::RowsFrom(row) => tensor.f_slice(0, row, None, 1)?,
             View::QkvBlock(which) => {
                 let (start, len) = block(which);
                 tensor.f_narrow(0, start, len)?

@@ -8,7 +8,7 @@ use std::fmt;
 
 use tch::Tensor;
 
-use crate::config::{NormPosition, Normalization, PositionalEmbedding};
+use crate::config::{NormConfig, NormPosition, Normalization, PositionalEmbedding};
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::embed::Embed;
@@ -121,22 +121,22 @@ impl Processor {
             }
             done
         };
-        let norm = config.normalization_type;
-        let shortformer = config.positional_embedding_type == PositionalEmbedding::Shortformer;
-        let (folds, note) = match (norm, config.norm_position) {
+        let norm = config.normalization_type();
+        let shortformer = config.positional_embedding_type() == PositionalEmbedding::Shortformer;
+        let (folds, note) = match (norm, config.norm_position()) {
             (Normalization::None, _) => (false, "there are no norms"),
             _ if shortformer => (false, "queries and keys read positions past the norm"),
             (_, NormPosition::After) => {
                 (true, "of the last norm; those after a sublayer stay, as nothing linear reads them")
             }
             (_, NormPosition::BeforeAndAfter) => (true, "those after a sublayer stay, as nothing linear reads them"),
-            _ if config.gated_mlp && norm.centers() => {
+            _ if config.gated_mlp() && norm.centers() => {
                 (true, "a norm's bias goes into the gates' and the linear part's own biases")
             }
             _ => (true, ""),
         };
         let fold_ln = decide(Step::FoldLn, wanted.fold_ln, folds, note);
-        let all_center = norm.centers() && config.final_normalization().centers();
+        let all_center = norm.centers() && config.norms.last().centers();
         let all_center = all_center && !shortformer;
         let note = match (norm.centers(), all_center) {
             _ if shortformer => "queries and keys read positions past the norm",
@@ -148,17 +148,18 @@ impl Processor {
         let uncapped = config.output_logits_soft_cap.is_none();
         let note = if uncapped { "" } else { "the logits' cap sees their mean" };
         let center_unembed = decide(Step::CenterUnembed, wanted.center_unembed, uncapped, note);
-        let (folds, note) = match (config.attention_sinks, config.clip_qkv) {
+        let (folds, note) = match (config.use_attention_sinks(), config.clip_qkv()) {
             (true, _) => (false, "with attention sinks a pattern's rows do not sum to one"),
             (_, Some(_)) => (false, "values are clamped after their bias"),
             _ => (true, ""),
         };
         let fold_value_biases = decide(Step::FoldValueBiases, wanted.fold_value_biases, folds, note);
         let (possible, note) =
-            match (config.rotary.is_some() || config.qk_norm.is_some(), config.n_key_value_heads == config.n_heads) {
+            match (config.rotary().is_some() || config.qk_norm().is_some(), config.n_key_value_heads == config.n_heads)
+            {
                 (true, _) => (false, "what happens between W_Q and W_K is not linear"),
                 (_, false) => (false, "heads share their keys and values"),
-                _ if config.clip_qkv.is_some() => (false, "queries, keys and values are clamped"),
+                _ if config.clip_qkv().is_some() => (false, "queries, keys and values are clamped"),
                 _ if !fold_value_biases => (false, "it needs fold_value_biases"),
                 _ => (true, ""),
             };
@@ -171,13 +172,17 @@ impl Processor {
         self.report
     }
 
-    /// What the norms are called from now on.
-    pub(crate) fn normalization(&self, config: &Config) -> Normalization {
-        match config.norm_position {
-            NormPosition::After => config.normalization_type,
-            _ if self.fold_ln => config.normalization_type.folded(),
-            _ => config.normalization_type,
+    /// The norms from now on.
+    pub(crate) fn norms(&self, config: &Config) -> NormConfig {
+        let mut norms = config.norms.clone();
+        if self.fold_ln {
+            let last = norms.last().folded();
+            if norms.position != NormPosition::After {
+                norms.kind = norms.kind.folded();
+            }
+            norms.last = (last != norms.kind).then_some(last);
         }
+        norms
     }
 
     pub(crate) fn embed(&self, embed: &mut Embed) -> Result<()> {

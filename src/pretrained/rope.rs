@@ -2,7 +2,7 @@
 //! transformers 4 (`rope_theta`, `rope_scaling`, `partial_rotary_factor`).
 
 use super::config_json::ConfigJson;
-use crate::config::{RopeScaling, Rotary};
+use crate::config::{Positions, RopeScaling, Rotary};
 use crate::Result;
 
 /// What a family's rotary fields are called in transformers 4, and what transformers takes where they are absent.
@@ -18,10 +18,12 @@ pub(crate) struct Rope {
     pub(crate) rounds_up: bool,
     /// The trained context where `original_max_position_embeddings` is absent; `None` for the context itself.
     pub(crate) trained: Option<usize>,
+    /// How a file's wavelengths are stretched that says nothing about rotations; `None` for not at all.
+    pub(crate) scaling: Option<&'static RopeScaling>,
 }
 
 impl Rope {
-    /// Llama's, and nearly everybody's.
+    /// Llama's, and that of nearly every family.
     pub(crate) const DEFAULT: Rope = Rope {
         theta: 10000.0,
         theta_field: "rope_theta",
@@ -29,6 +31,7 @@ impl Rope {
         partial_field: "partial_rotary_factor",
         rounds_up: false,
         trained: None,
+        scaling: None,
     };
 }
 
@@ -58,7 +61,12 @@ impl ConfigJson {
         };
         let trained = self.get("original_max_position_embeddings")?.or(rope.trained);
         let around = Around { theta, partial, rounds_up: rope.rounds_up, trained, d_head, n_ctx };
-        rotary(&parameters.unwrap_or_default(), around)
+        let silent = !self.has_any(&["rope_scaling", "rope_parameters"]);
+        let mut rotary = rotary(&parameters.unwrap_or_default(), around)?;
+        if let (Some(scaling), true) = (rope.scaling, silent) {
+            rotary.scaling = scaling.clone();
+        }
+        Ok(rotary)
     }
 
     /// The rotations of the global and the local layers, where these differ: `rope_parameters` has an object for each.
@@ -68,7 +76,7 @@ impl ConfigJson {
         n_ctx: usize,
         global: Rope,
         local: Rope,
-    ) -> Result<(Rotary, Rotary)> {
+    ) -> Result<Positions> {
         let both = self.object("rope_parameters")?.unwrap_or_default();
         let scaling = self.object("rope_scaling")?; // only ever of the global layers
         let read = |field: &str, scaling: Option<ConfigJson>, rope: Rope| {
@@ -81,7 +89,10 @@ impl ConfigJson {
             let theta = self.or(rope.theta_field, rope.theta)?;
             rotary(&parameters, Around { theta, partial: None, rounds_up: false, trained: None, d_head, n_ctx })
         };
-        Ok((read("full_attention", scaling, global)?, read("sliding_attention", None, local)?))
+        Ok(Positions::Rotary {
+            global: read("full_attention", scaling, global)?,
+            local: Some(read("sliding_attention", None, local)?),
+        })
     }
 }
 

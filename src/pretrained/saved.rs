@@ -20,6 +20,7 @@ pub(crate) struct Own {
     /// Of this file: 1.
     pub(crate) version: u32,
     pub(crate) config: Config,
+    pub(crate) default_prepend_bos: bool,
     /// Matrices that the model keeps the other way round in memory than the file: a product takes both, but rounds differently.
     pub(crate) turned: Vec<String>,
 }
@@ -48,6 +49,7 @@ impl Load {
             }
         }
         let load = Load { wanted: Wanted::none(), ..self.clone() };
-        while_reading(folder, |tokenizer| load.assemble(own.config, &checkpoint, &names, &[], tokenizer))
+        let read = while_reading(folder, |tokenizer| load.assemble(own.config, &checkpoint, names, &[], tokenizer))?;
+        Ok(Pretrained { default_prepend_bos: own.default_prepend_bos, ..read })
     }
 }

@@ -181,7 +181,7 @@ impl Plan {
             sum = sum.saturating_add(self.bytes_at(point, batch, pos)?);
         }
         // A token is routed to some experts only, whichever they are.
-        let (Some(moe), [HookPoint::Expert { .. }, ..]) = (&self.of.0.moe, &self.cached.experts[..]) else {
+        let (Some(moe), [HookPoint::Expert { .. }, ..]) = (self.of.0.experts(), &self.cached.experts[..]) else {
             return Ok(sum);
         };
         let one = self.bytes_at(self.cached.experts[0], batch, pos)?;
@@ -217,7 +217,7 @@ impl Plan {
         // Where heads read different streams, each goes through the norm.
         if let HookPoint::Block(layer, Site::Ln1Scale | Site::Ln1Normalized) = point {
             let hooked = |site| self.hooked.contains(HookPoint::Block(layer, site));
-            if config.norm_position != NormPosition::After && (hooked(Site::AttnIn) || hooked(Site::VInput)) {
+            if config.norm_position() != NormPosition::After && (hooked(Site::AttnIn) || hooked(Site::VInput)) {
                 shape.push(config.n_key_value_heads as i64);
             }
         }

@@ -142,7 +142,7 @@ mod tests {
 
     /// Passes a tensor through every point of a model, and gives the allocations that plan and points took together.
     fn allocated(select: Option<&HookFilter<'_>>) -> usize {
-        let config = std::sync::Arc::new(Config { n_layers: 12, ..Config::default() });
+        let config = std::sync::Arc::new(Config::new(12, 8, 1, 1, 1));
         let points: Vec<HookPoint> = all_points(&config).collect();
         let mut tensor = Tensor::from(1.0);
         let before = allocations();

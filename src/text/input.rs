@@ -147,7 +147,7 @@ impl Input {
     /// The tokens of this input: `[batch, pos]`.
     pub(crate) fn tokens(
         self,
-        config: &Config,
+        default_prepend_bos: bool,
         tokenizer: Option<&Tokenizer>,
         bos: Bos,
         side: PaddingSide,
@@ -156,7 +156,7 @@ impl Input {
         match self {
             Input::Texts(texts) => {
                 let tokenizer = tokenizer.ok_or(Error::NoTokenizer)?;
-                let prepend = prepends_bos(config, tokenizer, bos);
+                let prepend = prepends_bos(default_prepend_bos, tokenizer, bos);
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
                 Tokens::padded(&tokenizer.encode_batch(&texts, prepend)?, pad, side)
             }
@@ -167,13 +167,13 @@ impl Input {
     }
 }
 
-/// Whether `bos` means that the BOS token comes first.
-pub(crate) fn prepends_bos(config: &Config, tokenizer: &Tokenizer, bos: Bos) -> bool {
+/// Whether `bos` means that the BOS token comes first, in a model whose default this is.
+pub(crate) fn prepends_bos(default: bool, tokenizer: &Tokenizer, bos: Bos) -> bool {
     match bos {
         Bos::Yes => true,
         Bos::No => false,
         // A tokenizer that has none cannot put one first.
-        Bos::Default => config.default_prepend_bos && tokenizer.bos_id().is_some(),
+        Bos::Default => default && tokenizer.bos_id().is_some(),
     }
 }
 

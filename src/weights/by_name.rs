@@ -28,7 +28,7 @@ impl Transformer {
     /// [`Error::Invalid`] where the model learns none: its positions are rotary, ALiBi's or absent.
     pub fn w_pos(&self) -> Result<Tensor> {
         let none = || {
-            let positions = self.config().positional_embedding_type;
+            let positions = self.config().positional_embedding_type();
             Error::invalid(format!("the model has no W_pos: its positions are {positions:?}"))
         };
         self.weights().embed.w_pos.as_ref().map(Tensor::shallow_clone).ok_or_else(none)

@@ -87,7 +87,7 @@ fn unsupported() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         (
             "Qwen3ForCausalLM",
             json!({"num_hidden_layers": 1, "layer_types": ["sliding_attention"]}),
-            "window_size",
+            "sliding_window",
             "absent",
         ),
         ("Gemma2ForCausalLM", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention", "true"),
@@ -98,7 +98,7 @@ fn unsupported() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         ("GPTBigCodeForCausalLM", json!({"num_key_value_heads": 4}), "num_key_value_heads", "4"),
         ("ApertusForCausalLM", json!({"post_norm": true}), "post_norm", "true"),
         ("MixtralForCausalLM", json!({"num_experts_per_tok": 9}), "experts_per_token", "9"),
-        ("GptOssForCausalLM", json!({"sliding_window": null}), "window_size", "absent"),
+        ("GptOssForCausalLM", json!({"sliding_window": null}), "sliding_window", "absent"),
         ("OlmoForCausalLM", json!({"clip_qkv": [1.0]}), "clip_qkv", "[1.0]"),
         ("OlmoeForCausalLM", json!({"norm_topk_prob": "yes"}), "norm_topk_prob", "yes"),
     ]

@@ -6,6 +6,7 @@ use crate::common::{raw, tokenizer};
 use rstest::rstest;
 use serde_json::{json, Value};
 use tch::{Kind, Tensor};
+use tch_lens::config::{Activation, MlpConfig};
 use tch_lens::{
     hook, Bos, Config, Error, HookFilter, HookPoint, HookedTransformer, Hooks, Input, Load, Output, Run, Slice, Tokens,
 };
@@ -635,24 +636,19 @@ fn a_slice_out_of_range(#[case] slice: Slice, #[case] expected: &str) {
 
 #[rstest]
 #[case(Config { n_heads: 3, n_key_value_heads: 2, ..small() }, "config field `n_key_value_heads` is 2: it must divide n_heads, 3")]
-#[case(Config { d_mlp: 0, ..small() }, "config field `d_mlp` is 0: a model with MLPs needs at least one neuron")]
+#[case(with(|config| config.mlp = Some(MlpConfig::plain(0, Activation::Relu))), "config field `d_mlp` is 0: an MLP has at least one neuron, and at most 2^28")]
 #[case(Config { d_vocab_out: 0, ..small() }, "config field `d_vocab_out` is 0: it must be between 1 and 2^28")]
-#[case(Config { eps: f64::NAN, ..small() }, "config field `eps` is NaN: it must be a number, zero or above")]
+#[case(with(|config| config.norms.eps = f64::NAN), "config field `eps` is NaN: it must be a number, zero or above")]
 fn a_shape_that_no_model_can_have(#[case] config: Config, #[case] expected: &str) {
     says(HookedTransformer::init(config, 0), expected);
 }
 
+fn with(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = small();
+    change(&mut config);
+    config
+}
+
 fn small() -> Config {
-    Config {
-        n_layers: 1,
-        d_model: 8,
-        n_heads: 2,
-        d_head: 4,
-        n_key_value_heads: 2,
-        d_mlp: 8,
-        d_vocab: 9,
-        d_vocab_out: 9,
-        n_ctx: 8,
-        ..Config::default()
-    }
+    Config::new(1, 8, 2, 9, 8)
 }

@@ -66,12 +66,16 @@ fn agrees_with_transformers_and_transformer_lens(#[case] family: &str) {
 /// Logits, order and every activation, with and without what fires on request only.
 fn activations(fixture: &Fixture, model: &HookedTransformer, tally: &mut Tally) {
     let tokens = fixture.want("tokens");
-    let (logits, cache) = model.run_with_cache(&tokens).unwrap();
+    let order = fixture.meta["hooks"]["raw"]["order_default"].as_array().unwrap();
+    let order: Vec<&str> = order.iter().map(|name| name.as_str().unwrap()).collect();
+    let (logits, cache) = match order[0] {
+        // TransformerLens fires it by default where `use_hook_tokens` is set; here it always fires on request.
+        "hook_tokens" => model.run_with_cache_of(&tokens, order.as_slice()).unwrap(),
+        _ => model.run_with_cache(&tokens).unwrap(),
+    };
     let theirs = fixture.get("hf.logits").unwrap_or_else(|| fixture.want("raw.logits"));
     tally.compare("logits", &logits, &theirs, TOLERANCE);
 
-    let order = fixture.meta["hooks"]["raw"]["order_default"].as_array().unwrap();
-    let order: Vec<&str> = order.iter().map(|name| name.as_str().unwrap()).collect();
     let ours: Vec<String> = cache.keys().map(|point| point.to_string()).collect();
     assert_eq!(ours, order, "firing order");
 

@@ -28,7 +28,7 @@ fn targets(model: &HookedTransformer) -> Vec<Target> {
     let mut targets = vec![Target::Unembed];
     for layer in 0..config.n_layers as i64 {
         targets.push(Target::Attn(layer));
-        if !config.attn_only {
+        if !config.attn_only() {
             targets.push(Target::Mlp(layer));
         }
     }
@@ -79,7 +79,7 @@ fn decompositions_sum_to_the_stream() {
                 }
                 let heads = cache.stack_head_results(Heads::new().target(target).incl_remainder(true)).unwrap();
                 tally.relative(&what("heads and remainder"), &heads.sum().unwrap(), &whole);
-                if !model.config().attn_only {
+                if !model.config().attn_only() {
                     let some = Neurons::new().target(target).neurons((0, 1000, 3)).incl_remainder(true);
                     let neurons = cache.stack_neuron_results(some).unwrap();
                     tally.relative(&what("neurons and remainder"), &neurons.sum().unwrap(), &whole);
@@ -113,7 +113,7 @@ fn heads_and_neurons_sum_to_their_sublayers() {
                     .unwrap();
                 let mut written = cache[hook::attn_out(layer)].shallow_clone();
                 let mut parts = heads + biases;
-                if !model.config().attn_only {
+                if !model.config().attn_only() {
                     let neurons = cache.stack_neuron_results(Neurons::new().target(next)).unwrap();
                     parts += neurons.select(in_layer).unwrap().sum().unwrap();
                     written += &cache[hook::mlp_out(layer)];
@@ -141,7 +141,7 @@ fn heads_and_b_o_are_attn_out() {
     for family in families() {
         let fixture = Fixture::open(&family);
         for (setting, model) in settings(&fixture) {
-            if model.config().norm_position != tch_lens::config::NormPosition::Before {
+            if model.config().norm_position() != tch_lens::config::NormPosition::Before {
                 continue; // a bias passes through a norm of its own scale there: the test above
             }
             let parameters: std::collections::HashMap<_, _> = model.parameters().into_iter().collect();
@@ -156,7 +156,7 @@ fn heads_and_b_o_are_attn_out() {
                     &sum,
                     &cache[hook::attn_out(layer)],
                 );
-                if model.config().attn_only || model.config().moe.is_some() {
+                if model.config().attn_only() || model.config().experts().is_some() {
                     continue; // experts' biases are weighted by the router: the test above
                 }
                 let neurons = cache.get_neuron_results(layer as i64, Neurons::new()).unwrap();
@@ -238,7 +238,7 @@ fn projection_first(
         }
         both!(stack_head_results, Heads::new().incl_remainder(true));
         both!(get_full_resid_decomposition, Full::new());
-        if !cache.model().config().attn_only {
+        if !cache.model().config().attn_only() {
             both!(stack_neuron_results, Neurons::new().neurons((1, 1000, 5)).incl_remainder(true));
         }
     }

@@ -4,23 +4,23 @@ use crate::common::child;
 use approx::{abs_diff_eq, assert_relative_eq};
 use rstest::rstest;
 use tch::{Kind, Tensor};
-use tch_lens::config::{Activation, NormPosition, Normalization, QkNorm};
+use tch_lens::config::{Activation, MlpConfig, NormConfig, NormPosition, Normalization, QkNorm};
 use tch_lens::{Config, HookedTransformer, Init};
 
 fn config() -> Config {
     Config {
-        n_layers: 2,
-        d_model: 96,
-        n_heads: 8,
-        d_head: 12,
         n_key_value_heads: 4,
-        d_mlp: 200,
-        gated_mlp: true,
-        d_vocab: 300,
         d_vocab_out: 250,
-        n_ctx: 64,
-        ..Config::default()
+        mlp: Some(MlpConfig::gated(200, Activation::GeluNew)),
+        ..Config::new(2, 96, 8, 300, 64)
     }
+}
+
+/// That, with something changed.
+fn with(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = config();
+    change(&mut config);
+    config
 }
 
 /// Every matrix, with `fan_in` and `fan_out`.
@@ -41,7 +41,7 @@ fn matrices(model: &HookedTransformer) -> Vec<(&'static str, Tensor, [f64; 2])> 
 }
 
 #[rstest]
-#[case::gpt2(Init::Gpt2, |_: f64, _: f64| 0.02, true)]
+#[case::gpt2(Init::Gpt2 { std: Some(0.02) }, |_: f64, _: f64| 0.02, true)]
 #[case::xavier_uniform(Init::XavierUniform, |i: f64, o: f64| (2.0 / (i + o)).sqrt(), false)]
 #[case::xavier_normal(Init::XavierNormal, |i: f64, o: f64| (2.0 / (i + o)).sqrt(), true)]
 #[case::kaiming_uniform(Init::KaimingUniform, |i: f64, _: f64| (2.0 / i).sqrt(), false)]
@@ -81,8 +81,8 @@ fn every_scheme_has_its_spread(#[case] init: Init, #[case] std: fn(f64, f64) -> 
 }
 
 #[test]
-fn a_negative_range_is_transformer_lens_default() {
-    let model = HookedTransformer::init(Config { initializer_range: -1.0, ..config() }, 0).unwrap();
+fn the_default_spread_is_transformer_lens_default() {
+    let model = HookedTransformer::init(config(), 0).unwrap();
     let std = model.w_in(..).unwrap().std(false).double_value(&[]);
     assert_relative_eq!(std, 0.8 / 96f64.sqrt(), max_relative = 0.03);
 }
@@ -90,7 +90,7 @@ fn a_negative_range_is_transformer_lens_default() {
 #[test]
 fn a_seed_says_all() {
     let of = |init, seed| HookedTransformer::init_with(config(), init, seed).unwrap().parameters();
-    for init in [Init::Gpt2, Init::XavierUniform] {
+    for init in [Init::default(), Init::XavierUniform] {
         let (first, same, other) = (of(init, 7), of(init, 7), of(init, 8));
         for (((name, first), (_, same)), (_, other)) in first.iter().zip(&same).zip(&other) {
             assert_eq!(first, same, "{name}");
@@ -136,14 +136,14 @@ fn libtorch_s_generator_is_left_alone() {
 }
 
 #[rstest]
-#[case::norms_on_both_sides(Config { norm_position: NormPosition::BeforeAndAfter, ..config() }, "blocks.1.ln2_post.w")]
-#[case::norms_after(Config { norm_position: NormPosition::After, normalization_type: Normalization::RMS, ..config() }, "blocks.1.ln2.w")]
-#[case::norm_of_the_embedding(Config { post_embedding_ln: true, ..config() }, "embed.ln.b")]
-#[case::norms_of_heads(Config { qk_norm: Some(QkNorm::PerHead(Normalization::RMS)), ..config() }, "blocks.0.attn.k_norm.w")]
-#[case::norms_of_all_heads(Config { qk_norm: Some(QkNorm::AllHeads(Normalization::RMS)), ..config() }, "blocks.0.attn.q_norm.w")]
-#[case::sinks(Config { attention_sinks: true, ..config() }, "blocks.0.attn.sinks")]
-#[case::solu(Config { gated_mlp: false, act_fn: Activation::SoluLn, ..config() }, "blocks.1.mlp.ln.w")]
-#[case::attention_only(Config { attn_only: true, normalization_type: Normalization::None, ..config() }, "blocks.1.attn.o.bias")]
+#[case::norms_on_both_sides(with(|config| config.norms.position = NormPosition::BeforeAndAfter), "blocks.1.ln2_post.w")]
+#[case::norms_after(with(|config| config.norms = NormConfig { position: NormPosition::After, ..NormConfig::new(Normalization::RMS) }), "blocks.1.ln2.w")]
+#[case::norm_of_the_embedding(with(|config| config.norms.after_embedding = true), "embed.ln.b")]
+#[case::norms_of_heads(with(|config| config.attention.qk_norm = Some(QkNorm::PerHead(Normalization::RMS))), "blocks.0.attn.k_norm.w")]
+#[case::norms_of_all_heads(with(|config| config.attention.qk_norm = Some(QkNorm::AllHeads(Normalization::RMS))), "blocks.0.attn.q_norm.w")]
+#[case::sinks(with(|config| config.attention.sinks = true), "blocks.0.attn.sinks")]
+#[case::solu(with(|config| config.mlp = Some(MlpConfig::plain(200, Activation::SoluLn))), "blocks.1.mlp.ln.w")]
+#[case::attention_only(Config { mlp: None, norms: NormConfig::new(Normalization::None), ..config() }, "blocks.1.attn.o.bias")]
 #[case::tied(Config { tie_word_embeddings: true, d_vocab_out: 300, ..config() }, "embed.W_E")]
 fn every_shape_gets_all_its_weights(#[case] config: Config, #[case] name: &str) {
     let d_vocab_out = config.d_vocab_out as i64;
@@ -157,10 +157,15 @@ fn every_shape_gets_all_its_weights(#[case] config: Config, #[case] name: &str) 
 #[test]
 fn what_cannot_be_made_is_an_error() {
     let says = |config: Config| HookedTransformer::init(config, 0).unwrap_err().to_string();
-    let experts = r#"{"num_experts": 4, "experts_per_token": 2, "router": "softmax"}"#;
-    let moe = serde_json::from_str(experts).unwrap();
-    assert!(says(Config { moe: Some(moe), ..config() }).contains("not made of mixtures of experts"));
-    assert!(says(Config { act_fn: Activation::Xielu, ..config() }).contains("`act_fn` is xielu"));
-    assert!(says(Config { initializer_range: f64::NAN, ..config() }).contains("`initializer_range` is NaN"));
+    let experts = r#"{"num_experts": 4, "experts_per_token": 2, "routing": "softmax"}"#;
+    let experts = MlpConfig::experts(8, Activation::Silu, serde_json::from_str(experts).unwrap());
+    assert!(says(Config { mlp: Some(experts), ..config() }).contains("not made of mixtures of experts"));
+    assert!(
+        says(Config { mlp: Some(MlpConfig::plain(8, Activation::Xielu)), ..config() }).contains("`act_fn` is xielu")
+    );
+    for std in [f64::NAN, f64::INFINITY, -1.0] {
+        let error = HookedTransformer::init_with(config(), Init::Gpt2 { std: Some(std) }, 0).unwrap_err().to_string();
+        assert!(error.contains(&format!("`std` is {std}")), "{error}");
+    }
     assert!(says(Config { d_model: 0, ..config() }).contains("`d_model` is 0"));
 }

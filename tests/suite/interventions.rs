@@ -164,7 +164,7 @@ fn queries_keys_and_values_do_what_they_are_for() {
 
 #[test]
 fn rotation_is_linear() {
-    for m in models().filter(|m| m.model.config().rotary.is_some()) {
+    for m in models().filter(|m| m.model.config().rotary().is_some()) {
         for (before, after) in [("q", "rot_q"), ("k", "rot_k")] {
             let ours = m.with(replace((after, 1), |x| x * 0.5));
             m.same(after, &ours, &m.with(replace((before, 1), |x| x * 0.5)));
@@ -262,7 +262,7 @@ fn neurons_are_what_the_mlp_writes() {
         }
         let logits = &silent["unembed.hook_out"];
         m.same("act(0) = 0", &m.with(replace(("pre", 0), Tensor::zeros_like)), logits);
-        if m.model.config().gated_mlp {
+        if m.model.config().gated_mlp() {
             m.same("0 · gate = 0", &m.with(replace(("pre_linear", 0), Tensor::zeros_like)), logits);
         }
     }

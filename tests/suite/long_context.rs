@@ -1,27 +1,16 @@
 //! Sequences whose masks or scores are made in parts: the same figures as where they are made whole.
 
 use tch::{Kind, Tensor};
-use tch_lens::config::{AttentionDir, AttnType, PositionalEmbedding};
-use tch_lens::{Config, HookedTransformer, Load, Output, PaddingSide, Run, Tokens};
+use tch_lens::config::{Activation, AttentionDir, MlpConfig, PerLayer, Positions, Reach};
+use tch_lens::{Config, HookedTransformer, Init, Load, Output, PaddingSide, Run, Tokens};
 
 const N_CTX: usize = 4200;
 
 fn model(change: impl FnOnce(&mut Config)) -> HookedTransformer {
-    let mut config = Config {
-        n_layers: 2,
-        d_model: 8,
-        n_heads: 2,
-        d_head: 4,
-        n_key_value_heads: 2,
-        d_mlp: 16,
-        d_vocab: 50,
-        d_vocab_out: 50,
-        n_ctx: N_CTX,
-        initializer_range: 0.3, // so that patterns are no averages
-        ..Config::default()
-    };
+    let mut config = Config { mlp: Some(MlpConfig::plain(16, Activation::GeluNew)), ..Config::new(2, 8, 2, 50, N_CTX) };
     change(&mut config);
-    HookedTransformer::init(config, 0).unwrap()
+    // Of a wide spread, so that patterns are no averages.
+    HookedTransformer::init_with(config, Init::Gpt2 { std: Some(0.3) }, 0).unwrap()
 }
 
 /// The stream after the last block, without and with the scores looked at, which then are made whole.
@@ -43,8 +32,7 @@ fn tokens(batch: i64, pos: i64) -> Tokens {
 }
 
 fn local(config: &mut Config) {
-    config.attn_types = vec![AttnType::Local, AttnType::Global];
-    config.window_size = Some(700);
+    config.attention.reach = PerLayer::Each(vec![Reach::Window(700), Reach::Global]);
 }
 
 #[test]
@@ -52,23 +40,23 @@ fn local_windows() {
     in_parts_and_whole("window", &model(local), &tokens(1, 4200));
     let both_ways = |config: &mut Config| {
         local(config);
-        config.attention_dir = AttentionDir::Bidirectional;
+        config.attention.direction = AttentionDir::Bidirectional;
     };
     in_parts_and_whole("window both ways", &model(both_ways), &tokens(1, 4200));
 }
 
 #[test]
 fn alibi() {
-    let alibi = |config: &mut Config| config.positional_embedding_type = PositionalEmbedding::Alibi;
+    let alibi = |config: &mut Config| config.positions = Positions::Alibi { bias_max: 8.0 };
     in_parts_and_whole("ALiBi", &model(alibi), &tokens(1, 3000));
 }
 
 #[test]
 fn soft_capped_scores() {
-    let capped = |config: &mut Config| config.attn_scores_soft_cap = Some(2.0);
+    let capped = |config: &mut Config| config.attention.scores_soft_cap = Some(2.0);
     in_parts_and_whole("soft cap", &model(capped), &tokens(1, 3000));
     let grouped = |config: &mut Config| {
-        config.attn_scores_soft_cap = Some(2.0);
+        config.attention.scores_soft_cap = Some(2.0);
         config.n_key_value_heads = 1;
     };
     in_parts_and_whole("soft cap, grouped", &model(grouped), &tokens(1, 3000));
@@ -79,7 +67,8 @@ fn sinks() {
     let without = model(|_| {});
     let mut weights = without.state_dict().unwrap();
     weights.extend((0..2).map(|l| (format!("blocks.{l}.attn.sinks"), Tensor::from_slice(&[0.5f32, 3.0]))));
-    let config = Config { attention_sinks: true, ..without.config().clone() };
+    let mut config = without.config().clone();
+    config.attention.sinks = true;
     let model = Load::new().no_processing().state_dict(config, weights).unwrap();
     in_parts_and_whole("sinks", &model, &tokens(1, 3000));
 }

@@ -19,19 +19,7 @@ fn loading_takes_at_most_1_3_times_the_weights() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (n_layers, d_model) = (8, 384);
-    let config = Config {
-        n_layers,
-        d_model,
-        n_heads: 6,
-        d_head: 64,
-        n_key_value_heads: 6,
-        d_mlp: 4 * d_model,
-        d_vocab: 24_000,
-        d_vocab_out: 24_000,
-        n_ctx: 512,
-        tie_word_embeddings: true,
-        ..Config::default()
-    };
+    let config = Config { tie_word_embeddings: true, ..Config::new(n_layers, d_model, 6, 24_000, 512) };
     let model = HookedTransformer::init(config, 0).unwrap();
     println!(
         "checkpoint: {} MB of fp32, {} MB of it the embedding",

@@ -199,11 +199,11 @@ fn every_point_has_its_documented_shape() {
         let c = model.config();
         let n = |n: usize| n as i64;
         let (heads, kv, d_head) = (n(c.n_heads), n(c.n_key_value_heads), n(c.d_head));
-        let (d_model, d_mlp) = (n(c.d_model), n(c.d_mlp));
+        let (d_model, d_mlp) = (n(c.d_model), n(c.d_mlp()));
         let cache = model.run(rows.clone(), Run::new().cache(model.hook_names())).unwrap().cache;
         for (point, tensor) in &cache {
             let each = |last: &[i64]| [&[batch, pos], last].concat();
-            let over_all_heads = matches!(c.qk_norm, Some(tch_lens::config::QkNorm::AllHeads(_)));
+            let over_all_heads = matches!(c.qk_norm(), Some(tch_lens::config::QkNorm::AllHeads(_)));
             let of_heads = |heads, width| match over_all_heads {
                 true => each(&[if width == 1 { 1 } else { heads * width }]),
                 false => each(&[heads, width]),
@@ -229,8 +229,8 @@ fn every_point_has_its_documented_shape() {
                     AttnScores | Pattern => vec![batch, heads, pos, pos],
                     Ln1Scale | Ln1PostScale | Ln2Scale | Ln2PostScale | MlpLnScale => each(&[1]),
                     Pre | PreLinear | Mid | MlpLnNormalized | Post => each(&[d_mlp]),
-                    ExpertWeights => each(&[n(c.moe.as_ref().unwrap().num_experts)]),
-                    ExpertIndices => each(&[n(c.moe.as_ref().unwrap().experts_per_token)]),
+                    ExpertWeights => each(&[n(c.experts().unwrap().num_experts)]),
+                    ExpertIndices => each(&[n(c.experts().unwrap().experts_per_token)]),
                     _ => each(&[d_model]),
                 },
                 _ => each(&[d_model]),

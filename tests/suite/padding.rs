@@ -4,8 +4,8 @@ use crate::common::{families, max_diff, raw, tokenizer, Fixture, Tally};
 use approx::assert_abs_diff_eq;
 use rstest::rstest;
 use tch::{Device, IndexOp, Kind, Tensor};
-use tch_lens::config::{AttnType, PositionalEmbedding};
-use tch_lens::{Bos, Config, HookFilter, HookedTransformer, Load, Output, PaddingSide, Run, Tokens};
+use tch_lens::config::{Activation, AttentionConfig, MlpConfig, PerLayer, Positions, Reach};
+use tch_lens::{Bos, Config, HookFilter, HookedTransformer, Init, Load, Output, PaddingSide, Run, Tokens};
 
 const TOLERANCE: f64 = 1e-4;
 /// In fp64 nothing but a mistake is larger; in fp32 the activations of a model without norms are too large to tell.
@@ -79,23 +79,15 @@ fn each_row_gets_what_it_gets_alone(#[case] side: PaddingSide) {
         let model = in_fp64().open(Fixture::folder(&family)).unwrap();
         rows_are_as_if_alone(&family, &model, side, &mut tally);
     }
-    let small = Config {
-        n_layers: 2,
-        d_model: 24,
-        n_heads: 3,
-        d_head: 8,
-        n_key_value_heads: 3,
-        d_mlp: 32,
-        d_vocab: 16,
-        d_vocab_out: 16,
-        n_ctx: 16,
-        initializer_range: 0.3,
-        ..Config::default()
-    };
-    let alibi = Config { positional_embedding_type: PositionalEmbedding::Alibi, ..small.clone() };
-    let local = Config { attn_types: vec![AttnType::Local; 2], window_size: Some(2), ..small };
+    let small = Config { mlp: Some(MlpConfig::plain(32, Activation::GeluNew)), ..Config::new(2, 24, 3, 16, 16) };
+    let alibi = Config { positions: Positions::Alibi { bias_max: 8.0 }, ..small.clone() };
+    let reach = PerLayer::All(Reach::Window(2));
+    let local = Config { attention: AttentionConfig { reach, ..AttentionConfig::default() }, ..small };
     for (what, config) in [("alibi", alibi), ("local", local)] {
-        let weights = HookedTransformer::init(config.clone(), 0).unwrap().state_dict().unwrap();
+        let weights = HookedTransformer::init_with(config.clone(), Init::Gpt2 { std: Some(0.3) }, 0)
+            .unwrap()
+            .state_dict()
+            .unwrap();
         let model = in_fp64().state_dict(config, weights).unwrap();
         rows_are_as_if_alone(what, &model, side, &mut tally);
     }

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use crate::common::{families, processed_like_transformer_lens, Fixture, Tally};
 use rstest::rstest;
 use tch::{Kind, Tensor};
-use tch_lens::config::NormPosition;
-use tch_lens::config::PositionalEmbedding;
+use tch_lens::config::{Activation, MlpConfig, NormPosition, PositionalEmbedding, Positions};
 use tch_lens::{hook, Composition, Config, Full, HookedTransformer, Load, OutputTokens, Result, Slice, Target};
 
 const TOLERANCE: f64 = 1e-4;
@@ -69,11 +68,11 @@ fn weights_are_transformer_lens_own() {
             let parameters: BTreeMap<String, Tensor> = model.parameters().into_iter().collect();
             for (name, summary) in fixture.meta["weights_summary"][setting].as_object().unwrap() {
                 let what = format!("{family} {setting} {name}");
-                let positions = model.config().positional_embedding_type;
+                let positions = model.config().positional_embedding_type();
                 if name == "pos_embed.W_pos" && positions == PositionalEmbedding::Alibi {
                     continue; // TransformerLens carries one that nothing reads
                 }
-                let centers = model.config().normalization_type.centers();
+                let centers = model.config().normalization_type().centers();
                 if name.ends_with("mlp.W_gate") && setting == "processed" && centers {
                     continue; // TransformerLens centres what reads a layer norm, but for this
                 }
@@ -132,7 +131,7 @@ fn weights_make_the_activations() {
             let mut compare = |name: &str, ours: Tensor, theirs: &Tensor| {
                 tally.compare(&format!("{family} {setting}: {name}"), &ours, theirs, TOLERANCE);
             };
-            if !config.post_embedding_ln {
+            if !config.post_embedding_ln() {
                 compare(
                     "embed",
                     model.w_e().unwrap().index_select(0, &tokens.reshape(-1)).view_as(&cache["hook_embed"]),
@@ -149,7 +148,7 @@ fn weights_make_the_activations() {
                 // What a norm before the sublayer gives, with its gain and bias, where these are not folded.
                 let read = |norm: &str, stream: &str| -> Tensor {
                     let normalized = format!("blocks.{layer}.{norm}.hook_normalized");
-                    if config.norm_position == NormPosition::After || !cache.contains(normalized.as_str()) {
+                    if config.norm_position() == NormPosition::After || !cache.contains(normalized.as_str()) {
                         return cache[format!("blocks.{layer}.{stream}").as_str()].shallow_clone();
                     }
                     let mut x = cache[normalized.as_str()].shallow_clone();
@@ -180,18 +179,18 @@ fn weights_make_the_activations() {
                 }
                 let z = &cache[hook::z(layer)];
                 let result = Tensor::einsum("bphe,hem->bphm", &[z, &model.w_o(at).unwrap()], None::<&[i64]>);
-                if config.norm_position == NormPosition::Before {
+                if config.norm_position() == NormPosition::Before {
                     let out = result.sum_dim_intlist([2i64].as_slice(), false, Kind::Float) + model.b_o(at).unwrap();
                     compare("attn_out", out, &cache[("attn_out", at)]);
                 }
-                if config.attn_only || config.moe.is_some() {
+                if config.attn_only() || config.experts().is_some() {
                     let error = model.w_in(at).unwrap_err().to_string();
-                    let expected = if config.attn_only { "attention-only" } else { "experts: `parameters()`" };
+                    let expected = if config.attn_only() { "attention-only" } else { "experts: `parameters()`" };
                     assert!(error.contains(expected), "{family}: {error}");
                     continue;
                 }
                 let x = read("ln2", if config.parallel_attn_mlp { "hook_resid_pre" } else { "hook_resid_mid" });
-                if config.gated_mlp {
+                if config.gated_mlp() {
                     let pre = x.matmul(&model.w_gate(at).unwrap()) + model.b_gate(at).unwrap();
                     compare("pre", pre, &cache[("pre", at)]);
                     let linear = x.matmul(&model.w_in(at).unwrap()) + model.b_pre_linear(at).unwrap();
@@ -200,7 +199,7 @@ fn weights_make_the_activations() {
                     compare("pre", x.matmul(&model.w_in(at).unwrap()) + model.b_in(at).unwrap(), &cache[("pre", at)]);
                     assert!(model.w_gate(at).unwrap_err().to_string().contains("no gate"));
                 }
-                if config.norm_position == NormPosition::Before {
+                if config.norm_position() == NormPosition::Before {
                     let post = &cache[("post", at)];
                     compare(
                         "mlp_out",
@@ -243,13 +242,13 @@ fn biases_and_compositions_are_transformer_lens_own() {
                         .or_default() += 1;
                     continue;
                 }
-                if config.attn_only && key.contains("mlp_input") {
+                if config.attn_only() && key.contains("mlp_input") {
                     *skipped.entry("an attention-only model has no MLP that could be a target").or_default() += 1;
                     continue;
                 }
                 match model.accumulated_bias(target(&key), mlps) {
                     Ok(ours) => biases.compare(&what, &ours, &fixture.want(&key), TOLERANCE),
-                    Err(error) if config.norm_position != NormPosition::Before || config.moe.is_some() => {
+                    Err(error) if config.norm_position() != NormPosition::Before || config.experts().is_some() => {
                         assert!(error.to_string().contains("depends on the input"), "{what}: {error}");
                         *skipped.entry("what biases add depends on the input").or_default() += 1;
                     }
@@ -286,7 +285,7 @@ fn biases_are_the_bias_rows() {
             let (_, cache) = model.run_with_cache(fixture.want("tokens")).unwrap();
             let layers = 0..model.config().n_layers as i64;
             let targets = layers.flat_map(|l| [Target::Attn(l), Target::Mlp(l)]).chain([Target::Unembed]);
-            for target in targets.filter(|t| !(model.config().attn_only && matches!(t, Target::Mlp(_)))) {
+            for target in targets.filter(|t| !(model.config().attn_only() && matches!(t, Target::Mlp(_)))) {
                 let Ok(ours) = model.accumulated_bias(target, true) else { continue };
                 let stack = cache.get_full_resid_decomposition(Full::new().target(target)).unwrap();
                 let row = stack.labels().iter().position(|label| label == "bias").unwrap();
@@ -300,16 +299,9 @@ fn biases_are_the_bias_rows() {
 
 fn small() -> Config {
     Config {
-        n_layers: 3,
-        d_model: 12,
-        n_heads: 4,
-        d_head: 3,
         n_key_value_heads: 2,
-        d_mlp: 20,
-        d_vocab: 30,
-        d_vocab_out: 30,
-        n_ctx: 8,
-        ..Config::default()
+        mlp: Some(MlpConfig::plain(20, Activation::GeluNew)),
+        ..Config::new(3, 12, 4, 30, 8)
     }
 }
 
@@ -343,8 +335,8 @@ fn layers_are_an_index_or_a_stack() {
 
 #[test]
 fn what_a_model_lacks_is_an_error_or_zero() {
-    let alibi = Config { positional_embedding_type: tch_lens::config::PositionalEmbedding::Alibi, ..small() };
-    let model = HookedTransformer::init(Config { attn_only: true, ..alibi }, 0).unwrap();
+    let config = Config { positions: Positions::Alibi { bias_max: 8.0 }, mlp: None, ..small() };
+    let model = HookedTransformer::init(config, 0).unwrap();
     let error = |result: Result<Tensor>| result.unwrap_err().to_string();
     assert_eq!(error(model.w_pos()), "the model has no W_pos: its positions are Alibi");
     assert_eq!(error(model.w_e_pos()), "the model has no W_pos: its positions are Alibi");
@@ -363,7 +355,8 @@ fn what_a_model_lacks_is_an_error_or_zero() {
 
 #[test]
 fn biases_through_a_norm_depend_on_the_input() {
-    let config = Config { norm_position: NormPosition::BeforeAndAfter, ..small() };
+    let mut config = small();
+    config.norms.position = NormPosition::BeforeAndAfter;
     let model = HookedTransformer::init(config, 0).unwrap();
     assert_eq!(model.accumulated_bias(Target::Unembed, true).unwrap().abs().max().double_value(&[]), 0.0);
     fill(&model, "blocks.1.mlp.out.bias", 0.5);

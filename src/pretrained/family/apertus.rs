@@ -1,19 +1,14 @@
 //! Apertus (Swiss AI 2025): Llama with norms of queries and keys, and a plain MLP with a trained activation function.
 
-use super::llama_style::{self, attention_biases, ends, Defaults, ATTENTION, LLAMA, QK_NORMS};
+use super::llama_style::{self, attention_biases, Defaults, ATTENTION, ENDS, LLAMA, QK_NORMS};
 use super::{ConfigJson, Family};
-use crate::config::{Normalization, QkNorm, RopeScaling};
+use crate::config::{MlpKind, Normalization, QkNorm, RopeScaling};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["ApertusForCausalLM", "apertus"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "apertus", architectures: &["ApertusForCausalLM"], config, names, ..llama_style::FAMILY };
 
 const DEFAULTS: Defaults = Defaults {
     intermediate_size: 14336,
@@ -21,12 +16,12 @@ const DEFAULTS: Defaults = Defaults {
     max_position_embeddings: 65536,
     hidden_act: "xielu",
     norm_eps: 1e-5,
-    rope: Some(Rope { theta: 12e6, ..Rope::DEFAULT }),
+    rope: Some(Rope { theta: 12e6, scaling: Some(&LLAMA3), ..Rope::DEFAULT }),
     ..LLAMA
 };
 
-/// The rotation of a file that has none.
-const LLAMA3: RopeScaling = RopeScaling::Llama3 {
+/// The stretch of a file that has none.
+static LLAMA3: RopeScaling = RopeScaling::Llama3 {
     factor: 8.0,
     low_freq_factor: 1.0,
     high_freq_factor: 4.0,
@@ -39,10 +34,9 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.only("post_norm", false)?;
     json.only("mlp_bias", false)?;
     let mut config = llama_style::config(json, &DEFAULTS)?;
-    if let (Some(rotary), false) = (&mut config.rotary, json.has_any(&["rope_parameters", "rope_scaling"])) {
-        rotary.scaling = LLAMA3;
-    }
-    Ok(Config { gated_mlp: false, qk_norm: Some(QkNorm::PerHead(Normalization::RMS)), ..config })
+    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Plain);
+    config.attention.qk_norm = Some(QkNorm::PerHead(Normalization::RMS));
+    Ok(config)
 }
 
 const NORMS: &[Entry] = &[
@@ -59,6 +53,6 @@ const MLP: &[Entry] = &[
     at(XieluEps, "model.layers.{l}.mlp.act_fn.eps", AsIs),
 ];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS, MLP].concat())
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS, MLP].concat())
 }

@@ -1,16 +1,29 @@
 //! BLOOM (Le Scao et al. 2022): ALiBi, and a norm after the embedding.
 
+use super::gpt2_style::{self, Fields, GPT2};
 use super::{ConfigJson, Family};
-use crate::config::{Activation, PositionalEmbedding};
+use crate::config::Positions;
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = Family {
-    architectures: &["BloomForCausalLM", "bloom"],
-    prefix: "transformer.",
+    model_type: "bloom",
+    architectures: &["BloomForCausalLM"],
     config,
     names,
-    ignored: &["lm_head.weight"],
+    ignored: &[],
+    ..gpt2_style::FAMILY
+};
+
+const FIELDS: Fields = Fields {
+    d_model: (&["n_embed", "hidden_size"], 64),
+    n_layers: (&["num_hidden_layers", "n_layer"], 2),
+    n_heads: (&["num_attention_heads", "n_head"], 8),
+    n_ctx: (&["seq_length"], 2048), // of the first files; ALiBi itself has no bound
+    d_vocab: 250_880,
+    d_mlp: (&[], None),
+    activation: (&[], "gelu_new"),
+    ..GPT2
 };
 
 fn config(json: &ConfigJson) -> Result<Config> {
@@ -20,52 +33,41 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["skip_bias_add", "skip_bias_add_qkv"]);
     json.only("apply_residual_connection_post_layernorm", false)?;
     json.only("slow_but_exact", false)?;
-    let d_model: usize = json.any(&["n_embed", "hidden_size"])?.unwrap_or(64);
-    json.only("n_inner", 4 * d_model)?;
-    let n_heads: usize = json.any(&["num_attention_heads", "n_head"])?.unwrap_or(8);
-    let d_vocab = json.or("vocab_size", 250880)?;
-    Ok(Config {
-        n_layers: json.any(&["num_hidden_layers", "n_layer"])?.unwrap_or(2),
-        d_model,
-        n_heads,
-        d_head: d_model / n_heads.max(1),
-        n_key_value_heads: n_heads,
-        d_mlp: 4 * d_model,
-        d_vocab,
-        d_vocab_out: d_vocab,
-        n_ctx: json.or("seq_length", 2048)?, // of the first files; ALiBi itself has no bound
-        act_fn: Activation::GeluNew,
-        eps: json.or("layer_norm_epsilon", 1e-5)?,
-        post_embedding_ln: true,
-        positional_embedding_type: PositionalEmbedding::Alibi,
-        tie_word_embeddings: json.or("tie_word_embeddings", true)?,
-        ..Config::default()
-    })
+    let mut config = gpt2_style::config(json, &FIELDS)?;
+    json.only("n_inner", config.d_mlp())?;
+    config.positions = Positions::Alibi { bias_max: 8.0 };
+    config.norms.after_embedding = true;
+    Ok(config)
 }
 
-fn names(config: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok(vec![
-        at(WE, "transformer.word_embeddings.weight", AsIs),
-        at(EmbedLnW, "transformer.word_embeddings_layernorm.weight", AsIs),
-        at(EmbedLnB, "transformer.word_embeddings_layernorm.bias", AsIs),
-        at(Ln1W, "transformer.h.{l}.input_layernorm.weight", AsIs),
-        at(Ln1B, "transformer.h.{l}.input_layernorm.bias", AsIs),
-        at(Q, "transformer.h.{l}.self_attention.query_key_value.weight", QkvPerHead(0)),
-        at(QB, "transformer.h.{l}.self_attention.query_key_value.bias", QkvPerHead(0)),
-        at(K, "transformer.h.{l}.self_attention.query_key_value.weight", QkvPerHead(1)),
-        at(KB, "transformer.h.{l}.self_attention.query_key_value.bias", QkvPerHead(1)),
-        at(V, "transformer.h.{l}.self_attention.query_key_value.weight", QkvPerHead(2)),
-        at(VB, "transformer.h.{l}.self_attention.query_key_value.bias", QkvPerHead(2)),
-        at(O, "transformer.h.{l}.self_attention.dense.weight", AsIs),
-        at(OB, "transformer.h.{l}.self_attention.dense.bias", AsIs),
-        at(Ln2W, "transformer.h.{l}.post_attention_layernorm.weight", AsIs),
-        at(Ln2B, "transformer.h.{l}.post_attention_layernorm.bias", AsIs),
-        at(In, "transformer.h.{l}.mlp.dense_h_to_4h.weight", AsIs),
-        at(InB, "transformer.h.{l}.mlp.dense_h_to_4h.bias", AsIs),
-        at(Out, "transformer.h.{l}.mlp.dense_4h_to_h.weight", AsIs),
-        at(OutB, "transformer.h.{l}.mlp.dense_4h_to_h.bias", AsIs),
-        at(LnFinalW, "transformer.ln_f.weight", AsIs),
-        at(LnFinalB, "transformer.ln_f.bias", AsIs),
-        at(U, if config.tie_word_embeddings { "transformer.word_embeddings.weight" } else { "lm_head.weight" }, AsIs),
-    ])
+const QKV_W: &str = "transformer.h.{l}.self_attention.query_key_value.weight";
+const QKV_B: &str = "transformer.h.{l}.self_attention.query_key_value.bias";
+
+const NAMES: &[Entry] = &[
+    at(WE, "transformer.word_embeddings.weight", AsIs),
+    at(EmbedLnW, "transformer.word_embeddings_layernorm.weight", AsIs),
+    at(EmbedLnB, "transformer.word_embeddings_layernorm.bias", AsIs),
+    at(Ln1W, "transformer.h.{l}.input_layernorm.weight", AsIs),
+    at(Ln1B, "transformer.h.{l}.input_layernorm.bias", AsIs),
+    at(Q, QKV_W, QkvPerHead(0)),
+    at(QB, QKV_B, QkvPerHead(0)),
+    at(K, QKV_W, QkvPerHead(1)),
+    at(KB, QKV_B, QkvPerHead(1)),
+    at(V, QKV_W, QkvPerHead(2)),
+    at(VB, QKV_B, QkvPerHead(2)),
+    at(O, "transformer.h.{l}.self_attention.dense.weight", AsIs),
+    at(OB, "transformer.h.{l}.self_attention.dense.bias", AsIs),
+    at(Ln2W, "transformer.h.{l}.post_attention_layernorm.weight", AsIs),
+    at(Ln2B, "transformer.h.{l}.post_attention_layernorm.bias", AsIs),
+    at(In, "transformer.h.{l}.mlp.dense_h_to_4h.weight", AsIs),
+    at(InB, "transformer.h.{l}.mlp.dense_h_to_4h.bias", AsIs),
+    at(Out, "transformer.h.{l}.mlp.dense_4h_to_h.weight", AsIs),
+    at(OutB, "transformer.h.{l}.mlp.dense_4h_to_h.bias", AsIs),
+    at(LnFinalW, "transformer.ln_f.weight", AsIs),
+    at(LnFinalB, "transformer.ln_f.bias", AsIs),
+    at(U, "lm_head.weight", AsIs),
+];
+
+fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok(NAMES.to_vec())
 }

@@ -6,13 +6,8 @@ use crate::config::Activation;
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["GemmaForCausalLM", "gemma"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "gemma", architectures: &["GemmaForCausalLM"], config, names, ..llama_style::FAMILY };
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 3072,
@@ -30,32 +25,33 @@ const DEFAULTS: Defaults = Defaults {
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.only("use_bidirectional_attention", false)?;
-    let config = llama_style::config(json, &DEFAULTS)?;
+    let mut config = llama_style::config(json, &DEFAULTS)?;
+    let Some(mlp) = &mut config.mlp else { return Ok(config) };
     // The first files say "gelu" and mean its tanh approximation, as transformers knows.
-    let act_fn = match config.act_fn {
-        Activation::Gelu => Activation::GeluPytorchTanh,
-        other => other,
-    };
+    if mlp.activation == Activation::Gelu {
+        mlp.activation = Activation::GeluPytorchTanh;
+    }
     // transformers 4 let this field count; 5 does not know it.
     if let Some(newer) = json.get::<String>("hidden_activation")? {
-        if json.activation(&["hidden_activation"], &newer)? != act_fn {
+        if json.activation(&["hidden_activation"], &newer)? != mlp.activation {
             return Err(json.refuse("hidden_activation", newer, "it is not what `hidden_act` says"));
         }
     }
-    Ok(Config { act_fn, ..config })
+    Ok(config)
 }
 
 /// Embedding, last norm, unembedding.
-pub(super) fn ends(config: &Config) -> [Entry; 3] {
-    let [_, _, u] = llama_style::ends(config);
-    [at(WE, "model.embed_tokens.weight", TimesSqrtDModel), at(LnFinalW, "model.norm.weight", PlusOne), u]
-}
+pub(super) const ENDS: &[Entry] = &[
+    at(WE, "model.embed_tokens.weight", TimesSqrtDModel),
+    at(LnFinalW, "model.norm.weight", PlusOne),
+    at(U, "lm_head.weight", AsIs),
+];
 
 const NORMS: &[Entry] = &[
     at(Ln1W, "model.layers.{l}.input_layernorm.weight", PlusOne),
     at(Ln2W, "model.layers.{l}.post_attention_layernorm.weight", PlusOne),
 ];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), ATTENTION, attention_biases(json, false)?, NORMS, MLP].concat())
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, ATTENTION, attention_biases(json, false)?, NORMS, MLP].concat())
 }

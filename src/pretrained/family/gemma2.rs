@@ -6,13 +6,8 @@ use crate::config::NormPosition;
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["Gemma2ForCausalLM", "gemma2"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "gemma2", architectures: &["Gemma2ForCausalLM"], config, names, ..llama_style::FAMILY };
 
 /// What transformers takes where the file is silent.
 pub(super) const DEFAULTS: Defaults = Defaults {
@@ -29,28 +24,24 @@ pub(super) const DEFAULTS: Defaults = Defaults {
 };
 
 fn config(json: &ConfigJson) -> Result<Config> {
-    let config = like_gemma2(json, &DEFAULTS)?;
-    Ok(Config {
-        attn_types: layer_types(json, config.n_layers, |layer| layer % 2 == 0)?,
-        attn_scores_soft_cap: json.unless_null("attn_logit_softcapping", Some(50.0))?,
-        output_logits_soft_cap: json.unless_null("final_logit_softcapping", Some(30.0))?,
-        ..config
-    })
+    let mut config = like_gemma2(json, &DEFAULTS, |layer| layer % 2 == 0)?;
+    config.attention.scores_soft_cap = json.unless_null("attn_logit_softcapping", Some(50.0))?;
+    config.output_logits_soft_cap = json.unless_null("final_logit_softcapping", Some(30.0))?;
+    Ok(config)
 }
 
-/// What Gemma 2 and 3 share.
-pub(super) fn like_gemma2(json: &ConfigJson, default: &Defaults) -> Result<Config> {
+/// What Gemma 2 and 3 share, with a window on these layers unless `layer_types` says which.
+pub(super) fn like_gemma2(json: &ConfigJson, default: &Defaults, local: impl Fn(usize) -> bool) -> Result<Config> {
     json.ignore(&["hidden_act"]); // `hidden_activation` is the field that counts
     json.only("use_bidirectional_attention", false)?;
-    let config = llama_style::config(json, default)?;
-    let scalar: f64 = json.or("query_pre_attn_scalar", 256.0)?;
-    Ok(Config {
-        act_fn: json.activation(&["hidden_activation"], "gelu_pytorch_tanh")?,
-        norm_position: NormPosition::BeforeAndAfter,
-        attn_scale: scalar.sqrt(),
-        window_size: json.unless_null("sliding_window", Some(4096))?,
-        ..config
-    })
+    let mut config = llama_style::config(json, default)?;
+    let activation = json.activation(&["hidden_activation"], "gelu_pytorch_tanh")?;
+    config.mlp.iter_mut().for_each(|mlp| mlp.activation = activation);
+    config.norms.position = NormPosition::BeforeAndAfter;
+    config.attention.scale = Some(json.or::<f64>("query_pre_attn_scalar", 256.0)?.sqrt());
+    let window = json.unless_null("sliding_window", Some(4096))?;
+    config.attention.reach = layer_types(json, config.n_layers, window, local)?;
+    Ok(config)
 }
 
 /// The gains of the norms around attention and MLP.
@@ -61,6 +52,6 @@ pub(super) const NORMS: &[Entry] = &[
     at(Ln2PostW, "model.layers.{l}.post_feedforward_layernorm.weight", PlusOne),
 ];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&gemma::ends(config), ATTENTION, attention_biases(json, false)?, NORMS, MLP].concat())
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([gemma::ENDS, ATTENTION, attention_biases(json, false)?, NORMS, MLP].concat())
 }

@@ -2,42 +2,32 @@
 //! to a global one, and another rotation for each kind.
 
 use super::gemma2::{self, like_gemma2, NORMS};
-use super::llama_style::{attention_biases, layer_types, Defaults, ATTENTION, MLP};
+use super::llama_style::{self, attention_biases, Defaults, ATTENTION, MLP};
 use super::{gemma, ConfigJson, Family};
 use crate::config::{Normalization, QkNorm};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["Gemma3ForCausalLM", "gemma3_text"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "gemma3_text", architectures: &["Gemma3ForCausalLM"], config, names, ..llama_style::FAMILY };
 
 const DEFAULTS: Defaults =
     Defaults { vocab_size: 262_208, max_position_embeddings: 131_072, rope: None, ..gemma2::DEFAULTS };
 
 fn config(json: &ConfigJson) -> Result<Config> {
-    let config = like_gemma2(json, &DEFAULTS)?;
+    json.ignore(&["_sliding_window_pattern"]); // transformers 5 writes it, and reads `layer_types`
+    let pattern: usize = json.or("sliding_window_pattern", 6)?;
+    let mut config = like_gemma2(json, &DEFAULTS, |layer| (layer + 1) % pattern.max(1) != 0)?;
     let global = Rope { theta: 1e6, ..Rope::DEFAULT };
     let local = Rope { theta_field: "rope_local_base_freq", ..Rope::DEFAULT };
-    let (rotary, rotary_local) = json.rotary_by_layer_type(config.d_head, config.n_ctx, global, local)?;
+    config.positions = json.rotary_by_layer_type(config.d_head, config.n_ctx, global, local)?;
+    config.attention.qk_norm = Some(QkNorm::PerHead(Normalization::RMS));
+    config.output_logits_soft_cap = json.get("final_logit_softcapping")?;
     if let Some(cap) = json.get::<f64>("attn_logit_softcapping")? {
         return Err(json.refuse("attn_logit_softcapping", cap, "transformers has the field, and no soft cap here"));
     }
-    json.ignore(&["_sliding_window_pattern"]); // transformers 5 writes it, and reads `layer_types`
-    let pattern: usize = json.or("sliding_window_pattern", 6)?;
-    Ok(Config {
-        rotary: Some(rotary),
-        rotary_local: Some(rotary_local),
-        qk_norm: Some(QkNorm::PerHead(Normalization::RMS)),
-        attn_types: layer_types(json, config.n_layers, |layer| (layer + 1) % pattern.max(1) != 0)?,
-        output_logits_soft_cap: json.get("final_logit_softcapping")?,
-        ..config
-    })
+    Ok(config)
 }
 
 const QK_NORMS: &[Entry] = &[
@@ -45,6 +35,6 @@ const QK_NORMS: &[Entry] = &[
     at(KNormW, "model.layers.{l}.self_attn.k_norm.weight", PlusOne),
 ];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&gemma::ends(config), ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS, MLP].concat())
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([gemma::ENDS, ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS, MLP].concat())
 }

@@ -1,16 +1,19 @@
 //! SantaCoder and StarCoder (Ben Allal et al. 2023; Li et al. 2023): GPT-2 with one key and one value for all heads.
 
+use super::gpt2_style::{self, fused_attention, Fields, ENDS, GPT2, LN2_AND_POSITIONS};
 use super::{gpt2, ConfigJson, Family};
-use crate::pretrained::parts::{at, Entry, Part::*, View, View::*};
+use crate::pretrained::parts::{Entry, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = Family {
-    architectures: &["GPTBigCodeForCausalLM", "gpt_bigcode"],
-    prefix: "transformer.",
+    model_type: "gpt_bigcode",
+    architectures: &["GPTBigCodeForCausalLM"],
     config,
     names,
-    ignored: &["attn.bias", "attn.masked_bias", "lm_head.weight"],
+    ..gpt2_style::FAMILY
 };
+
+const FIELDS: Fields = Fields { activation: (&["activation_function"], "gelu_pytorch_tanh"), ..GPT2 };
 
 fn config(json: &ConfigJson) -> Result<Config> {
     // How transformers once computed, not what.
@@ -18,42 +21,16 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["max_batch_size", "max_sequence_length", "pad_key_length", "pre_allocate_kv_cache"]);
     json.ignore(&["validate_runner_input"]);
     json.only("scale_attn_by_inverse_layer_idx", false)?;
-    let config = gpt2::config_with(json, "gelu_pytorch_tanh")?;
-    let n_key_value_heads = if json.or("multi_query", true)? { 1 } else { config.n_heads };
-    json.only("num_key_value_heads", n_key_value_heads)?;
-    Ok(Config { n_key_value_heads, ..config })
+    let mut config = gpt2::unscaled(json, &FIELDS)?;
+    if json.or("multi_query", true)? {
+        config.n_key_value_heads = 1;
+    }
+    json.only("num_key_value_heads", config.n_key_value_heads)?;
+    Ok(config)
 }
 
 fn names(config: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
     let multi_query = config.n_key_value_heads == 1 && config.n_heads != 1;
-    let qkv = |which| -> View {
-        if multi_query {
-            QkvBlock(which)
-        } else {
-            QkvPerHead(which)
-        }
-    };
-    Ok(vec![
-        at(WE, "transformer.wte.weight", AsIs),
-        at(WPos, "transformer.wpe.weight", AsIs),
-        at(Ln1W, "transformer.h.{l}.ln_1.weight", AsIs),
-        at(Ln1B, "transformer.h.{l}.ln_1.bias", AsIs),
-        at(Q, "transformer.h.{l}.attn.c_attn.weight", qkv(0)),
-        at(QB, "transformer.h.{l}.attn.c_attn.bias", qkv(0)),
-        at(K, "transformer.h.{l}.attn.c_attn.weight", qkv(1)),
-        at(KB, "transformer.h.{l}.attn.c_attn.bias", qkv(1)),
-        at(V, "transformer.h.{l}.attn.c_attn.weight", qkv(2)),
-        at(VB, "transformer.h.{l}.attn.c_attn.bias", qkv(2)),
-        at(O, "transformer.h.{l}.attn.c_proj.weight", AsIs),
-        at(OB, "transformer.h.{l}.attn.c_proj.bias", AsIs),
-        at(Ln2W, "transformer.h.{l}.ln_2.weight", AsIs),
-        at(Ln2B, "transformer.h.{l}.ln_2.bias", AsIs),
-        at(In, "transformer.h.{l}.mlp.c_fc.weight", AsIs),
-        at(InB, "transformer.h.{l}.mlp.c_fc.bias", AsIs),
-        at(Out, "transformer.h.{l}.mlp.c_proj.weight", AsIs),
-        at(OutB, "transformer.h.{l}.mlp.c_proj.bias", AsIs),
-        at(LnFinalW, "transformer.ln_f.weight", AsIs),
-        at(LnFinalB, "transformer.ln_f.bias", AsIs),
-        at(U, if config.tie_word_embeddings { "transformer.wte.weight" } else { "lm_head.weight" }, AsIs),
-    ])
+    let qkv = if multi_query { QkvBlock } else { QkvPerHead };
+    Ok([ENDS, LN2_AND_POSITIONS, &fused_attention(qkv, qkv, AsIs), &gpt2_style::mlp(AsIs)].concat())
 }

@@ -3,17 +3,18 @@
 
 use super::llama_style::{self, when, Defaults, LLAMA};
 use super::{ConfigJson, Family};
-use crate::config::Normalization;
+use crate::config::{MlpKind, Normalization};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = Family {
-    architectures: &["GPTNeoXForCausalLM", "gpt_neox"],
+    model_type: "gpt_neox",
+    architectures: &["GPTNeoXForCausalLM"],
     prefix: "gpt_neox.",
     config,
     names,
-    ignored: &["attention.bias", "attention.masked_bias", "rotary_emb.inv_freq", "embed_out.weight"],
+    ignored: &["attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"],
 };
 
 const ROPE: Rope = Rope {
@@ -38,19 +39,16 @@ const DEFAULTS: Defaults = Defaults {
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["classifier_dropout", "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"]);
-    let config = llama_style::config(json, &DEFAULTS)?;
+    let mut config = llama_style::config(json, &DEFAULTS)?;
     // Fields that transformers knows elsewhere, and not here.
     json.only("head_dim", config.d_model / config.n_heads.max(1))?;
     json.only("num_key_value_heads", config.n_heads)?;
     json.only("rope_theta", json.or(ROPE.theta_field, ROPE.theta)?)?;
     json.only("partial_rotary_factor", json.or(ROPE.partial_field, 0.25)?)?;
-    Ok(Config {
-        gated_mlp: false,
-        normalization_type: Normalization::LN,
-        final_rms: false,
-        parallel_attn_mlp: json.or("use_parallel_residual", true)?,
-        ..config
-    })
+    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Plain);
+    config.norms.kind = Normalization::LN;
+    config.parallel_attn_mlp = json.or("use_parallel_residual", true)?;
+    Ok(config)
 }
 
 const ATTENTION_BIASES: &[Entry] = &[
@@ -60,7 +58,7 @@ const ATTENTION_BIASES: &[Entry] = &[
     at(OB, "gpt_neox.layers.{l}.attention.dense.bias", AsIs),
 ];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
     let all = [
         at(WE, "gpt_neox.embed_in.weight", AsIs),
         at(Ln1W, "gpt_neox.layers.{l}.input_layernorm.weight", AsIs),
@@ -77,7 +75,7 @@ fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
         at(OutB, "gpt_neox.layers.{l}.mlp.dense_4h_to_h.bias", AsIs),
         at(LnFinalW, "gpt_neox.final_layer_norm.weight", AsIs),
         at(LnFinalB, "gpt_neox.final_layer_norm.bias", AsIs),
-        at(U, if config.tie_word_embeddings { "gpt_neox.embed_in.weight" } else { "embed_out.weight" }, AsIs),
+        at(U, "embed_out.weight", AsIs),
     ];
     Ok([&all, when(json.or("attention_bias", true)?, ATTENTION_BIASES)].concat())
 }

@@ -2,18 +2,13 @@
 
 use super::llama_style::{self, *};
 use super::{ConfigJson, Family};
-use crate::config::{self, ExpertGate, Moe, RopeScaling};
+use crate::config::{ExpertGate, Experts, MlpKind, RopeScaling, Routing};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["GptOssForCausalLM", "gpt_oss"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "gpt_oss", architectures: &["GptOssForCausalLM"], config, names, ..llama_style::FAMILY };
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 2880,
@@ -25,12 +20,12 @@ const DEFAULTS: Defaults = Defaults {
     vocab_size: 201_088,
     max_position_embeddings: 131_072,
     norm_eps: 1e-5,
-    rope: Some(Rope { theta: 150_000.0, ..Rope::DEFAULT }),
+    rope: Some(Rope { theta: 150_000.0, scaling: Some(&YARN), ..Rope::DEFAULT }),
     ..LLAMA
 };
 
-/// The rotation of a file that has none.
-const YARN: RopeScaling = RopeScaling::Yarn {
+/// The stretch of a file that has none.
+static YARN: RopeScaling = RopeScaling::Yarn {
     factor: 32.0,
     attention_factor: 1.346_573_590_279_972_6, // 0.1 ln(32) + 1
     beta_fast: 32.0,
@@ -42,25 +37,20 @@ const YARN: RopeScaling = RopeScaling::Yarn {
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["output_router_logits", "router_aux_loss_coef"]);
     let mut config = llama_style::config(json, &DEFAULTS)?;
-    if let (Some(rotary), false) = (&mut config.rotary, json.has_any(&["rope_parameters", "rope_scaling"])) {
-        rotary.scaling = YARN;
-    }
-    let moe = Moe {
+    let experts = Experts {
         num_experts: json.any(&["num_experts", "num_local_experts"])?.unwrap_or(128),
         experts_per_token: json.any(&["num_experts_per_tok", "experts_per_token"])?.unwrap_or(4),
-        router: config::Router::TopKSoftmax,
+        routing: Routing::TopKSoftmax,
         gate: ExpertGate::ClampedSwiglu {
             alpha: json.or("swiglu_alpha", 1.702)?,
             limit: json.or("swiglu_limit", 7.0)?,
         },
     };
-    Ok(Config {
-        moe: Some(moe),
-        attention_sinks: true,
-        attn_types: layer_types(json, config.n_layers, |layer| layer % 2 == 0)?,
-        window_size: json.unless_null("sliding_window", Some(128))?,
-        ..config
-    })
+    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Experts(experts.clone()));
+    config.attention.sinks = true;
+    let window = json.unless_null("sliding_window", Some(128))?;
+    config.attention.reach = layer_types(json, config.n_layers, window, |layer| layer % 2 == 0)?;
+    Ok(config)
 }
 
 const SINKS_AND_EXPERTS: &[Entry] = &[
@@ -75,6 +65,6 @@ const SINKS_AND_EXPERTS: &[Entry] = &[
     at(OutB, "model.layers.{l}.mlp.experts.down_proj_bias", Expert),
 ];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), ATTENTION, attention_biases(json, true)?, NORMS, SINKS_AND_EXPERTS].concat())
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, ATTENTION, attention_biases(json, true)?, NORMS, SINKS_AND_EXPERTS].concat())
 }

@@ -5,13 +5,7 @@ use super::{ConfigJson, Family};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["LlamaForCausalLM", "llama"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family = Family { config, names, ..llama_style::FAMILY };
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["pretraining_tp"]);
@@ -24,7 +18,7 @@ const MLP_BIASES: &[Entry] = &[
     at(OutB, "model.layers.{l}.mlp.down_proj.bias", AsIs),
 ];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
     let mlp_biases = when(json.or("mlp_bias", false)?, MLP_BIASES);
-    Ok([&ends(config), ATTENTION, attention_biases(json, false)?, NORMS, MLP, mlp_biases].concat())
+    Ok([ENDS, ATTENTION, attention_biases(json, false)?, NORMS, MLP, mlp_biases].concat())
 }

@@ -1,10 +1,22 @@
 //! What Llama's many relatives share: the fields of their `config.json`, and tables of names to put together.
 
-use super::ConfigJson;
-use crate::config::{AttnType, Normalization, PositionalEmbedding, RopeScaling};
+use super::{ConfigJson, Family};
+use crate::config::{
+    MlpConfig, NormConfig, Normalization, PerLayer, Positions, Reach, RopeScaling, Rotary, MAX_LAYERS,
+};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
+
+/// What the relatives' entries in the table of families have in common.
+pub(super) const FAMILY: Family = Family {
+    model_type: "llama",
+    architectures: &["LlamaForCausalLM"],
+    prefix: "",
+    config: |json| config(json, &LLAMA),
+    names: |_, _| Ok(Vec::new()),
+    ignored: &["rotary_emb.inv_freq"],
+};
 
 /// What transformers takes where a family's `config.json` is silent.
 pub(super) struct Defaults {
@@ -41,75 +53,75 @@ pub(super) const LLAMA: Defaults = Defaults {
     rope: Some(Rope::DEFAULT),
 };
 
-/// The shape that the fields of nearly all newer families describe: rotary positions, root-mean-square norms, a
-/// gated MLP.
+/// The shape that the fields of nearly all newer families describe: rotary positions, root-mean-square norms, a gated MLP.
 pub(super) fn config(json: &ConfigJson, default: &Defaults) -> Result<Config> {
     json.ignore(&["attention_dropout"]);
     let d_model = json.or("hidden_size", default.hidden_size)?;
+    let n_layers = json.or("num_hidden_layers", default.num_hidden_layers)?;
     let n_heads = json.or("num_attention_heads", default.num_attention_heads)?;
-    let d_head = json.get("head_dim")?.or(default.head_dim).unwrap_or(d_model / n_heads.max(1));
     let n_ctx = json.or("max_position_embeddings", default.max_position_embeddings)?;
     let d_vocab = json.or("vocab_size", default.vocab_size)?;
+    let new = Config::new(n_layers, d_model, n_heads, d_vocab, n_ctx);
+    let d_head = json.get("head_dim")?.or(default.head_dim).unwrap_or(new.d_head);
     let rotary = default.rope.map(|rope| json.rotary(d_head, n_ctx, rope)).transpose()?;
+    let d_mlp = json.or("intermediate_size", default.intermediate_size)?;
+    let eps = json.any(&["rms_norm_eps", "layer_norm_eps"])?.unwrap_or(default.norm_eps);
     Ok(Config {
-        n_layers: json.or("num_hidden_layers", default.num_hidden_layers)?,
-        d_model,
-        n_heads,
         d_head,
         n_key_value_heads: json.unless_null("num_key_value_heads", default.num_key_value_heads)?.unwrap_or(n_heads),
-        d_mlp: json.or("intermediate_size", default.intermediate_size)?,
-        d_vocab,
-        d_vocab_out: d_vocab,
-        n_ctx: match rotary.as_ref().map(|rotary| &rotary.scaling) {
+        n_ctx: match &rotary {
             // Dynamic scaling is for sequences longer than this: it reaches `factor` times as far.
-            Some(RopeScaling::Dynamic { factor, .. }) => (n_ctx as f64 * factor) as usize,
+            Some(Rotary { scaling: RopeScaling::Dynamic { factor, .. }, .. }) => (n_ctx as f64 * factor) as usize,
             _ => n_ctx,
         },
-        act_fn: json.activation(&["hidden_act"], default.hidden_act)?,
-        gated_mlp: true,
-        normalization_type: Normalization::RMS,
-        final_rms: true,
-        eps: json.any(&["rms_norm_eps", "layer_norm_eps"])?.unwrap_or(default.norm_eps),
-        positional_embedding_type: PositionalEmbedding::Rotary,
-        rotary,
+        mlp: Some(MlpConfig::gated(d_mlp, json.activation(&["hidden_act"], default.hidden_act)?)),
+        norms: NormConfig { eps, ..NormConfig::new(Normalization::RMS) },
+        positions: rotary.map_or(Positions::None, Positions::rotary),
         tie_word_embeddings: json.or("tie_word_embeddings", default.tie_word_embeddings)?,
-        ..Config::default()
+        ..new
     })
 }
 
 /// A window of this default, over every layer; `null` is none.
-pub(super) fn window_everywhere(json: &ConfigJson, default: Option<usize>, config: Config) -> Result<Config> {
-    let window_size = json.unless_null("sliding_window", default)?;
-    let attn_types = window_size.map(|_| vec![AttnType::Local; config.n_layers]).unwrap_or_default();
-    Ok(Config { window_size, attn_types, ..config })
+pub(super) fn window_everywhere(json: &ConfigJson, default: Option<usize>) -> Result<PerLayer<Reach>> {
+    let window = json.unless_null("sliding_window", default)?;
+    Ok(PerLayer::All(window.map_or(Reach::Global, Reach::Window)))
 }
 
-/// `layer_types`, or the layers that are local where it is absent.
-pub(super) fn layer_types(json: &ConfigJson, n_layers: usize, local: impl Fn(usize) -> bool) -> Result<Vec<AttnType>> {
+/// Which layers have this window: those that `layer_types` names or, where it is absent, those that `local` says.
+pub(super) fn layer_types(
+    json: &ConfigJson,
+    n_layers: usize,
+    window: Option<usize>,
+    local: impl Fn(usize) -> bool,
+) -> Result<PerLayer<Reach>> {
+    let reach = |local: bool| match (local, window) {
+        (false, _) => Ok(Reach::Global),
+        (true, Some(window)) => Ok(Reach::Window(window)),
+        (true, None) => Err(json.refuse("sliding_window", "absent", "`layer_types` has layers with a window")),
+    };
     let Some(names) = json.get::<Vec<String>>("layer_types")? else {
-        let of = |layer| if local(layer) { AttnType::Local } else { AttnType::Global };
-        return Ok((0..n_layers).map(of).collect());
+        let n_layers = n_layers.min(MAX_LAYERS); // more are refused later
+        return Ok(PerLayer::from_layers((0..n_layers).map(|layer| reach(local(layer))).collect::<Result<_>>()?));
     };
     if names.len() != n_layers {
-        let why = format!("it must have one entry a layer, {n_layers}");
+        let why = format!("it must have one entry for each of the {n_layers} layers");
         return Err(json.refuse("layer_types", format!("a list of {}", names.len()), &why));
     }
-    let of = |name: &String| match name.as_str() {
-        "full_attention" => Ok(AttnType::Global),
-        "sliding_attention" => Ok(AttnType::Local),
+    let reach = |name: &String| match name.as_str() {
+        "full_attention" => reach(false),
+        "sliding_attention" => reach(true),
         other => Err(json.refuse("layer_types", other, "only full_attention and sliding_attention are supported")),
     };
-    names.iter().map(of).collect()
+    Ok(PerLayer::from_layers(names.iter().map(reach).collect::<Result<_>>()?))
 }
 
 /// Embedding, last norm, unembedding.
-pub(super) fn ends(config: &Config) -> [Entry; 3] {
-    [
-        at(WE, "model.embed_tokens.weight", AsIs),
-        at(LnFinalW, "model.norm.weight", AsIs),
-        at(U, if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" }, AsIs),
-    ]
-}
+pub(super) const ENDS: &[Entry] = &[
+    at(WE, "model.embed_tokens.weight", AsIs),
+    at(LnFinalW, "model.norm.weight", AsIs),
+    at(U, "lm_head.weight", AsIs),
+];
 
 /// The matrices of attention.
 pub(super) const ATTENTION: &[Entry] = &[

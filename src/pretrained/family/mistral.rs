@@ -5,22 +5,19 @@ use super::{ConfigJson, Family};
 use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["MistralForCausalLM", "mistral"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "mistral", architectures: &["MistralForCausalLM"], config, names, ..llama_style::FAMILY };
 
 /// What transformers takes where the file is silent.
 pub(super) const DEFAULTS: Defaults =
     Defaults { intermediate_size: 14336, num_key_value_heads: Some(8), max_position_embeddings: 4096 * 32, ..LLAMA };
 
 fn config(json: &ConfigJson) -> Result<Config> {
-    window_everywhere(json, Some(4096), llama_style::config(json, &DEFAULTS)?)
+    let mut config = llama_style::config(json, &DEFAULTS)?;
+    config.attention.reach = window_everywhere(json, Some(4096))?;
+    Ok(config)
 }
 
-fn names(config: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), ATTENTION, NORMS, MLP].concat())
+fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, ATTENTION, NORMS, MLP].concat())
 }

@@ -2,32 +2,29 @@
 
 use super::llama_style::{self, *};
 use super::{mistral, ConfigJson, Family};
-use crate::config::{self, ExpertGate, Moe};
+use crate::config::{ExpertGate, Experts, MlpKind, Routing};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["MixtralForCausalLM", "mixtral"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "mixtral", architectures: &["MixtralForCausalLM"], config, names, ..llama_style::FAMILY };
 
 const DEFAULTS: Defaults =
     Defaults { norm_eps: 1e-5, rope: Some(Rope { theta: 1e6, ..Rope::DEFAULT }), ..mistral::DEFAULTS };
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["output_router_logits", "router_aux_loss_coef", "router_jitter_noise"]);
-    let config = window_everywhere(json, None, llama_style::config(json, &DEFAULTS)?)?;
-    let moe = Moe {
+    let mut config = llama_style::config(json, &DEFAULTS)?;
+    config.attention.reach = window_everywhere(json, None)?;
+    let experts = Experts {
         num_experts: json.any(&["num_experts", "num_local_experts"])?.unwrap_or(8),
         experts_per_token: json.or("num_experts_per_tok", 2)?,
-        router: config::Router::SoftmaxRenormalized,
+        routing: Routing::SoftmaxRenormalized,
         gate: ExpertGate::Plain,
     };
-    Ok(Config { moe: Some(moe), ..config })
+    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Experts(experts.clone()));
+    Ok(config)
 }
 
 const EXPERTS: &[Entry] = &[
@@ -37,6 +34,6 @@ const EXPERTS: &[Entry] = &[
     at(Out, "model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight", AsIs),
 ];
 
-fn names(config: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), ATTENTION, NORMS, EXPERTS].concat())
+fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, ATTENTION, NORMS, EXPERTS].concat())
 }

@@ -10,6 +10,7 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod gpt2;
+mod gpt2_style;
 mod gpt_bigcode;
 mod gpt_neo;
 mod gpt_neox;
@@ -38,13 +39,15 @@ use crate::{Config, Error, Result};
 
 /// Everything that the crate knows about a family.
 pub(crate) struct Family {
-    /// As in `config.json`: the `architectures` and the `model_type`s that mean this family.
+    /// transformers' `model_type`.
+    pub(crate) model_type: &'static str,
+    /// The `architectures` that mean this family: transformers' first.
     pub(crate) architectures: &'static [&'static str],
     /// What the checkpoint's names begin with, where older files lack it.
     pub(crate) prefix: &'static str,
     /// The model's shape, by transformers' meaning of every field.
     pub(crate) config: fn(&ConfigJson) -> Result<Config>,
-    /// Where each weight lies.
+    /// Where each weight lies: the embedding and the unembedding each under a name of their own, tied or not.
     pub(crate) names: fn(&Config, &ConfigJson) -> Result<Vec<Entry>>,
     /// Ends of names of tensors that older files have and no forward pass needs.
     pub(crate) ignored: &'static [&'static str],
@@ -79,20 +82,22 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &apertus::FAMILY,
 ];
 
-/// The family of a `config.json`.
+/// The family of a `config.json`: by its first architecture or, where it names none, by its `model_type`.
 ///
 /// # Errors
 ///
 /// [`Error::UnknownArchitecture`]; [`Error::ConfigField`] of a field that no family supports.
 pub(crate) fn of(json: &ConfigJson) -> Result<&'static Family> {
     json.common()?;
-    let found = json.architecture().unwrap_or_else(|| "(none)".into());
-    let by_name = |family: &&&Family| family.architectures.contains(&found.as_str());
-    FAMILIES
-        .iter()
-        .find(by_name)
-        .copied()
-        .ok_or_else(|| Error::UnknownArchitecture { found, known: supported().join(", ") })
+    let found = match (json.architecture(), json.model_type()) {
+        (Some(architecture), _) => FAMILIES.iter().find(|family| family.architectures.contains(&architecture)),
+        (None, Some(model_type)) => FAMILIES.iter().find(|family| family.model_type == model_type),
+        (None, None) => None,
+    };
+    found.copied().ok_or_else(|| Error::UnknownArchitecture {
+        found: json.architecture().or(json.model_type()).unwrap_or("(none)").into(),
+        known: supported().join(", "),
+    })
 }
 
 /// The architectures that can be loaded.

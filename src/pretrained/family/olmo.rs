@@ -2,33 +2,23 @@
 
 use super::llama_style::{self, *};
 use super::{ConfigJson, Family};
-use crate::config::Normalization;
+use crate::config::{NormConfig, Normalization};
 use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["OlmoForCausalLM", "olmo"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "olmo", architectures: &["OlmoForCausalLM"], config, names, ..llama_style::FAMILY };
 
 /// What transformers takes where the file is silent.
 pub(super) const DEFAULTS: Defaults = Defaults { vocab_size: 50304, norm_eps: 1e-5, ..LLAMA };
 
 fn config(json: &ConfigJson) -> Result<Config> {
-    let config = llama_style::config(json, &DEFAULTS)?;
-    Ok(Config {
-        normalization_type: Normalization::LNPre,
-        final_rms: false,
-        eps: 1e-5, // transformers has no field for it
-        clip_qkv: json.get("clip_qkv")?,
-        ..config
-    })
+    let mut config = llama_style::config(json, &DEFAULTS)?;
+    config.norms = NormConfig::new(Normalization::LNPre); // of 1e-5: transformers has no field for it
+    config.attention.clip_qkv = json.get("clip_qkv")?;
+    Ok(config)
 }
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    let [embed, _, unembed] = ends(config);
-    Ok([&[embed, unembed], ATTENTION, attention_biases(json, false)?, MLP].concat())
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([&[ENDS[0], ENDS[2]], ATTENTION, attention_biases(json, false)?, MLP].concat())
 }

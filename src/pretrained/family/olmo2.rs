@@ -6,22 +6,18 @@ use crate::config::{NormPosition, Normalization, QkNorm};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["Olmo2ForCausalLM", "olmo2"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "olmo2", architectures: &["Olmo2ForCausalLM"], config, names, ..llama_style::FAMILY };
 
 fn config(json: &ConfigJson) -> Result<Config> {
     Ok(with_norms_after(llama_style::config(json, &olmo::DEFAULTS)?))
 }
 
 /// What OLMo 2 and 3 share.
-pub(super) fn with_norms_after(config: Config) -> Config {
-    let qk_norm = Some(QkNorm::AllHeads(Normalization::RMS));
-    Config { norm_position: NormPosition::After, qk_norm, ..config }
+pub(super) fn with_norms_after(mut config: Config) -> Config {
+    config.attention.qk_norm = Some(QkNorm::AllHeads(Normalization::RMS));
+    config.norms.position = NormPosition::After;
+    config
 }
 
 const NORMS_AFTER: &[Entry] = &[
@@ -30,6 +26,6 @@ const NORMS_AFTER: &[Entry] = &[
 ];
 
 /// OLMo 3's, too.
-pub(super) fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS_AFTER, MLP].concat())
+pub(super) fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS_AFTER, MLP].concat())
 }

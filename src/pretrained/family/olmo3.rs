@@ -6,26 +6,22 @@ use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = Family {
-    architectures: &["Olmo3ForCausalLM", "olmo3"],
-    prefix: "",
+    model_type: "olmo3",
+    architectures: &["Olmo3ForCausalLM"],
     config,
     names: olmo2::names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
+    ..llama_style::FAMILY
 };
 
 const THETA: f64 = 500_000.0;
 
 fn config(json: &ConfigJson) -> Result<Config> {
-    let config = olmo2::with_norms_after(llama_style::config(json, &Defaults { rope: None, ..olmo::DEFAULTS })?);
+    let mut config = olmo2::with_norms_after(llama_style::config(json, &Defaults { rope: None, ..olmo::DEFAULTS })?);
     // transformers 4 takes it for all layers, 5 for the global ones only.
     json.only("rope_theta", THETA)?;
     let rope = Rope { theta: THETA, ..Rope::DEFAULT };
-    let (rotary, rotary_local) = json.rotary_by_layer_type(config.d_head, config.n_ctx, rope, rope)?;
-    Ok(Config {
-        rotary: Some(rotary),
-        rotary_local: Some(rotary_local),
-        attn_types: layer_types(json, config.n_layers, |layer| (layer + 1) % 4 != 0)?,
-        window_size: json.unless_null("sliding_window", Some(4096))?,
-        ..config
-    })
+    config.positions = json.rotary_by_layer_type(config.d_head, config.n_ctx, rope, rope)?;
+    let window = json.unless_null("sliding_window", Some(4096))?;
+    config.attention.reach = layer_types(json, config.n_layers, window, |layer| (layer + 1) % 4 != 0)?;
+    Ok(config)
 }

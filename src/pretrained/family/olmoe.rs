@@ -2,17 +2,12 @@
 
 use super::llama_style::{self, *};
 use super::{olmo, ConfigJson, Family};
-use crate::config::{self, ExpertGate, Moe, Normalization, QkNorm};
+use crate::config::{ExpertGate, Experts, MlpKind, Normalization, QkNorm, Routing};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["OlmoeForCausalLM", "olmoe"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "olmoe", architectures: &["OlmoeForCausalLM"], config, names, ..llama_style::FAMILY };
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 2048,
@@ -25,18 +20,20 @@ const DEFAULTS: Defaults = Defaults {
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["output_router_logits", "router_aux_loss_coef"]);
-    let config = llama_style::config(json, &DEFAULTS)?;
-    let moe = Moe {
+    let mut config = llama_style::config(json, &DEFAULTS)?;
+    let experts = Experts {
         num_experts: json.any(&["num_local_experts", "num_experts"])?.unwrap_or(64),
         experts_per_token: json.or("num_experts_per_tok", 8)?,
-        router: match json.or("norm_topk_prob", false)? {
-            true => config::Router::SoftmaxRenormalized,
-            false => config::Router::Softmax,
+        routing: match json.or("norm_topk_prob", false)? {
+            true => Routing::SoftmaxRenormalized,
+            false => Routing::Softmax,
         },
         gate: ExpertGate::Plain,
     };
-    let qk_norm = Some(QkNorm::AllHeads(Normalization::RMS));
-    Ok(Config { moe: Some(moe), qk_norm, clip_qkv: json.get("clip_qkv")?, ..config })
+    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Experts(experts.clone()));
+    config.attention.qk_norm = Some(QkNorm::AllHeads(Normalization::RMS));
+    config.attention.clip_qkv = json.get("clip_qkv")?;
+    Ok(config)
 }
 
 const EXPERTS: &[Entry] = &[
@@ -46,6 +43,6 @@ const EXPERTS: &[Entry] = &[
     at(Out, "model.layers.{l}.mlp.experts.{e}.down_proj.weight", AsIs),
 ];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS, EXPERTS].concat())
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS, EXPERTS].concat())
 }

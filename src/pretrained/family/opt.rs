@@ -1,38 +1,47 @@
 //! OPT (Zhang et al. 2022): GPT-2 with ReLU, and position embeddings that begin at the third row.
 
+use super::gpt2_style::{self, Fields, GPT2};
 use super::llama_style::when;
 use super::{ConfigJson, Family};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family =
-    Family { architectures: &["OPTForCausalLM", "opt"], prefix: "model.", config, names, ignored: &["lm_head.weight"] };
+    Family { model_type: "opt", architectures: &["OPTForCausalLM"], prefix: "model.", config, names, ignored: &[] };
+
+const FIELDS: Fields = Fields {
+    d_model: (&["hidden_size"], 768),
+    n_layers: (&["num_hidden_layers"], 12),
+    n_heads: (&["num_attention_heads"], 12),
+    n_ctx: (&["max_position_embeddings"], 2048),
+    d_vocab: 50272,
+    d_mlp: (&["ffn_dim"], Some(3072)),
+    activation: (&["activation_function"], "relu"),
+    eps: (&[], 1e-5), // transformers has no field for it
+    ..GPT2
+};
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["dropout", "attention_dropout", "activation_dropout", "layerdrop", "init_std"]);
     // OPT-350m alone has its norms after the sublayers, around the whole stream, and a narrower embedding.
     json.only("do_layer_norm_before", true)?;
     json.only("_remove_final_layer_norm", false)?;
-    let d_model: usize = json.or("hidden_size", 768)?;
-    json.only("word_embed_proj_dim", d_model)?;
-    let n_heads: usize = json.or("num_attention_heads", 12)?;
-    let d_vocab = json.or("vocab_size", 50272)?;
-    Ok(Config {
-        n_layers: json.or("num_hidden_layers", 12)?,
-        d_model,
-        n_heads,
-        d_head: d_model / n_heads.max(1),
-        n_key_value_heads: n_heads,
-        d_mlp: json.or("ffn_dim", 3072)?,
-        d_vocab,
-        d_vocab_out: d_vocab,
-        n_ctx: json.or("max_position_embeddings", 2048)?,
-        act_fn: json.activation(&["activation_function"], "relu")?,
-        eps: 1e-5, // transformers has no field for it
-        tie_word_embeddings: json.or("tie_word_embeddings", true)?,
-        ..Config::default()
-    })
+    let config = gpt2_style::config(json, &FIELDS)?;
+    json.only("word_embed_proj_dim", config.d_model)?;
+    Ok(config)
 }
+
+const MATRICES: &[Entry] = &[
+    at(WE, "model.decoder.embed_tokens.weight", AsIs),
+    at(WPos, "model.decoder.embed_positions.weight", RowsFrom(2)),
+    at(Q, "model.decoder.layers.{l}.self_attn.q_proj.weight", AsIs),
+    at(K, "model.decoder.layers.{l}.self_attn.k_proj.weight", AsIs),
+    at(V, "model.decoder.layers.{l}.self_attn.v_proj.weight", AsIs),
+    at(O, "model.decoder.layers.{l}.self_attn.out_proj.weight", AsIs),
+    at(In, "model.decoder.layers.{l}.fc1.weight", AsIs),
+    at(Out, "model.decoder.layers.{l}.fc2.weight", AsIs),
+    at(U, "lm_head.weight", AsIs),
+];
 
 const BIASES: &[Entry] = &[
     at(QB, "model.decoder.layers.{l}.self_attn.q_proj.bias", AsIs),
@@ -52,19 +61,8 @@ const GAINS: &[Entry] = &[
     at(LnFinalB, "model.decoder.final_layer_norm.bias", AsIs),
 ];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    let all = [
-        at(WE, "model.decoder.embed_tokens.weight", AsIs),
-        at(WPos, "model.decoder.embed_positions.weight", From(2)),
-        at(Q, "model.decoder.layers.{l}.self_attn.q_proj.weight", AsIs),
-        at(K, "model.decoder.layers.{l}.self_attn.k_proj.weight", AsIs),
-        at(V, "model.decoder.layers.{l}.self_attn.v_proj.weight", AsIs),
-        at(O, "model.decoder.layers.{l}.self_attn.out_proj.weight", AsIs),
-        at(In, "model.decoder.layers.{l}.fc1.weight", AsIs),
-        at(Out, "model.decoder.layers.{l}.fc2.weight", AsIs),
-        at(U, if config.tie_word_embeddings { "model.decoder.embed_tokens.weight" } else { "lm_head.weight" }, AsIs),
-    ];
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
     let biases = when(json.or("enable_bias", true)?, BIASES);
     let gains = when(json.or("layer_norm_elementwise_affine", true)?, GAINS);
-    Ok([&all, biases, gains].concat())
+    Ok([MATRICES, biases, gains].concat())
 }

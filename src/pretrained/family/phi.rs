@@ -2,18 +2,13 @@
 
 use super::llama_style::{self, Defaults, LLAMA};
 use super::{ConfigJson, Family};
-use crate::config::{Normalization, QkNorm};
+use crate::config::{MlpKind, Normalization, QkNorm};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["PhiForCausalLM", "phi"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "phi", architectures: &["PhiForCausalLM"], config, names, ..llama_style::FAMILY };
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 2048,
@@ -28,14 +23,12 @@ const DEFAULTS: Defaults = Defaults {
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["embd_pdrop", "resid_pdrop"]);
-    Ok(Config {
-        gated_mlp: false,
-        normalization_type: Normalization::LN,
-        final_rms: false,
-        parallel_attn_mlp: true,
-        qk_norm: json.or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN)),
-        ..llama_style::config(json, &DEFAULTS)?
-    })
+    let mut config = llama_style::config(json, &DEFAULTS)?;
+    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Plain);
+    config.norms.kind = Normalization::LN;
+    config.parallel_attn_mlp = true;
+    config.attention.qk_norm = json.or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN));
+    Ok(config)
 }
 
 const QK_NORMS: &[Entry] = &[
@@ -66,8 +59,8 @@ fn names(config: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
         at(OutB, "model.layers.{l}.mlp.fc2.bias", AsIs),
         at(LnFinalW, "model.final_layernorm.weight", AsIs),
         at(LnFinalB, "model.final_layernorm.bias", AsIs),
-        at(U, if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" }, AsIs),
+        at(U, "lm_head.weight", AsIs),
         at(UB, "lm_head.bias", AsIs),
     ];
-    Ok([&all, llama_style::when(config.qk_norm.is_some(), QK_NORMS)].concat())
+    Ok([&all, llama_style::when(config.qk_norm().is_some(), QK_NORMS)].concat())
 }

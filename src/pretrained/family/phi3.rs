@@ -7,13 +7,8 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["Phi3ForCausalLM", "phi3"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "phi3", architectures: &["Phi3ForCausalLM"], config, names, ..llama_style::FAMILY };
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 3072,
@@ -28,9 +23,10 @@ const DEFAULTS: Defaults = Defaults {
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["embd_pdrop", "resid_pdrop"]);
     json.only("attention_bias", false)?;
-    let config = llama_style::config(json, &DEFAULTS)?;
-    match config.rotary.as_ref().map(|rotary| &rotary.scaling) {
-        None | Some(RopeScaling::None | RopeScaling::LongRope { .. }) => window_everywhere(json, None, config),
+    let mut config = llama_style::config(json, &DEFAULTS)?;
+    config.attention.reach = window_everywhere(json, None)?;
+    match config.rotary().map(|rotary| &rotary.scaling) {
+        None | Some(RopeScaling::None | RopeScaling::LongRope { .. }) => Ok(config),
         Some(other) => Err(json.refuse("rope_type", other.rope_type(), "only default and longrope are supported here")),
     }
 }
@@ -45,6 +41,6 @@ const MATRICES: &[Entry] = &[
     at(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
 ];
 
-fn names(config: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), MATRICES, NORMS].concat())
+fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, MATRICES, NORMS].concat())
 }

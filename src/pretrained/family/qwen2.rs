@@ -2,16 +2,12 @@
 
 use super::llama_style::{self, *};
 use super::{ConfigJson, Family};
+use crate::config::{PerLayer, Reach};
 use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["Qwen2ForCausalLM", "qwen2"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "qwen2", architectures: &["Qwen2ForCausalLM"], config, names, ..llama_style::FAMILY };
 
 /// What transformers takes where the file is silent.
 pub(super) const DEFAULTS: Defaults = Defaults {
@@ -24,18 +20,19 @@ pub(super) const DEFAULTS: Defaults = Defaults {
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.only("use_mrope", false)?;
-    window_on_later_layers(json, llama_style::config(json, &DEFAULTS)?)
+    let mut config = llama_style::config(json, &DEFAULTS)?;
+    config.attention.reach = window_on_later_layers(json, config.n_layers)?;
+    Ok(config)
 }
 
 /// `use_sliding_window`, from layer `max_window_layers` on unless `layer_types` says which.
-pub(super) fn window_on_later_layers(json: &ConfigJson, config: Config) -> Result<Config> {
+pub(super) fn window_on_later_layers(json: &ConfigJson, n_layers: usize) -> Result<PerLayer<Reach>> {
     let window = json.unless_null("sliding_window", Some(4096))?;
-    let window_size = if json.or("use_sliding_window", false)? { window } else { None };
+    let window = if json.or("use_sliding_window", false)? { window } else { None };
     let first = json.or("max_window_layers", 28)?;
-    let attn_types = layer_types(json, config.n_layers, |layer| window_size.is_some() && layer >= first)?;
-    Ok(Config { window_size, attn_types, ..config })
+    layer_types(json, n_layers, window, |layer| window.is_some() && layer >= first)
 }
 
-fn names(config: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), ATTENTION, QKV_BIASES, NORMS, MLP].concat())
+fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, ATTENTION, QKV_BIASES, NORMS, MLP].concat())
 }

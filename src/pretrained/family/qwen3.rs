@@ -6,20 +6,17 @@ use crate::config::{Normalization, QkNorm};
 use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["Qwen3ForCausalLM", "qwen3"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "qwen3", architectures: &["Qwen3ForCausalLM"], config, names, ..llama_style::FAMILY };
 
 fn config(json: &ConfigJson) -> Result<Config> {
     let defaults = Defaults { head_dim: Some(128), ..qwen2::DEFAULTS };
-    let config = qwen2::window_on_later_layers(json, llama_style::config(json, &defaults)?)?;
-    Ok(Config { qk_norm: Some(QkNorm::PerHead(Normalization::RMS)), ..config })
+    let mut config = llama_style::config(json, &defaults)?;
+    config.attention.reach = qwen2::window_on_later_layers(json, config.n_layers)?;
+    config.attention.qk_norm = Some(QkNorm::PerHead(Normalization::RMS));
+    Ok(config)
 }
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([&ends(config), ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS, MLP].concat())
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    Ok([ENDS, ATTENTION, attention_biases(json, false)?, QK_NORMS, NORMS, MLP].concat())
 }

@@ -8,13 +8,8 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    architectures: &["StableLmForCausalLM", "stablelm"],
-    prefix: "",
-    config,
-    names,
-    ignored: &["rotary_emb.inv_freq", "lm_head.weight"],
-};
+pub(super) const FAMILY: Family =
+    Family { model_type: "stablelm", architectures: &["StableLmForCausalLM"], config, names, ..llama_style::FAMILY };
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 2560,
@@ -29,15 +24,12 @@ const DEFAULTS: Defaults = Defaults {
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["hidden_dropout"]);
-    let config = llama_style::config(json, &DEFAULTS)?;
+    let mut config = llama_style::config(json, &DEFAULTS)?;
     json.only("head_dim", config.d_model / config.n_heads.max(1))?;
-    Ok(Config {
-        normalization_type: Normalization::LN,
-        final_rms: false,
-        parallel_attn_mlp: json.or("use_parallel_residual", false)?,
-        qk_norm: json.or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN)),
-        ..config
-    })
+    config.norms.kind = Normalization::LN;
+    config.parallel_attn_mlp = json.or("use_parallel_residual", false)?;
+    config.attention.qk_norm = json.or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN));
+    Ok(config)
 }
 
 const NORM_BIASES: &[Entry] = &[
@@ -61,7 +53,7 @@ const NORMS_BY_HEAD: &[Entry] = &[
 fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
     let biases = when(json.or("use_qkv_bias", false)?, QKV_BIASES);
     let norms = if config.parallel_attn_mlp { ONE_NORM.to_vec() } else { [NORMS, NORM_BIASES].concat() };
-    let qk_norms = when(config.qk_norm.is_some(), NORMS_BY_HEAD);
+    let qk_norms = when(config.qk_norm().is_some(), NORMS_BY_HEAD);
     let last = [at(LnFinalB, "model.norm.bias", AsIs)];
-    Ok([&ends(config), &last[..], ATTENTION, biases, qk_norms, &norms, MLP].concat())
+    Ok([ENDS, &last[..], ATTENTION, biases, qk_norms, &norms, MLP].concat())
 }

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::ConfigJson;
 use crate::config::{
-    Activation, AttentionDir, AttnType, Moe, Normalization, PositionalEmbedding, RopeScaling, Rotary, Router,
+    Activation, AttentionConfig, AttentionDir, ExpertGate, Experts, MlpConfig, MlpKind, NormConfig, Normalization,
+    PerLayer, Positions, Reach, RopeScaling, Rotary, Routing,
 };
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Error, Result};
@@ -35,6 +36,9 @@ const HARMLESS: &[&str] = &[
     "relative_attention_max_distance",
     "relative_attention_num_buckets",
     "d_vocab_out_is_set",
+    "use_hook_tokens",
+    "initializer_range",
+    "default_prepend_bos", // of the model, and read there
 ];
 
 /// The shape that TransformerLens' dictionary describes.
@@ -58,94 +62,98 @@ pub(crate) fn config(json: &ConfigJson) -> Result<Config> {
         Some("RMSPre") => Normalization::RMSPre,
         Some(other) => return Err(unsupported("normalization_type", other.into())),
     };
-    let attn_only = json.or("attn_only", false)?;
-    let act_fn = match json.get::<String>("act_fn")?.as_deref() {
-        None if attn_only => Activation::Relu,
-        Some("solu_ln") => Activation::SoluLn,
-        Some(_) => json.activation(&["act_fn"], "relu")?,
-        None => return Err(unsupported("act_fn", Value::Null)),
-    };
-    let positional_embedding_type = match json.or("positional_embedding_type", "standard".to_string())?.as_str() {
-        "standard" => PositionalEmbedding::Standard,
-        "rotary" => PositionalEmbedding::Rotary,
-        "shortformer" => PositionalEmbedding::Shortformer,
-        "alibi" => PositionalEmbedding::Alibi,
-        other => return Err(unsupported("positional_embedding_type", other.into())),
-    };
-    let attn_types = match json.get::<Vec<String>>("attn_types")? {
-        Some(types) if json.or("use_local_attn", false)? => types
-            .iter()
-            .map(|name| match name.as_str() {
-                "global" => Ok(AttnType::Global),
-                "local" => Ok(AttnType::Local),
-                other => Err(unsupported("attn_types", other.into())),
-            })
-            .collect::<Result<_>>()?,
-        _ => Vec::new(),
-    };
     let attention_dir = match json.or("attention_dir", "causal".to_string())?.as_str() {
         "causal" => AttentionDir::Causal,
         "bidirectional" => AttentionDir::Bidirectional,
         other => return Err(unsupported("attention_dir", other.into())),
     };
-    let cap = |field| -> Result<Option<f64>> { Ok(json.get::<f64>(field)?.filter(|cap| *cap > 0.0)) };
-    let moe = match json.get("num_experts")? {
-        None => None,
-        Some(num_experts) => Some(Moe {
-            num_experts,
-            experts_per_token: json.required("experts_per_token")?,
-            router: if json.or("norm_topk_prob", false)? { Router::SoftmaxRenormalized } else { Router::Softmax },
-            gate: Default::default(),
-        }),
+    let positions = match json.or("positional_embedding_type", "standard".to_string())?.as_str() {
+        "standard" => Positions::Learned,
+        "rotary" => Positions::rotary(rotary(json, d_head)?),
+        "shortformer" => Positions::Shortformer,
+        "alibi" => Positions::Alibi { bias_max: 8.0 },
+        other => return Err(unsupported("positional_embedding_type", other.into())),
     };
-    json.ignore(&["experts_per_token", "norm_topk_prob", "use_local_attn"]);
+    json.ignore(ROTARY);
+    let last = match (json.or("final_rms", false)?, normalization_type) {
+        (true, Normalization::LN) => Some(Normalization::RMS),
+        (true, Normalization::LNPre) => Some(Normalization::RMSPre),
+        _ => None,
+    };
+    let cap = |field| -> Result<Option<f64>> { Ok(json.get::<f64>(field)?.filter(|cap| *cap != -1.0)) };
+    let new =
+        Config::new(json.required("n_layers")?, json.required("d_model")?, n_heads, d_vocab, json.required("n_ctx")?);
     let config = Config {
         model_name: json.or("model_name", "custom".into())?,
         original_architecture: json.get("original_architecture")?.unwrap_or_default(),
-        n_layers: json.required("n_layers")?,
-        d_model: json.required("d_model")?,
-        n_heads,
         d_head,
         n_key_value_heads: json.get("n_key_value_heads")?.unwrap_or(n_heads),
-        d_mlp: json.get("d_mlp")?.unwrap_or(0),
-        d_vocab,
-        d_vocab_out: json.get("d_vocab_out")?.filter(|n: &i64| *n > 0).map_or(d_vocab, |n| n as usize),
-        n_ctx: json.required("n_ctx")?,
-        attn_only,
+        d_vocab_out: json.get("d_vocab_out")?.filter(|n: &i64| *n != -1).map_or(Ok(d_vocab), usize::try_from).map_err(
+            |_| json.refuse("d_vocab_out", "a negative number", "it must be -1, for d_vocab, or at least 1"),
+        )?,
+        attention: AttentionConfig {
+            direction: attention_dir,
+            reach: reach(json)?,
+            scale: match json.or("use_attn_scale", true)? {
+                true => json.get("attn_scale")?.filter(|scale| *scale != -1.0),
+                false => Some(1.0),
+            },
+            scale_by_inverse_layer_idx: json.or("scale_attn_by_inverse_layer_idx", false)?,
+            scores_soft_cap: cap("attn_scores_soft_cap")?,
+            clip_qkv: json.get("clip_qkv")?,
+            sinks: json.or("use_attention_sinks", false)?,
+            qk_norm: None,
+        },
+        positions,
+        mlp: mlp_config(json)?,
+        norms: NormConfig { last, eps: json.or("eps", 1e-5)?, ..NormConfig::new(normalization_type) },
         parallel_attn_mlp: json.or("parallel_attn_mlp", false)?,
-        act_fn,
-        gated_mlp: json.or("gated_mlp", false)?,
-        moe,
-        normalization_type,
-        final_rms: json.or("final_rms", false)?,
-        eps: json.or("eps", 1e-5)?,
-        positional_embedding_type,
-        rotary: match positional_embedding_type {
-            PositionalEmbedding::Rotary => Some(rotary(json, d_head)?),
-            _ => {
-                json.ignore(ROTARY);
-                None
-            }
-        },
-        attention_dir,
-        attn_types,
-        window_size: json.get("window_size")?,
-        attn_scale: match json.or("use_attn_scale", true)? {
-            true => json.get("attn_scale")?.filter(|scale| *scale > 0.0).unwrap_or((d_head as f64).sqrt()),
-            false => 1.0,
-        },
-        scale_attn_by_inverse_layer_idx: json.or("scale_attn_by_inverse_layer_idx", false)?,
-        attn_scores_soft_cap: cap("attn_scores_soft_cap")?,
         output_logits_soft_cap: cap("output_logits_soft_cap")?,
-        clip_qkv: json.get("clip_qkv")?,
-        attention_sinks: json.or("use_attention_sinks", false)?,
-        default_prepend_bos: json.or("default_prepend_bos", true)?,
-        use_hook_tokens: json.or("use_hook_tokens", false)?,
-        initializer_range: json.or("initializer_range", 0.02)?,
-        ..Config::default()
+        ..new
     };
     json.ignore(&["attn_scale", "tie_word_embeddings", "quantization_method"]);
     Ok(config)
+}
+
+/// Which layers have a window.
+fn reach(json: &ConfigJson) -> Result<PerLayer<Reach>> {
+    json.ignore(&["attn_types", "window_size"]);
+    if !json.or("use_local_attn", false)? {
+        return Ok(PerLayer::default());
+    }
+    let types: Vec<String> = json.required("attn_types")?;
+    let reach = |name: &String| match name.as_str() {
+        "global" => Ok(Reach::Global),
+        "local" => json.required("window_size").map(Reach::Window),
+        other => Err(json.refuse("attn_types", other, "expected global or local")),
+    };
+    Ok(PerLayer::from_layers(types.iter().map(reach).collect::<Result<_>>()?))
+}
+
+/// The MLPs; `None` of a model of attention only.
+fn mlp_config(json: &ConfigJson) -> Result<Option<MlpConfig>> {
+    json.ignore(&["d_mlp", "act_fn", "gated_mlp", "num_experts", "experts_per_token", "norm_topk_prob"]);
+    if json.or("attn_only", false)? {
+        return Ok(None);
+    }
+    let activation = match json.required::<String>("act_fn")?.as_str() {
+        "solu_ln" => Activation::SoluLn,
+        _ => json.activation(&["act_fn"], "relu")?,
+    };
+    let kind = match (json.get("num_experts")?, json.or("gated_mlp", false)?) {
+        (Some(num_experts), _) => MlpKind::Experts(Experts {
+            num_experts,
+            experts_per_token: json.required("experts_per_token")?,
+            routing: match json.or("norm_topk_prob", false)? {
+                true => Routing::SoftmaxRenormalized,
+                false => Routing::Softmax,
+            },
+            gate: ExpertGate::Plain,
+        }),
+        (None, true) => MlpKind::Gated,
+        (None, false) => MlpKind::Plain,
+    };
+    Ok(Some(MlpConfig { d_mlp: json.required("d_mlp")?, activation, kind }))
 }
 
 /// Fields of a rotation.
@@ -197,7 +205,7 @@ fn rotary(json: &ConfigJson, d_head: usize) -> Result<Rotary> {
 /// TransformerLens' names, for a state dict of `has` these.
 pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
     let grouped = has("blocks.0.attn._W_K");
-    let mixture = config.moe.is_some();
+    let mixture = config.experts().is_some();
     let mut all = vec![
         at(WE, "embed.W_E", AsIs),
         at(WPos, "pos_embed.W_pos", AsIs),
@@ -234,18 +242,15 @@ pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
         at(Ln2PostB, "blocks.{l}.ln2_post.b", AsIs),
         at(LnFinalW, "ln_final.w", AsIs),
         at(LnFinalB, "ln_final.b", AsIs),
-        match config.tie_word_embeddings && !has("unembed.W_U") {
-            true => at(U, "embed.W_E", AsIs),
-            false => at(U, "unembed.W_U", Transposed),
-        },
+        at(U, "unembed.W_U", Transposed),
         at(UB, "unembed.b_U", AsIs),
     ];
-    all.extend(if mixture { experts() } else { mlp(config.gated_mlp) });
+    all.extend(if mixture { experts() } else { mlp(config.gated_mlp()) });
     // Matrices are always needed; biases, gains and positions where the state dict has them in its first block.
     let optional = |entry: &Entry| !matches!(entry.part, WE | Q | K | V | O | In | Out | U | Router);
     let needed = |entry: &Entry| match entry.part {
-        WPos => has_positions(config),
-        Gate => config.gated_mlp || mixture,
+        WPos => config.has_w_pos(),
+        Gate => config.gated_mlp(),
         _ => false,
     };
     let first = |entry: &Entry| has(&entry.name.replace("{l}", "0").replace("{e}", "0"));
@@ -280,8 +285,4 @@ fn experts() -> Vec<Entry> {
         at(Out, "blocks.{l}.mlp.experts.{e}.W_out.weight", AsIs),
         at(OutB, "blocks.{l}.mlp.experts.{e}.W_out.bias", AsIs),
     ]
-}
-
-fn has_positions(config: &Config) -> bool {
-    matches!(config.positional_embedding_type, PositionalEmbedding::Standard | PositionalEmbedding::Shortformer)
 }

@@ -1,0 +1,119 @@
+//! [`MlpConfig`]: the MLP of every block, or the mixture of experts in its place.
+
+use serde::{Deserialize, Serialize};
+
+/// The MLP of every block.
+///
+/// ```
+/// use tch_lens::config::{Activation, MlpConfig, MlpKind};
+/// let gated = MlpConfig::gated(256, Activation::Silu);
+/// assert_eq!(gated.kind, MlpKind::Gated);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MlpConfig {
+    /// Neurons of a layer; in a mixture, of each expert.
+    pub d_mlp: usize,
+    /// The activation function.
+    pub activation: Activation,
+    /// What the neurons compute.
+    pub kind: MlpKind,
+}
+
+impl MlpConfig {
+    /// `W_out act(W_in x)`.
+    pub fn plain(d_mlp: usize, activation: Activation) -> Self {
+        MlpConfig { d_mlp, activation, kind: MlpKind::Plain }
+    }
+
+    /// `W_out (act(W_gate x) · W_in x)`.
+    pub fn gated(d_mlp: usize, activation: Activation) -> Self {
+        MlpConfig { d_mlp, activation, kind: MlpKind::Gated }
+    }
+
+    /// A mixture of gated MLPs of `d_mlp` neurons each.
+    pub fn experts(d_mlp: usize, activation: Activation, experts: Experts) -> Self {
+        MlpConfig { d_mlp, activation, kind: MlpKind::Experts(experts) }
+    }
+}
+
+/// What the neurons of an MLP compute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MlpKind {
+    /// `act(pre)`.
+    Plain,
+    /// `act(gate) · pre_linear`.
+    Gated,
+    /// Several gated MLPs, of which a router chooses some for each token.
+    Experts(Experts),
+}
+
+/// The MLP's activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// `x Φ(x)`, exact.
+    Gelu,
+    /// The tanh approximation of [`Activation::Gelu`]: GPT-2's.
+    GeluNew,
+    /// The same approximation, under GPT-J's and Phi's name.
+    GeluFast,
+    /// The same approximation, under Gemma's name.
+    GeluPytorchTanh,
+    /// `x σ(1.702 x)`.
+    QuickGelu,
+    /// `x σ(x)`.
+    Silu,
+    /// `x softmax(x)`, then a layer norm of its own
+    /// (Elhage et al. 2022, "Softmax Linear Units").
+    SoluLn,
+    /// The piecewise quadratic and exponential function of Apertus, with two trained parameters
+    /// (Huang & Schlag 2024, "Deriving Activation Functions Using Integration").
+    Xielu,
+}
+
+/// The experts of a mixture, and how a token is given to some of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experts {
+    /// How many experts a layer has.
+    pub num_experts: usize,
+    /// How many of them each token goes to.
+    pub experts_per_token: usize,
+    /// How the router's logits become weights.
+    pub routing: Routing,
+    /// What an expert does with its gate.
+    #[serde(default)]
+    pub gate: ExpertGate,
+}
+
+/// How a router's logits become the chosen experts' weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Routing {
+    /// Softmax over all experts, the largest kept as they are (OLMoE).
+    Softmax,
+    /// Softmax over all experts, the largest kept and divided by their sum (Mixtral).
+    SoftmaxRenormalized,
+    /// The largest logits, softmax over those (gpt-oss).
+    TopKSoftmax,
+}
+
+/// What an expert does with its gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertGate {
+    /// `act(gate) · up`.
+    #[default]
+    Plain,
+    /// gpt-oss': `gate σ(alpha gate) · (up + 1)`, with gate and up clamped to `limit`.
+    ClampedSwiglu {
+        /// The slope within the sigmoid.
+        alpha: f64,
+        /// The clamp.
+        limit: f64,
+    },
+}

@@ -1,0 +1,176 @@
+//! [`Config`]: the shape of a transformer.
+//!
+//! The sizes are fields of [`Config`] itself. What belongs to one component is a part of its own: [`AttentionConfig`],
+//! [`Positions`], [`MlpConfig`], [`NormConfig`]. TransformerLens' flat names stand beside them as methods:
+//! `config.d_mlp()`, `config.normalization_type()`, `config.window_size()`, ….
+//!
+//! A config holds what a forward pass computes, and nothing else. TransformerLens' `use_attn_result` and the like have no
+//! field, because a hook point is computed when something asks for it.
+
+mod attention;
+mod flat;
+mod mlp;
+mod norms;
+mod per_layer;
+mod positions;
+mod validate;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+pub use attention::{AttentionConfig, AttentionDir, AttnType, QkNorm, Reach};
+pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, Routing};
+pub use norms::{NormConfig, NormPosition, Normalization};
+pub use per_layer::PerLayer;
+pub use positions::{PositionalEmbedding, Positions, RopeScaling, Rotary};
+pub(crate) use validate::MAX_LAYERS;
+
+/// The shape of a transformer.
+///
+/// [`Config::new`] is a GPT-2 of the given sizes. Set the parts that differ:
+///
+/// ```
+/// use tch_lens::config::{Activation, MlpConfig, NormConfig, Normalization, Positions, Rotary};
+/// use tch_lens::Config;
+/// // A small Llama: 2 layers, d_model 64, 4 heads, 100 tokens, a context of 32.
+/// let config = Config {
+///     n_key_value_heads: 2,
+///     mlp: Some(MlpConfig::gated(172, Activation::Silu)),
+///     norms: NormConfig::new(Normalization::RMS),
+///     positions: Positions::rotary(Rotary::new(16, 10000.0)),
+///     ..Config::new(2, 64, 4, 100, 32)
+/// };
+/// config.validate()?;
+/// assert_eq!((config.d_head, config.d_mlp(), config.gated_mlp()), (16, 172, true));
+/// # Ok::<(), tch_lens::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The model's name; for people.
+    pub model_name: String,
+    /// The architecture that it was read from, such as `GPT2LMHeadModel`; for people.
+    pub original_architecture: String,
+
+    /// Blocks.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Query heads of a layer.
+    pub n_heads: usize,
+    /// Width of a head.
+    pub d_head: usize,
+    /// Key and value heads of a layer: `n_heads`, or a divisor of it (grouped-query attention).
+    pub n_key_value_heads: usize,
+    /// Entries of the vocabulary.
+    pub d_vocab: usize,
+    /// Entries of the output: `d_vocab`, or the number of a classifier's classes.
+    pub d_vocab_out: usize,
+    /// Positions that the model was made for.
+    pub n_ctx: usize,
+
+    /// How attention works.
+    pub attention: AttentionConfig,
+    /// Where positions enter.
+    pub positions: Positions,
+    /// The MLPs; `None` for a model of attention only.
+    pub mlp: Option<MlpConfig>,
+    /// The norms of the residual stream.
+    pub norms: NormConfig,
+    /// Attention and MLP both read the stream before the block, which has no `resid_mid`.
+    pub parallel_attn_mlp: bool,
+    /// Logits are squashed to ± this: `c tanh(x / c)`.
+    pub output_logits_soft_cap: Option<f64>,
+    /// The unembedding is the embedding.
+    pub tie_word_embeddings: bool,
+}
+
+impl Config {
+    /// A GPT-2 of these sizes: heads of `d_model / n_heads` with keys and values of their own, MLPs of `4 d_model`
+    /// neurons, learned positions, layer norms, an untied unembedding of the whole vocabulary.
+    ///
+    /// ```
+    /// use tch_lens::Config;
+    /// let config = Config::new(2, 64, 4, 100, 32);
+    /// assert_eq!((config.d_head, config.n_key_value_heads, config.d_mlp(), config.d_vocab_out), (16, 4, 256, 100));
+    /// ```
+    pub fn new(n_layers: usize, d_model: usize, n_heads: usize, d_vocab: usize, n_ctx: usize) -> Self {
+        Config {
+            model_name: "custom".into(),
+            original_architecture: String::new(),
+            n_layers,
+            d_model,
+            n_heads,
+            d_head: d_model.checked_div(n_heads).unwrap_or(0),
+            n_key_value_heads: n_heads,
+            d_vocab,
+            d_vocab_out: d_vocab,
+            n_ctx,
+            attention: AttentionConfig::default(),
+            positions: Positions::default(),
+            mlp: Some(MlpConfig::plain(d_model.saturating_mul(4), Activation::GeluNew)),
+            norms: NormConfig::default(),
+            parallel_attn_mlp: false,
+            output_logits_soft_cap: None,
+            tie_word_embeddings: false,
+        }
+    }
+
+    /// How far the attention of layer `layer` reaches.
+    pub fn reach(&self, layer: usize) -> Reach {
+        self.attention.reach.get(layer).copied().unwrap_or_default()
+    }
+
+    /// The window of layer `layer`, if it has one.
+    pub(crate) fn window(&self, layer: usize) -> Option<usize> {
+        match self.reach(layer) {
+            Reach::Global => None,
+            Reach::Window(size) => Some(size),
+        }
+    }
+
+    /// The rotation of layer `layer`, if positions are rotary.
+    pub(crate) fn rotation(&self, layer: usize) -> Option<&Rotary> {
+        match (&self.positions, self.reach(layer)) {
+            (Positions::Rotary { local: Some(local), .. }, Reach::Window(_)) => Some(local),
+            (Positions::Rotary { global, .. }, _) => Some(global),
+            _ => None,
+        }
+    }
+
+    /// What the scores of layer `layer` are divided by.
+    pub(crate) fn score_divisor(&self, layer: usize) -> f64 {
+        match self.attention.scale_by_inverse_layer_idx {
+            true => self.attn_scale() * (layer + 1) as f64,
+            false => self.attn_scale(),
+        }
+    }
+
+    /// The mixture of experts, if the MLPs are one.
+    pub fn experts(&self) -> Option<&Experts> {
+        match &self.mlp {
+            Some(MlpConfig { kind: MlpKind::Experts(experts), .. }) => Some(experts),
+            _ => None,
+        }
+    }
+
+    /// Whether there are learned position embeddings.
+    pub(crate) fn has_w_pos(&self) -> bool {
+        matches!(self.positions, Positions::Learned | Positions::Shortformer)
+    }
+
+    /// Layer `layer` as an index. Negative layers count from the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LayerOutOfRange`].
+    pub fn layer(&self, layer: i64) -> Result<usize> {
+        let index = if layer < 0 { layer.saturating_add(self.n_layers as i64) } else { layer };
+        if (0..self.n_layers as i64).contains(&index) {
+            Ok(index as usize)
+        } else {
+            Err(Error::LayerOutOfRange { layer, n_layers: self.n_layers })
+        }
+    }
+}

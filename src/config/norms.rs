@@ -1,0 +1,86 @@
+//! [`NormConfig`]: the norms of the residual stream, their kind and their place.
+
+use serde::{Deserialize, Serialize};
+
+/// The norms of the residual stream. The default is GPT-2's: layer norms before the sublayers and at the end.
+///
+/// ```
+/// use tch_lens::config::{NormConfig, Normalization};
+/// let llama = NormConfig { eps: 1e-6, ..NormConfig::new(Normalization::RMS) };
+/// assert_eq!(llama.last(), Normalization::RMS);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NormConfig {
+    /// The kind of the blocks' norms, and of the last one unless `last` is another.
+    pub kind: Normalization,
+    /// The kind of the last norm, where it is not that of the blocks.
+    pub last: Option<Normalization>,
+    /// Where a block's norms stand.
+    pub position: NormPosition,
+    /// Added to the variance, or mean square, of every norm.
+    pub eps: f64,
+    /// A norm stands between the embedding and the first block (BLOOM).
+    pub after_embedding: bool,
+}
+
+impl Default for NormConfig {
+    fn default() -> Self {
+        NormConfig::new(Normalization::LN)
+    }
+}
+
+impl NormConfig {
+    /// Norms of one kind, before the sublayers and at the end, with an `eps` of 1e-5.
+    pub fn new(kind: Normalization) -> Self {
+        NormConfig { kind, last: None, position: NormPosition::Before, eps: 1e-5, after_embedding: false }
+    }
+
+    /// The kind of the last norm.
+    pub fn last(&self) -> Normalization {
+        self.last.unwrap_or(self.kind)
+    }
+}
+
+/// How activations are normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Normalization {
+    /// None at all.
+    None,
+    /// Layer norm: centre, divide by the standard deviation, multiply by a gain, add a bias.
+    LN,
+    /// Layer norm whose gain and bias are folded into the weights that read it.
+    LNPre,
+    /// Root-mean-square norm: divide by the root mean square, multiply by a gain.
+    RMS,
+    /// Root-mean-square norm whose gain is folded into the weights that read it.
+    RMSPre,
+}
+
+impl Normalization {
+    /// Whether the mean is subtracted.
+    pub fn centers(self) -> bool {
+        matches!(self, Normalization::LN | Normalization::LNPre)
+    }
+
+    /// The same norm with its gain and bias folded away.
+    pub(crate) fn folded(self) -> Self {
+        match self {
+            Normalization::LN => Normalization::LNPre,
+            Normalization::RMS => Normalization::RMSPre,
+            other => other,
+        }
+    }
+}
+
+/// Where a block's norms stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NormPosition {
+    /// `x + attn(ln1(x))`: nearly every model.
+    #[default]
+    Before,
+    /// `x + ln1(attn(x))`: OLMo 2 and 3.
+    After,
+    /// `x + ln1_post(attn(ln1(x)))`: Gemma 2 and 3.
+    BeforeAndAfter,
+}
