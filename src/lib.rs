@@ -63,6 +63,7 @@ pub use pretrained::Load;
 pub use run::{HookError, Hooks, Plan};
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;
+pub use tensor::span::Span;
 pub use text::input::{Input, Tokens};
 pub use text::tokenizer::{Bos, PaddingSide, Tokenizer};
 pub use unchecked::allocator::{tune_allocator, AllocatorTuning};

@@ -4,3 +4,4 @@ pub(crate) mod factored;
 pub(crate) mod precision;
 pub(crate) mod scalar;
 pub(crate) mod slice;
+pub(crate) mod span;
