@@ -45,23 +45,23 @@ impl Transformer {
         for (layer, block) in self.weights().blocks.iter().enumerate() {
             if layer < reach.attn_layers {
                 let after = after_attn(block);
-                add(constant(block.attn.o.bias.as_ref(), after, layer, "attention")?)?;
-                add(after.and_then(|norm| norm.b.as_ref()))?;
+                add(constant(block.attn.o.bias.as_deref(), after, layer, "attention")?)?;
+                add(after.and_then(|norm| norm.b.as_deref()))?;
             }
             if include_mlp_biases && layer < reach.mlp_layers {
                 let after = after_mlp(block);
                 match &block.mlp {
                     None => {}
-                    Some(MlpOrExperts::Mlp(mlp)) => add(constant(mlp.w_out.bias.as_ref(), after, layer, "MLP")?)?,
+                    Some(MlpOrExperts::Mlp(mlp)) => add(constant(mlp.w_out.bias.as_deref(), after, layer, "MLP")?)?,
                     Some(MlpOrExperts::Experts(mixture)) => {
                         for expert in &mixture.experts {
-                            if !is_zero(expert.w_out.bias.as_ref())? {
+                            if !is_zero(expert.w_out.bias.as_deref())? {
                                 return Err(depends(layer, "an expert's bias is weighted by the router".into()));
                             }
                         }
                     }
                 }
-                add(after.and_then(|norm| norm.b.as_ref()))?;
+                add(after.and_then(|norm| norm.b.as_deref()))?;
             }
         }
         Ok(total)

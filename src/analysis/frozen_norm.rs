@@ -8,6 +8,7 @@ use crate::component::{Reach, Target};
 use crate::config::{NormPosition, Normalization};
 use crate::hook::{self, HookPoint, Site};
 use crate::model::norm::Norm;
+use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result};
 
 /// The linear part of a norm at the scale that it had in the run: centre (of a layer norm), divide by the scale, multiply by
@@ -16,9 +17,9 @@ use crate::{Error, Result};
 pub(crate) struct FrozenNorm {
     centers: bool,
     /// `[batch, pos, 1]`; absent where there is no norm.
-    scale: Option<Tensor>,
-    w: Option<Tensor>,
-    pub(crate) b: Option<Tensor>,
+    scale: Option<SharedTensor>,
+    w: Option<SharedTensor>,
+    pub(crate) b: Option<SharedTensor>,
 }
 
 impl FrozenNorm {
@@ -80,14 +81,14 @@ impl FrozenNorm {
                 "the cached scale has one entry a head, as a hook gave heads different inputs: a norm with one scale is needed",
             ));
         }
-        let wide = |t: &Option<Tensor>| -> Result<Option<Tensor>> {
+        let wide = |t: &Option<SharedTensor>| -> Result<Option<SharedTensor>> {
             Ok(match t {
-                Some(t) => Some(t.f_to_kind(scale.f_kind()?)?),
+                Some(t) => Some(t.f_to_kind(scale.f_kind()?)?.into()),
                 None => None,
             })
         };
         let (w, b) = (wide(&norm.w)?, wide(&norm.b)?);
-        Ok(FrozenNorm { centers: norm.kind.centers(), scale: Some(scale), w, b })
+        Ok(FrozenNorm { centers: norm.kind.centers(), scale: Some(scale.into()), w, b })
     }
 
     /// Rows `[…, batch, pos, d_model]` through the norm.

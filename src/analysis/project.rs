@@ -25,7 +25,7 @@ impl Directions {
 
     /// Onto `u` of rows that have passed through `norm`.
     pub(crate) fn through(u: &Tensor, norm: SharedNorm) -> Result<Self> {
-        let frozen = norm.get().as_ref().map_err(|sentence| Error::invalid(sentence.clone()))?;
+        let frozen = norm.as_ref().as_ref().map_err(|sentence| Error::invalid(sentence.clone()))?;
         let u = frozen.pull_back(u)?;
         Ok(Directions { u, scale: Some(norm) })
     }
@@ -81,7 +81,7 @@ impl Directions {
 
     /// `[row, batch, pos, k]` divided by the target's scale.
     fn divide_rows(&self, values: Tensor) -> Result<Tensor> {
-        match self.scale.as_ref().map(|norm| norm.get()) {
+        match self.scale.as_ref().map(|norm| norm.as_ref()) {
             Some(Ok(norm)) => norm.divide_rows(&values),
             _ => Ok(values),
         }

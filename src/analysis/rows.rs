@@ -14,7 +14,6 @@ use crate::cache::ActivationCache;
 use crate::component::{Component, Reach};
 use crate::hook;
 use crate::model::block::MlpOrExperts;
-use crate::unchecked::threads::Shared;
 use crate::{Error, Result};
 
 /// A decomposition of the stream at a target, as a recipe: it can be formed, or projected without being formed.
@@ -56,7 +55,7 @@ impl ActivationCache {
     /// The target's norm, shared.
     pub(crate) fn frozen_norm(&self, reach: &Reach, window: &Window) -> SharedNorm {
         let norm = FrozenNorm::at(reach, self, window).map_err(|error| error.to_string());
-        Arc::new(Shared::new(norm))
+        Arc::new(norm)
     }
 
     /// `[d_model]` or `[d_model, k]` as `[1, 1, d_model, k]`.

@@ -9,7 +9,6 @@ use tch::{Kind, Tensor};
 use super::frozen_norm::FrozenNorm;
 use super::window::Window;
 use crate::component::{Component, Target};
-use crate::unchecked::threads::Shared;
 use crate::{Error, Result};
 
 /// Contributions to the residual stream: a tensor that knows its rows, its axes, and what it adds up to.
@@ -40,7 +39,7 @@ pub struct ResidualStack {
 }
 
 /// The target's norm, or the sentence that says why it is not to be had.
-pub(crate) type SharedNorm = Arc<Shared<Result<FrozenNorm, String>>>;
+pub(crate) type SharedNorm = Arc<Result<FrozenNorm, String>>;
 
 /// What a stack is made of.
 pub(crate) struct Parts {
@@ -245,7 +244,7 @@ impl ResidualStack {
     }
 
     fn norm(&self) -> Result<&FrozenNorm> {
-        self.norm.get().as_ref().map_err(|sentence| Error::invalid(sentence.clone()))
+        self.norm.as_ref().as_ref().map_err(|sentence| Error::invalid(sentence.clone()))
     }
 
     /// `[component, batch, pos, last]`, whatever axes are to be seen.

@@ -104,7 +104,7 @@ impl HookedTransformer {
                 if let Some(w) = &norm.w {
                     add(at(&format!("{name}.weight")), w)?;
                 }
-                add(at(&format!("{name}.bias")), norm.b.as_ref().unwrap_or(&zeros(d_model)?))?;
+                add(at(&format!("{name}.bias")), norm.b.as_deref().unwrap_or(&zeros(d_model)?))?;
             }
             let Some(MlpOrExperts::Mlp(mlp)) = &block.mlp else {
                 return Err(Error::invalid("GPT-2 has an MLP in every block"));
@@ -119,14 +119,14 @@ impl HookedTransformer {
                 let w = linear.w()?; // [in, out]
                 let none = zeros(w.size()[1])?;
                 add(at(&format!("{name}.weight")), &w)?;
-                add(at(&format!("{name}.bias")), linear.bias.as_ref().unwrap_or(&none))?;
+                add(at(&format!("{name}.bias")), linear.bias.as_deref().unwrap_or(&none))?;
             }
         }
         let ln_final = &weights.unembed.ln_final;
         if let Some(w) = &ln_final.w {
             add("transformer.ln_f.weight".into(), w)?;
         }
-        add("transformer.ln_f.bias".into(), ln_final.b.as_ref().unwrap_or(&zeros(d_model)?))?;
+        add("transformer.ln_f.bias".into(), ln_final.b.as_deref().unwrap_or(&zeros(d_model)?))?;
         if !self.is_tied() {
             add("lm_head.weight".into(), &weights.unembed.u.weight)?;
         }

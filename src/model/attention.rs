@@ -13,11 +13,12 @@ use crate::hook::{self, HookPoint, Site};
 use crate::run::{Flow, Tap};
 use crate::tensor::precision::at_least_float;
 use crate::tensor::scalar::Scalar;
+use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Result};
 
 /// A layer's attention (Vaswani et al. 2017), with as many keys and values as queries or fewer
 /// (Ainslie et al. 2023, "GQA").
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Attention {
     /// Queries, then keys, then values, in one product: `d_model` to `(n_heads + 2 n_kv_heads) · d_head`.
     pub(crate) qkv: Linear,
@@ -26,7 +27,7 @@ pub(crate) struct Attention {
     pub(crate) q_norm: Option<Norm>,
     pub(crate) k_norm: Option<Norm>,
     /// The score of looking at nothing: `[head]`.
-    pub(crate) sinks: Option<Tensor>,
+    pub(crate) sinks: Option<SharedTensor>,
     pub(crate) layer: usize,
     pub(crate) n_heads: i64,
     pub(crate) n_kv_heads: i64,

@@ -13,7 +13,7 @@ use crate::run::{Flow, Tap};
 use crate::{Error, Result};
 
 /// One block: each sublayer reads the stream and adds to it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Block {
     pub(crate) ln1: Norm,
     pub(crate) attn: Attention,
@@ -27,7 +27,7 @@ pub(crate) struct Block {
 }
 
 /// A block's neurons: its own, or shared out among experts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum MlpOrExperts {
     Mlp(Mlp),
     Experts(MixtureOfExperts),

@@ -11,7 +11,6 @@ use super::mask::{Mask, MaskKind};
 use super::rotary::RotaryTable;
 use crate::config::AttnType;
 use crate::tensor::scalar::Scalar;
-use crate::unchecked::threads::Shared;
 use crate::{Config, Result};
 
 /// Masks and rotary tables by length, made once and kept: the last few lengths of a study recur.
@@ -22,7 +21,7 @@ pub(crate) struct Tables {
 }
 
 /// Tables by what they are of.
-type Kept<K, V> = Mutex<HashMap<K, Arc<Shared<V>>>>;
+type Kept<K, V> = Mutex<HashMap<K, Arc<V>>>;
 
 /// A table for longer sequences than this is not kept past its run.
 const KEPT_LEN: i64 = 4096;
@@ -33,17 +32,11 @@ pub(crate) const AT_ONCE: i64 = 1 << 24;
 const KEPT: usize = 16;
 
 impl Tables {
-    fn mask(&self, kind: MaskKind, config: &Config, len: i64, of: (Kind, Device)) -> Result<Arc<Shared<Mask>>> {
+    fn mask(&self, kind: MaskKind, config: &Config, len: i64, of: (Kind, Device)) -> Result<Arc<Mask>> {
         kept(&self.masks, (kind, len), len, || kind.build(config, len, of.0, of.1))
     }
 
-    fn rotary(
-        &self,
-        config: &Config,
-        layer: usize,
-        len: i64,
-        of: (Kind, Device),
-    ) -> Result<Option<Arc<Shared<RotaryTable>>>> {
+    fn rotary(&self, config: &Config, layer: usize, len: i64, of: (Kind, Device)) -> Result<Option<Arc<RotaryTable>>> {
         let Some(rotary) = config.rotation(layer) else { return Ok(None) };
         let local = config.attn_type(layer) == AttnType::Local;
         kept(&self.rotary, (local, len), len, || RotaryTable::new(rotary, len, of.0, of.1)).map(Some)
@@ -55,12 +48,12 @@ fn kept<K: std::hash::Hash + Eq, V>(
     key: K,
     len: i64,
     make: impl FnOnce() -> Result<V>,
-) -> Result<Arc<Shared<V>>> {
+) -> Result<Arc<V>> {
     let mut tables = tables.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(table) = tables.get(&key) {
         return Ok(table.clone());
     }
-    let table = Arc::new(Shared::new(make()?));
+    let table = Arc::new(make()?);
     if len <= KEPT_LEN {
         if tables.len() >= KEPT {
             tables.clear();
@@ -82,7 +75,7 @@ pub(crate) struct Context {
 
 enum LayerMask {
     /// The mask of every run of this length; and the same as a tensor, once a layer needs that.
-    Kept(Arc<Shared<Mask>>, OnceCell<Tensor>),
+    Kept(Arc<Mask>, OnceCell<Tensor>),
     /// This run's own, with rows that see nothing opened; and as it is.
     Own(Mask, Tensor),
     /// Made in parts.
@@ -90,7 +83,7 @@ enum LayerMask {
 }
 
 enum Rotation {
-    Kept(Arc<Shared<RotaryTable>>),
+    Kept(Arc<RotaryTable>),
     Own(RotaryTable),
 }
 
@@ -157,7 +150,7 @@ impl Context {
                 LayerMask::Kept(tables.mask(*kind, config, len, of)?, OnceCell::new())
             } else {
                 let added = part.additive(*kind, &(0..len), &(0..len))?;
-                LayerMask::Own(Mask::Additive(opened(&added)?), added)
+                LayerMask::Own(Mask::Additive(opened(&added)?.into()), added)
             };
             masks.insert(*kind, mask);
         }
@@ -170,7 +163,7 @@ impl Context {
                 if let Some(table) = tables.rotary(config, layer, len, of)? {
                     rotary[index] = Some(match &padding {
                         None => Rotation::Kept(table),
-                        Some(padding) => Rotation::Own(table.get().at(padding.positions)?),
+                        Some(padding) => Rotation::Own(table.at(padding.positions)?),
                     });
                 }
             }
@@ -181,7 +174,7 @@ impl Context {
     /// What a layer's fused attention may see.
     pub(crate) fn mask(&self, layer: usize) -> &Mask {
         match &self.masks[&self.of_layer[layer]] {
-            LayerMask::Kept(mask, _) => mask.get(),
+            LayerMask::Kept(mask, _) => mask,
             LayerMask::Own(opened, _) => opened,
             LayerMask::TooLarge(mask) => mask,
         }
@@ -194,9 +187,10 @@ impl Context {
         match &self.masks[&kind] {
             LayerMask::Own(_, added) => Ok(Some(added.shallow_clone())),
             LayerMask::TooLarge(_) => self.part.additive(kind, &all, &all).map(Some),
-            LayerMask::Kept(mask, made) => match (mask.get(), made.get()) {
+            LayerMask::Kept(mask, made) => match (mask.as_ref(), made.get()) {
                 (Mask::None, _) => Ok(None),
-                (Mask::Additive(added), _) | (_, Some(added)) => Ok(Some(added.shallow_clone())),
+                (Mask::Additive(added), _) => Ok(Some(added.shallow_clone())),
+                (_, Some(added)) => Ok(Some(added.shallow_clone())),
                 (Mask::Causal | Mask::TooLarge, None) => {
                     let added = self.part.additive(kind, &all, &all)?;
                     Ok(Some(made.get_or_init(|| added).shallow_clone()))
@@ -229,7 +223,7 @@ impl Context {
     /// The rotation of a layer's queries and keys.
     pub(crate) fn rotary(&self, layer: usize) -> Option<&RotaryTable> {
         self.rotary[self.rotary_of[layer]].as_ref().map(|rotation| match rotation {
-            Rotation::Kept(table) => table.get(),
+            Rotation::Kept(table) => table,
             Rotation::Own(table) => table,
         })
     }

@@ -8,15 +8,16 @@ use super::norm::Norm;
 use crate::config::Normalization;
 use crate::hook::{self, HookPoint};
 use crate::run::{Flow, Tap};
+use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
 /// Token embeddings, learned positions, and the norm that BLOOM puts after them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Embed {
     /// `[d_vocab, d_model]`
-    pub(crate) w_e: Tensor,
+    pub(crate) w_e: SharedTensor,
     /// `[n_ctx, d_model]`; absent where positions are not learned.
-    pub(crate) w_pos: Option<Tensor>,
+    pub(crate) w_pos: Option<SharedTensor>,
     pub(crate) ln: Norm,
 }
 
@@ -44,7 +45,7 @@ impl Embed {
 
     /// Converts the weights.
     pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        self.w_e = self.w_e.f_to_kind(kind)?;
+        self.w_e = self.w_e.f_to_kind(kind)?.into();
         cast(&mut self.w_pos, kind)?;
         self.ln.cast(kind)
     }

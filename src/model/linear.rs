@@ -3,16 +3,17 @@
 use tch::{Kind, Tensor};
 
 use crate::unchecked::onednn::{self, Then};
+use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
 /// `x @ w + b`.
 ///
 /// `weight` has libtorch's orientation, `[out, in]`; in memory it may lie either way round, as the
 /// matrix product takes both without a copy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Linear {
-    pub(crate) weight: Tensor,       // [out, in]
-    pub(crate) bias: Option<Tensor>, // [out]
+    pub(crate) weight: SharedTensor,       // [out, in]
+    pub(crate) bias: Option<SharedTensor>, // [out]
 }
 
 impl Linear {
@@ -20,19 +21,19 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self.product(x, Then::Nothing) {
             Some(product) => Ok(product),
-            None => Ok(x.f_linear(&self.weight, self.bias.as_ref())?),
+            None => Ok(x.f_linear(&self.weight, self.bias.as_deref())?),
         }
     }
 
     /// The product with an elementwise function of it in one go, where the machine has that.
     pub(crate) fn product(&self, x: &Tensor, then: Then) -> Option<Tensor> {
-        onednn::linear(x, &self.weight, self.bias.as_ref(), then)
+        onednn::linear(x, &self.weight, self.bias.as_deref(), then)
     }
 
     /// The columns `start..start + len` alone.
     pub(crate) fn narrow(&self, start: i64, len: i64) -> Result<Linear> {
-        let bias = self.bias.as_ref().map(|b| b.f_narrow(0, start, len)).transpose()?;
-        Ok(Linear { weight: self.weight.f_narrow(0, start, len)?, bias })
+        let bias = self.bias.as_ref().map(|b| b.f_narrow(0, start, len)).transpose()?.map(SharedTensor::from);
+        Ok(Linear { weight: self.weight.f_narrow(0, start, len)?.into(), bias })
     }
 
     /// The weight as `[in, out]`, a view.
@@ -42,15 +43,15 @@ impl Linear {
 
     /// Converts the weights.
     pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        self.weight = self.weight.f_to_kind(kind)?;
+        self.weight = self.weight.f_to_kind(kind)?.into();
         cast(&mut self.bias, kind)
     }
 }
 
 /// Converts a weight that may be absent.
-pub(crate) fn cast(weight: &mut Option<Tensor>, kind: Kind) -> Result<()> {
+pub(crate) fn cast(weight: &mut Option<SharedTensor>, kind: Kind) -> Result<()> {
     if let Some(weight) = weight {
-        *weight = weight.f_to_kind(kind)?;
+        *weight = weight.f_to_kind(kind)?.into();
     }
     Ok(())
 }

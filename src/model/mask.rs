@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{AttentionDir, Positions};
 use crate::tensor::scalar::{arange, Scalar};
+use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Result};
 
 /// What is added to a layer's scores: −∞ where a query may not look, ALiBi's penalty elsewhere.
@@ -16,7 +17,7 @@ pub(crate) enum Mask {
     /// −∞ on the keys after each query, and nothing else.
     Causal,
     /// This, `[batch or 1, head or 1, query, key]`.
-    Additive(Tensor),
+    Additive(SharedTensor),
     /// More than is made at once: [`Context::block`](super::context::Context::block) makes it for some queries at a time.
     TooLarge,
 }
@@ -44,7 +45,7 @@ impl MaskKind {
         if self.is_plain() {
             return Ok(if self.causal { Mask::Causal } else { Mask::None });
         }
-        Ok(Mask::Additive(self.additive(config, &(0..len), &(0..len), kind, device)?))
+        Ok(Mask::Additive(self.additive(config, &(0..len), &(0..len), kind, device)?.into()))
     }
 
     /// Whether libtorch's kernel needs no tensor to know what each query sees, where nothing is padded.

@@ -9,18 +9,19 @@ use crate::hook::{self, HookPoint, Site};
 use crate::run::{Flow, Tap};
 use crate::tensor::scalar::Scalar;
 use crate::unchecked::onednn::Then;
+use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
 /// `act(x W_in + b_in) W_out + b_out`, or gated: `(act(x W_gate) · x W_in + b_in) W_out + b_out`
 /// (Shazeer 2020, "GLU Variants").
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mlp {
     /// `d_model` to `d_mlp`.
     pub(crate) w_in: Linear,
     /// `d_model` to `d_mlp`; only in a gated MLP.
     pub(crate) gate: Option<Linear>,
     /// What TransformerLens' gated MLP adds to the product of gates and linear part; no checkpoint has one.
-    pub(crate) b_product: Option<Tensor>,
+    pub(crate) b_product: Option<SharedTensor>,
     /// SoLU's norm.
     pub(crate) ln: Option<Norm>,
     /// `d_mlp` to `d_model`.
@@ -30,11 +31,11 @@ pub(crate) struct Mlp {
 }
 
 /// An activation function, with xIELU's parameters where it is that.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Act {
     pub(crate) function: Activation,
     /// `(alpha_p, alpha_n, beta, eps)`, each of one entry.
-    pub(crate) xielu: Option<[Tensor; 4]>,
+    pub(crate) xielu: Option<[SharedTensor; 4]>,
 }
 
 impl Mlp {

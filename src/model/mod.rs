@@ -23,7 +23,6 @@ use std::sync::Arc;
 use tch::{Device, Kind};
 
 use crate::hook::all_points;
-use crate::unchecked::threads::Shared;
 use crate::Config;
 
 /// The bare network: a shape, weights, and the forward pass over them.
@@ -33,12 +32,12 @@ use crate::Config;
 #[derive(Clone, Debug)]
 pub struct Transformer {
     config: Arc<Config>,
-    weights: Arc<Shared<Weights>>,
+    weights: Arc<Weights>,
     tables: Arc<context::Tables>,
 }
 
 /// All weights, by component.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Weights {
     pub(crate) embed: embed::Embed,
     pub(crate) blocks: Vec<block::Block>,
@@ -48,7 +47,7 @@ pub(crate) struct Weights {
 impl Transformer {
     /// A network of this shape with these weights.
     pub(crate) fn new(config: Config, weights: Weights) -> Self {
-        Transformer { config: Arc::new(config), weights: Arc::new(Shared::new(weights)), tables: Arc::default() }
+        Transformer { config: Arc::new(config), weights: Arc::new(weights), tables: Arc::default() }
     }
 
     /// The model's shape.
@@ -61,7 +60,7 @@ impl Transformer {
     }
 
     pub(crate) fn weights(&self) -> &Weights {
-        self.weights.get()
+        &self.weights
     }
 
     pub(crate) fn tables(&self) -> &context::Tables {

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// Each token goes to the few experts that the router weighs most (Shazeer et al. 2017), and gets the sum of
 /// their outputs by those weights.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct MixtureOfExperts {
     /// `d_model` to `num_experts`.
     pub(crate) router: Linear,
@@ -23,7 +23,7 @@ pub(crate) struct MixtureOfExperts {
 }
 
 /// One expert: a gated MLP.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Expert {
     pub(crate) gate: Linear,
     pub(crate) w_in: Linear,

@@ -8,17 +8,18 @@ use crate::hook::HookPoint;
 use crate::run::{Flow, Tap};
 use crate::tensor::precision::widened;
 use crate::tensor::scalar::Scalar;
+use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
 /// A norm over the last axis: `normalized = (x − mean) / scale`, then `normalized · w + b`.
 ///
 /// The scale is `√(variance + eps)`, or `√(mean square + eps)` where nothing is centred. Gain and bias are absent where they
 /// are folded into the weights that read the norm. Always in fp32 or better.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Norm {
     pub(crate) kind: Normalization,
-    pub(crate) w: Option<Tensor>, // [d], or [head, d] where each head has its own
-    pub(crate) b: Option<Tensor>, // [d]
+    pub(crate) w: Option<SharedTensor>, // [d], or [head, d] where each head has its own
+    pub(crate) b: Option<SharedTensor>, // [d]
     pub(crate) eps: f64,
 }
 
@@ -61,7 +62,7 @@ impl Norm {
             Normalization::None => Ok(x.shallow_clone()),
             Normalization::LN | Normalization::LNPre if self.w.as_ref().is_none_or(|w| w.dim() == 1) => {
                 let d = x.size().last().copied().unwrap_or(0);
-                Ok(x.f_layer_norm(d, self.w.as_ref(), self.b.as_ref(), self.eps, false)?)
+                Ok(x.f_layer_norm(d, self.w.as_deref(), self.b.as_deref(), self.eps, false)?)
             }
             Normalization::LN | Normalization::LNPre => {
                 let d = x.size().last().copied().unwrap_or(0);

@@ -4,14 +4,15 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{RopeScaling, Rotary};
 use crate::tensor::scalar::{arange, Scalar};
+use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
 /// Cosines and sines for each position and pair.
 #[derive(Debug)]
 pub(crate) struct RotaryTable {
-    cos: Tensor,     // [pos, 1, dim / 2], or [batch, pos, 1, dim / 2]
-    sin: Tensor,     // as cos
-    neg_sin: Tensor, // as cos
+    cos: SharedTensor,     // [pos, 1, dim / 2], or [batch, pos, 1, dim / 2]
+    sin: SharedTensor,     // as cos
+    neg_sin: SharedTensor, // as cos
     dim: i64,
     adjacent_pairs: bool,
 }
@@ -26,7 +27,13 @@ impl RotaryTable {
         let to = |t: Tensor| -> Result<Tensor> { Ok(t.mul_number(factor)?.f_to_kind(kind)?.f_to_device(device)?) };
         let (cos, sin) = (to(angles.f_cos()?)?, to(angles.f_sin()?)?);
         let neg_sin = sin.f_neg()?;
-        Ok(RotaryTable { cos, sin, neg_sin, dim: rotary.dim as i64, adjacent_pairs: rotary.adjacent_pairs })
+        Ok(RotaryTable {
+            cos: cos.into(),
+            sin: sin.into(),
+            neg_sin: neg_sin.into(),
+            dim: rotary.dim as i64,
+            adjacent_pairs: rotary.adjacent_pairs,
+        })
     }
 
     /// The rows of this table for the position of each token.
@@ -37,7 +44,13 @@ impl RotaryTable {
             Ok(table.f_index_select(0, &flat)?.f_reshape([size[0], size[1], 1, self.dim / 2])?)
         };
         let (cos, sin, neg_sin) = (rows(&self.cos)?, rows(&self.sin)?, rows(&self.neg_sin)?);
-        Ok(RotaryTable { cos, sin, neg_sin, dim: self.dim, adjacent_pairs: self.adjacent_pairs })
+        Ok(RotaryTable {
+            cos: cos.into(),
+            sin: sin.into(),
+            neg_sin: neg_sin.into(),
+            dim: self.dim,
+            adjacent_pairs: self.adjacent_pairs,
+        })
     }
 
     /// Rotates the first `dim` entries of each head: `[batch, pos, head, d_head]`.

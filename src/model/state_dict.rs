@@ -8,6 +8,7 @@ use super::linear::Linear;
 use super::mlp::Act;
 use super::norm::Norm;
 use super::Transformer;
+use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
 impl Transformer {
@@ -23,16 +24,16 @@ impl Transformer {
             }
         };
         let norm = |add: &mut dyn FnMut(String, Option<&Tensor>), name: String, norm: &Norm| {
-            add(format!("{name}.w"), norm.w.as_ref());
-            add(format!("{name}.b"), norm.b.as_ref());
+            add(format!("{name}.w"), norm.w.as_deref());
+            add(format!("{name}.b"), norm.b.as_deref());
         };
         add("embed.W_E".into(), Some(&weights.embed.w_e));
         norm(&mut add, "embed.ln".into(), &weights.embed.ln);
-        add("pos_embed.W_pos".into(), weights.embed.w_pos.as_ref());
+        add("pos_embed.W_pos".into(), weights.embed.w_pos.as_deref());
         for (l, block) in weights.blocks.iter().enumerate() {
             let linear = |add: &mut dyn FnMut(String, Option<&Tensor>), name: &str, linear: &super::linear::Linear| {
                 add(format!("blocks.{l}.{name}.weight"), Some(&linear.weight));
-                add(format!("blocks.{l}.{name}.bias"), linear.bias.as_ref());
+                add(format!("blocks.{l}.{name}.bias"), linear.bias.as_deref());
             };
             norm(&mut add, format!("blocks.{l}.ln1"), &block.ln1);
             linear(&mut add, "attn.qkv", &block.attn.qkv);
@@ -40,7 +41,7 @@ impl Transformer {
                 norm(&mut add, format!("blocks.{l}.attn.q_norm"), q);
                 norm(&mut add, format!("blocks.{l}.attn.k_norm"), k);
             }
-            add(format!("blocks.{l}.attn.sinks"), block.attn.sinks.as_ref());
+            add(format!("blocks.{l}.attn.sinks"), block.attn.sinks.as_deref());
             linear(&mut add, "attn.o", &block.attn.o);
             norm(&mut add, format!("blocks.{l}.ln1_post"), &block.ln1_post);
             norm(&mut add, format!("blocks.{l}.ln2"), &block.ln2);
@@ -51,7 +52,7 @@ impl Transformer {
                     if let Some(gate) = &mlp.gate {
                         linear(&mut add, "mlp.gate", gate);
                     }
-                    add(format!("blocks.{l}.mlp.b_product"), mlp.b_product.as_ref());
+                    add(format!("blocks.{l}.mlp.b_product"), mlp.b_product.as_deref());
                     if let Some(ln) = &mlp.ln {
                         norm(&mut add, format!("blocks.{l}.mlp.ln"), ln);
                     }
@@ -72,7 +73,7 @@ impl Transformer {
         if weights.unembed.u.weight.data_ptr() != weights.embed.w_e.data_ptr() {
             add("unembed.weight".into(), Some(&weights.unembed.u.weight));
         }
-        add("unembed.b_U".into(), weights.unembed.u.bias.as_ref());
+        add("unembed.b_U".into(), weights.unembed.u.bias.as_deref());
         all
     }
 
@@ -170,7 +171,7 @@ impl Named {
         self.0.push((name.into(), tensor.shallow_clone()));
     }
 
-    fn maybe(&mut self, name: &str, tensor: &Option<Tensor>) {
+    fn maybe(&mut self, name: &str, tensor: &Option<SharedTensor>) {
         if let Some(tensor) = tensor {
             self.add(name, tensor);
         }

@@ -10,7 +10,7 @@ use crate::tensor::scalar::Scalar;
 use crate::Result;
 
 /// The last norm, and the product with `W_U`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Unembed {
     pub(crate) ln_final: Norm,
     /// `d_model` to `d_vocab_out`.

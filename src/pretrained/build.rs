@@ -19,6 +19,7 @@ use crate::model::moe::{Expert, MixtureOfExperts};
 use crate::model::norm::Norm;
 use crate::model::unembed::Unembed;
 use crate::model::Weights;
+use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Error, Load, Result};
 
 /// Lays out the weights of a model of this shape.
@@ -97,7 +98,7 @@ impl Builder<'_> {
             return Err(Error::invalid("a model has an embedding and an unembedding"));
         };
         if tied {
-            unembed.u.weight = embed.w_e.shallow_clone();
+            unembed.u.weight = embed.w_e.clone();
         }
         Ok(Weights { embed, blocks, unembed })
     }
@@ -114,7 +115,7 @@ impl Builder<'_> {
         let (d_model, d_vocab_out) = (config.d_model as i64, config.d_vocab_out as i64);
         let ln_final = self.norm(Part::LnFinalW, Part::LnFinalB, config.norms.last(), outside, &[d_model])?;
         let weight = match tied {
-            true => Tensor::f_empty([0, 0], (self.kind, self.device))?,
+            true => Tensor::f_empty([0, 0], (self.kind, self.device))?.into(),
             false => self.need(Part::U, outside, &[d_vocab_out, d_model])?,
         };
         let u = Linear { weight, bias: self.maybe(Part::UB, outside, &[d_vocab_out])? };
@@ -137,7 +138,7 @@ impl Builder<'_> {
             false => Norm::none(),
         };
         let mut embed = Embed { w_e, w_pos, ln };
-        processor.embed(&mut embed)?;
+        processor.embed(&embed)?;
         embed.cast(kind)?;
         Ok(embed)
     }
@@ -215,7 +216,8 @@ impl Builder<'_> {
             None
         };
         let o = self.linear(Part::O, Part::OB, of, n_q * d_head, d_model)?;
-        let mut attention = Attention::new(config, of.layer, Linear { weight, bias }, o);
+        let mut attention =
+            Attention::new(config, of.layer, Linear { weight: weight.into(), bias: bias.map(SharedTensor::from) }, o);
         if let Some(qk_norm) = config.qk_norm() {
             let (kind, q_shape, k_shape) = match qk_norm {
                 QkNorm::AllHeads(kind) => (kind, vec![n_q * d_head], vec![n_kv * d_head]),
@@ -268,11 +270,12 @@ impl Builder<'_> {
             let softplus = |part| -> Result<Tensor> { Ok(one(part)?.f_softplus()?) };
             let (beta, eps) = (one(Part::XieluBeta)?, one(Part::XieluEps)?);
             if self.entry(Part::XieluPositive).is_some() {
-                act.xielu = Some([one(Part::XieluPositive)?, one(Part::XieluNegative)?, beta, eps]);
+                act.xielu =
+                    Some([one(Part::XieluPositive)?, one(Part::XieluNegative)?, beta, eps].map(SharedTensor::from));
                 return Ok(act);
             }
             let alpha_n = softplus(Part::XieluAlphaN)?.f_add(&beta)?;
-            act.xielu = Some([softplus(Part::XieluAlphaP)?, alpha_n, beta, eps]);
+            act.xielu = Some([softplus(Part::XieluAlphaP)?, alpha_n, beta, eps].map(SharedTensor::from));
         }
         Ok(act)
     }
@@ -301,7 +304,7 @@ impl Builder<'_> {
         // Row by row, however the checkpoint has it: oneDNN's product is up to a sixth slower the other way round.
         let mut weight = Tensor::f_empty([d_out, d_in], (self.kind, self.device))?;
         weight.f_copy_(&self.find(w, of, &[d_out, d_in])?.0)?;
-        Ok(Linear { weight, bias: self.maybe(b, of, &[d_out])? })
+        Ok(Linear { weight: weight.into(), bias: self.maybe(b, of, &[d_out])? })
     }
 
     fn norm(&self, w: Part, b: Part, kind: Normalization, of: Of, shape: &[i64]) -> Result<Norm> {
@@ -315,7 +318,7 @@ impl Builder<'_> {
 
     /// A norm of queries or keys, whose gain may be one for all heads or one for each.
     fn head_norm(&self, w: Part, b: Part, kind: Normalization, of: Of, shape: &[i64], heads: i64) -> Result<Norm> {
-        let gains = |part| -> Result<Option<Tensor>> {
+        let gains = |part| -> Result<Option<SharedTensor>> {
             match self.entry(part) {
                 None => Ok(None),
                 Some(entry) if entry.name.contains("{h}") => {
@@ -338,16 +341,16 @@ impl Builder<'_> {
     }
 
     /// A part in the model's own memory.
-    fn need(&self, part: Part, of: Of, shape: &[i64]) -> Result<Tensor> {
+    fn need(&self, part: Part, of: Of, shape: &[i64]) -> Result<SharedTensor> {
         let (view, _) = self.find(part, of, shape)?;
         match self.entry(part).is_some_and(|entry| entry.view.copies()) {
-            true => Ok(view.f_to_device_(self.device, self.kind, false, false)?),
+            true => Ok(view.f_to_device_(self.device, self.kind, false, false)?.into()),
             false => self.own(&view),
         }
     }
 
     /// A part that only some families have.
-    fn maybe(&self, part: Part, of: Of, shape: &[i64]) -> Result<Option<Tensor>> {
+    fn maybe(&self, part: Part, of: Of, shape: &[i64]) -> Result<Option<SharedTensor>> {
         match self.entry(part) {
             Some(_) => self.need(part, of, shape).map(Some),
             None => Ok(None),
@@ -355,8 +358,8 @@ impl Builder<'_> {
     }
 
     /// A copy in the model's kind and on its device; in memory it lies as it lay.
-    fn own(&self, tensor: &Tensor) -> Result<Tensor> {
-        Ok(tensor.f_to_device_(self.device, self.kind, false, true)?)
+    fn own(&self, tensor: &Tensor) -> Result<SharedTensor> {
+        Ok(tensor.f_to_device_(self.device, self.kind, false, true)?.into())
     }
 
     fn find(&self, part: Part, of: Of, shape: &[i64]) -> Result<(Tensor, String)> {

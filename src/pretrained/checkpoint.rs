@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::{parts, torch_file};
 use crate::unchecked::mapped::{Mapped, Place};
+use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result};
 
 /// The weights' usual file, and the older one.
@@ -29,7 +30,7 @@ enum Stored {
     /// Within the mapped file of this index.
     Mapped { file: usize, place: Place },
     /// In memory already.
-    Own(crate::unchecked::threads::Shared<Tensor>),
+    Own(SharedTensor),
 }
 
 impl Checkpoint {
@@ -61,7 +62,7 @@ impl Checkpoint {
 
     /// Tensors in memory.
     pub(crate) fn of(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
-        let own = |(name, tensor)| (name, Stored::Own(crate::unchecked::threads::Shared::new(tensor)));
+        let own = |(name, tensor): (String, Tensor)| (name, Stored::Own(tensor.into()));
         Checkpoint { tensors: tensors.into_iter().map(own).collect(), files: Vec::new() }
     }
 
@@ -94,7 +95,7 @@ impl Checkpoint {
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<i64>> {
         self.tensors.get(name).map(|stored| match stored {
             Stored::Mapped { place, .. } => place.shape.clone(),
-            Stored::Own(tensor) => tensor.get().size(),
+            Stored::Own(tensor) => tensor.size(),
         })
     }
 
@@ -102,7 +103,7 @@ impl Checkpoint {
     pub(crate) fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
         match self.tensors.get(name) {
             None => Ok(None),
-            Some(Stored::Own(tensor)) => Ok(Some(tensor.get().shallow_clone())),
+            Some(Stored::Own(tensor)) => Ok(Some(tensor.shallow_clone())),
             Some(Stored::Mapped { file, place }) => self.files[*file].tensor(place).map(Some),
         }
     }

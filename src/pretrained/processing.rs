@@ -185,10 +185,10 @@ impl Processor {
         norms
     }
 
-    pub(crate) fn embed(&self, embed: &mut Embed) -> Result<()> {
+    pub(crate) fn embed(&self, embed: &Embed) -> Result<()> {
         if self.center_writing {
-            center_rows(&mut embed.w_e)?;
-            if let Some(w_pos) = &mut embed.w_pos {
+            center_rows(&embed.w_e)?;
+            if let Some(w_pos) = &embed.w_pos {
                 center_rows(w_pos)?;
             }
         }
@@ -221,13 +221,13 @@ impl Processor {
             }
         }
         if self.center_writing {
-            center_writer(&mut block.attn.o)?;
+            center_writer(&block.attn.o)?;
             match &mut block.mlp {
                 None => {}
-                Some(MlpOrExperts::Mlp(mlp)) => center_writer(&mut mlp.w_out)?,
+                Some(MlpOrExperts::Mlp(mlp)) => center_writer(&mlp.w_out)?,
                 Some(MlpOrExperts::Experts(mixture)) => {
                     for expert in &mut mixture.experts {
-                        center_writer(&mut expert.w_out)?;
+                        center_writer(&expert.w_out)?;
                     }
                 }
             }
@@ -254,9 +254,9 @@ impl Processor {
             let mut weight = unembed.u.weight.shallow_clone(); // [d_vocab_out, d_model]
             let mean = weight.f_mean_dim([0i64].as_slice(), true, None)?;
             let _ = weight.f_sub_(&mean)?;
-            if let Some(bias) = &mut unembed.u.bias {
+            if let Some(bias) = &unembed.u.bias {
                 let mean = bias.f_mean(None)?;
-                let _ = bias.f_sub_(&mean)?;
+                let _ = bias.shallow_clone().f_sub_(&mean)?;
             }
         }
         Ok(())
@@ -288,8 +288,8 @@ fn fold(norm: &mut Norm, readers: &mut [&mut Linear]) -> Result<()> {
         if !constants.is_empty() {
             let constant = Tensor::f_cat(&constants, 0)?;
             linear.bias = Some(match &linear.bias {
-                Some(bias) => bias.f_add(&constant)?,
-                None => constant,
+                Some(bias) => bias.f_add(&constant)?.into(),
+                None => constant.into(),
             });
         }
     }
@@ -299,20 +299,20 @@ fn fold(norm: &mut Norm, readers: &mut [&mut Linear]) -> Result<()> {
 }
 
 /// `[row, d_model]`, each row without its mean.
-fn center_rows(rows: &mut Tensor) -> Result<()> {
+fn center_rows(rows: &Tensor) -> Result<()> {
     let mean = rows.f_mean_dim([1i64].as_slice(), true, None)?;
-    let _ = rows.f_sub_(&mean)?;
+    let _ = rows.shallow_clone().f_sub_(&mean)?;
     Ok(())
 }
 
 /// What a product writes to the stream, without its mean.
-fn center_writer(linear: &mut Linear) -> Result<()> {
+fn center_writer(linear: &Linear) -> Result<()> {
     let mut weight = linear.weight.shallow_clone(); // [d_model, in]
     let mean = weight.f_mean_dim([0i64].as_slice(), true, None)?;
     let _ = weight.f_sub_(&mean)?;
-    if let Some(bias) = &mut linear.bias {
+    if let Some(bias) = &linear.bias {
         let mean = bias.f_mean(None)?;
-        let _ = bias.f_sub_(&mean)?;
+        let _ = bias.shallow_clone().f_sub_(&mean)?;
     }
     Ok(())
 }
@@ -328,8 +328,8 @@ fn fold_value_biases(attn: &mut Attention) -> Result<()> {
         .f_flatten(0, 1)?; // [head * d_head]
     let constant = attn.o.weight.f_mv(&per_head)?; // [d_model]
     attn.o.bias = Some(match &attn.o.bias {
-        Some(bias) => bias.f_add(&constant)?,
-        None => constant,
+        Some(bias) => bias.f_add(&constant)?.into(),
+        None => constant.into(),
     });
     let _ = b_v.f_zero_()?;
     Ok(())
@@ -355,10 +355,10 @@ fn refactor(attn: &mut Attention) -> Result<()> {
     let d_model = qkv.size()[3];
     let weight =
         Tensor::f_stack(&[q.f_narrow(2, 0, d_model)?, k.f_narrow(2, 0, d_model)?, ov.u.f_transpose(1, 2)?], 0)?;
-    attn.qkv.weight = weight.f_reshape([3 * h * e, d_model])?;
+    attn.qkv.weight = weight.f_reshape([3 * h * e, d_model])?.into();
     let zeros = q.f_narrow(2, d_model, 1)?.f_zeros_like()?;
     let bias = Tensor::f_stack(&[q.f_narrow(2, d_model, 1)?, k.f_narrow(2, d_model, 1)?, zeros], 0)?;
-    attn.qkv.bias = Some(bias.f_reshape(-1)?);
-    attn.o.weight = ov.vh()?.f_mul(&ov.s.f_unsqueeze(2)?)?.f_flatten(0, 1)?.f_tr()?.f_contiguous()?;
+    attn.qkv.bias = Some(bias.f_reshape(-1)?.into());
+    attn.o.weight = ov.vh()?.f_mul(&ov.s.f_unsqueeze(2)?)?.f_flatten(0, 1)?.f_tr()?.f_contiguous()?.into();
     Ok(())
 }

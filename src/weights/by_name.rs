@@ -31,7 +31,7 @@ impl Transformer {
             let positions = self.config().positional_embedding_type();
             Error::invalid(format!("the model has no W_pos: its positions are {positions:?}"))
         };
-        self.weights().embed.w_pos.as_ref().map(Tensor::shallow_clone).ok_or_else(none)
+        self.weights().embed.w_pos.as_deref().map(Tensor::shallow_clone).ok_or_else(none)
     }
 
     /// `W_E` above `W_pos`: `[d_vocab + n_ctx, d_model]`, a basis of what the first block reads.
