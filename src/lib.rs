@@ -37,6 +37,7 @@ pub mod config;
 mod error;
 pub mod hook;
 mod hooked_transformer;
+mod layer;
 mod model;
 mod pretrained;
 mod run;
@@ -52,6 +53,7 @@ pub use config::Config;
 pub use error::{Error, Result};
 pub use hook::{HookFilter, HookPoint};
 pub use hooked_transformer::{HookedTransformer, Init, Outcome, Output, OutputTokens, Run};
+pub use layer::Layer;
 pub use model::Transformer;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -6,7 +6,7 @@ use super::window::Window;
 use crate::cache::ActivationCache;
 use crate::component::{Reach, Target};
 use crate::config::{NormPosition, Normalization};
-use crate::hook::{self, HookPoint, Site};
+use crate::hook::{self, HookPoint};
 use crate::model::norm::Norm;
 use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result};
@@ -36,7 +36,7 @@ impl FrozenNorm {
     pub(crate) fn at(reach: &Reach, cache: &ActivationCache, window: &Window) -> Result<Self> {
         let weights = cache.model().weights();
         match (reach.target, cache.model().config().norm_position()) {
-            (Target::Unembed, _) => Self::of(&weights.unembed.ln_final, HookPoint::LnFinalScale, cache, window),
+            (Target::Unembed, _) => Self::of(&weights.unembed.ln_final, hook::ln_final_scale(), cache, window),
             (_, NormPosition::After) => Ok(Self::identity()),
             (Target::Attn(layer), _) => {
                 Self::of(&weights.blocks[layer as usize].ln1, hook::ln1_scale(layer as usize), cache, window)
@@ -53,9 +53,7 @@ impl FrozenNorm {
         match block.norm_position {
             NormPosition::Before => Ok(Self::identity()),
             NormPosition::After => Self::of(&block.ln1, hook::ln1_scale(layer), cache, window),
-            NormPosition::BeforeAndAfter => {
-                Self::of(&block.ln1_post, HookPoint::Block(layer, Site::Ln1PostScale), cache, window)
-            }
+            NormPosition::BeforeAndAfter => Self::of(&block.ln1_post, hook::ln1_post_scale(layer), cache, window),
         }
     }
 
@@ -65,9 +63,7 @@ impl FrozenNorm {
         match block.norm_position {
             NormPosition::Before => Ok(Self::identity()),
             NormPosition::After => Self::of(&block.ln2, hook::ln2_scale(layer), cache, window),
-            NormPosition::BeforeAndAfter => {
-                Self::of(&block.ln2_post, HookPoint::Block(layer, Site::Ln2PostScale), cache, window)
-            }
+            NormPosition::BeforeAndAfter => Self::of(&block.ln2_post, hook::ln2_post_scale(layer), cache, window),
         }
     }
 

@@ -9,7 +9,7 @@ use super::stack::ResidualStack;
 use super::window::Window;
 use crate::cache::ActivationCache;
 use crate::component::{Component, Reach};
-use crate::hook::{self, ExpertSite, HookPoint, Site};
+use crate::hook;
 use crate::model::block::MlpOrExperts;
 use crate::model::moe::{scattered, MixtureOfExperts};
 use crate::tensor::slice::Slice;
@@ -162,8 +162,8 @@ impl ActivationCache {
 
     /// What the router gives each expert, zero where it was not chosen: `[batch, pos, expert]`, of all that ran.
     pub(crate) fn routed(&self, layer: usize, mixture: &MixtureOfExperts) -> Result<Tensor> {
-        let at = |site| -> Result<Tensor> { Ok(self.get(HookPoint::Block(layer, site))?.shallow_clone()) };
-        let (weights, indices) = (at(Site::ExpertWeights)?, at(Site::ExpertIndices)?);
+        let weights = self.get(hook::expert_weights(layer))?.shallow_clone();
+        let indices = self.get(hook::expert_indices(layer))?.shallow_clone();
         let batched = |t: Tensor| -> Result<Tensor> {
             if self.has_batch_dim() {
                 Ok(t)
@@ -178,8 +178,8 @@ impl ActivationCache {
 
     /// An expert's neurons by the router's weight, zero for tokens that it did not get: `[batch, pos, neuron]`.
     fn expert_post(&self, layer: usize, expert: usize, routed: &Tensor) -> Result<Tensor> {
-        let rows = self.get(HookPoint::Expert { layer, expert, site: ExpertSite::Post })?; // [hit, neuron]
-        let indices = self.get(HookPoint::Block(layer, Site::ExpertIndices))?;
+        let rows = self.get(hook::expert_post(layer, expert))?; // [hit, neuron]
+        let indices = self.get(hook::expert_indices(layer))?;
         let size = routed.size();
         let wide = rows.f_to_kind(if rows.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float })?;
         let all = scattered(&wide, indices, expert)?.f_view([size[0], size[1], -1])?;

@@ -5,7 +5,7 @@ use std::ops::Index;
 use indexmap::IndexMap;
 use tch::{Device, Tensor};
 
-use crate::hook::{presence, HookName, HookPoint, Presence, Site};
+use crate::hook::{self, presence, HookName, HookPoint, Presence};
 use crate::model::moe::{hits, scattered};
 use crate::model::Transformer;
 use crate::tensor::slice::Slice;
@@ -192,10 +192,10 @@ impl ActivationCache {
         };
         let mut entries = IndexMap::with_capacity(self.entries.len());
         for (point, tensor) in &self.entries {
-            let sliced = match (point.axes().batch, *point) {
-                (Some(axis), _) => slice.apply(tensor, axis as i64, "batch")?,
-                (None, HookPoint::Expert { layer, expert, .. }) => self.expert_rows(tensor, layer, expert, &slice)?,
-                (None, _) => tensor.shallow_clone(),
+            let sliced = match (point.axes().batch, point.layer(), point.expert()) {
+                (Some(axis), ..) => slice.apply(tensor, axis as i64, "batch")?,
+                (None, Some(layer), Some(expert)) => self.expert_rows(tensor, layer, expert, &slice)?,
+                (None, ..) => tensor.shallow_clone(),
             };
             entries.insert(*point, sliced);
         }
@@ -205,7 +205,7 @@ impl ActivationCache {
 
     /// An expert's rows, `[hit, d_mlp]`, of the tokens in some rows of the batch.
     fn expert_rows(&self, rows: &Tensor, layer: usize, expert: usize, slice: &Slice) -> Result<Tensor> {
-        let indices = self.get(HookPoint::Block(layer, Site::ExpertIndices))?; // [batch, pos, chosen]
+        let indices = self.get(hook::expert_indices(layer))?; // [batch, pos, chosen]
         let size = indices.size();
         let all = scattered(rows, indices, expert)?.f_view([size[0], size[1], -1])?; // [batch, pos, d_mlp]
         let (all, indices) = (slice.apply(&all, 0, "batch")?, slice.apply(indices, 0, "batch")?);

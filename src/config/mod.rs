@@ -17,7 +17,8 @@ mod validate;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::layer::Layer;
+use crate::Result;
 
 pub use attention::{AttentionConfig, AttentionDir, AttnType, QkNorm, Reach};
 pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, Routing};
@@ -165,12 +166,7 @@ impl Config {
     /// # Errors
     ///
     /// [`Error::LayerOutOfRange`].
-    pub fn layer(&self, layer: i64) -> Result<usize> {
-        let index = if layer < 0 { layer.saturating_add(self.n_layers as i64) } else { layer };
-        if (0..self.n_layers as i64).contains(&index) {
-            Ok(index as usize)
-        } else {
-            Err(Error::LayerOutOfRange { layer, n_layers: self.n_layers })
-        }
+    pub fn layer(&self, layer: impl Into<Layer>) -> Result<usize> {
+        layer.into().resolve(self.n_layers)
     }
 }

@@ -3,6 +3,8 @@
 use super::name::{site, HookName};
 use super::point::HookPoint;
 use super::presence::{all_points, presence, Presence};
+use super::site::Place;
+use crate::layer::Layer;
 use crate::{Config, Error, Result};
 
 /// Which hook points are meant: what a cache keeps, where a hook stands.
@@ -42,9 +44,9 @@ pub enum Name {
     /// A whole name, a compact short hand, or the short hand of a site in every block.
     Text(String),
     /// A site and its layer, which may be negative.
-    InLayer(String, i64),
+    InLayer(String, Layer),
     /// A site, its layer and what it is in.
-    Within(String, i64, String),
+    Within(String, Layer, String),
 }
 
 impl<'a> HookFilter<'a> {
@@ -102,7 +104,7 @@ impl HookFilter<'_> {
         let Some(stop) = stop else { return self.resolve(config) };
         let reached = |point: &HookPoint| match point.layer() {
             Some(layer) => layer < stop,
-            None => *point < HookPoint::LnFinalScale,
+            None => point.site().place() == Place::Before,
         };
         let HookFilter::These(names) = self else {
             let points: Vec<_> = self.resolve(config)?.into_iter().filter(reached).collect();
@@ -140,7 +142,7 @@ impl Name {
                 // `resid_post`: that site in every block.
                 Some(site) if !text.contains("hook_") => {
                     for layer in 0..config.n_layers {
-                        points.push(HookPoint::Block(layer, site).resolve(config)?);
+                        points.push(HookPoint::in_layer(layer.into(), site).resolve(config)?);
                     }
                 }
                 _ => points.push(text.as_str().resolve(config)?),
@@ -174,28 +176,28 @@ impl From<&String> for Name {
     }
 }
 
-impl From<(&str, i64)> for Name {
-    fn from((short, layer): (&str, i64)) -> Self {
-        Name::InLayer(short.into(), layer)
+impl<L: Into<Layer>> From<(&str, L)> for Name {
+    fn from((short, layer): (&str, L)) -> Self {
+        Name::InLayer(short.into(), layer.into())
     }
 }
 
-impl From<(&str, i64, &str)> for Name {
-    fn from((short, layer, within): (&str, i64, &str)) -> Self {
-        Name::Within(short.into(), layer, within.into())
+impl<L: Into<Layer>> From<(&str, L, &str)> for Name {
+    fn from((short, layer, within): (&str, L, &str)) -> Self {
+        Name::Within(short.into(), layer.into(), within.into())
     }
 }
 
-macro_rules! select_from_one {
-    ($($type:ty),*) => {
-        $(impl From<$type> for HookFilter<'_> {
+macro_rules! filter_from_one {
+    ($([$($layer:ident)?] $type:ty),*) => {
+        $(impl$(<$layer: Into<Layer>>)? From<$type> for HookFilter<'_> {
             fn from(name: $type) -> Self {
                 HookFilter::These(vec![name.into()])
             }
         })*
     };
 }
-select_from_one!(HookPoint, &str, String, (&str, i64), (&str, i64, &str));
+filter_from_one!([] HookPoint, [] &str, [] String, [] &String, [L] (&str, L), [L] (&str, L, &str));
 
 impl<T: Into<Name>, const N: usize> From<[T; N]> for HookFilter<'_> {
     fn from(names: [T; N]) -> Self {

@@ -1,17 +1,23 @@
 //! Hook points: what they are, their names, which of them a model has, and filters over them.
 //!
 //! A point is a value ([`HookPoint`]), made by the functions here or from TransformerLens' names and short
-//! hand ([`HookName`]). Several are chosen by a [`HookFilter`].
+//! hand ([`HookName`]). Several are chosen by a [`HookFilter`]. All that is known about a point follows from the row of its
+//! [`Site`] in one table.
 
 mod filter;
 mod name;
+mod nearest;
 mod point;
 mod presence;
+mod set;
 mod shape;
+mod site;
 
 pub use filter::{HookFilter, Name};
 pub use name::HookName;
-pub use point::*;
+pub use point::{Axes, HookPoint, Stack};
+pub use site::*;
 
-pub(crate) use point::{OUTSIDE, SITES};
 pub(crate) use presence::{all_points, presence, Presence};
+pub(crate) use set::PointSet;
+pub(crate) use site::Place;

@@ -1,12 +1,15 @@
 //! Names of hook points: TransformerLens' strings and short hand, parsed against a model.
 
-use super::point::{ExpertSite, HookPoint, Site, EXPERT_SITES, OUTSIDE, SITES};
-use super::presence::{all_points, presence, Presence};
+use super::nearest::unknown;
+use super::point::{HookPoint, Stack};
+use super::presence::{presence, Presence};
+use super::site::{Place, Site};
+use crate::layer::Layer;
 use crate::{Config, Error, Result};
 
 /// Anything that names one hook point of a model.
 ///
-/// - a typed point: `hook::q(0)`
+/// - a typed point, whose layer may be negative: `hook::q(0)`, `hook::q(-1)`
 /// - TransformerLens' name: `"blocks.0.attn.hook_q"`, `"hook_embed"`
 /// - its short hand, with a layer that may be negative: `("q", 0)`, `("resid_post", -1)`,
 ///   `("scale", 2, "ln1")`, `"k6"`, `"pattern3"`, `"scale2ln1"`, `"embed"`
@@ -16,13 +19,14 @@ use crate::{Config, Error, Result};
 /// let model = HookedTransformer::toy()?;
 /// let config = model.config();
 /// assert_eq!(("resid_post", -1).resolve(config)?, hook::resid_post(3));
+/// assert_eq!(hook::resid_post(-1).resolve(config)?, hook::resid_post(3));
 /// assert_eq!("k2".resolve(config)?, hook::k(2));
 /// let error = "blocks.0.attn.hook_qq".resolve(config).unwrap_err();
 /// assert_eq!(error.to_string(), "there is no hook point `blocks.0.attn.hook_qq`; the nearest is `blocks.0.attn.hook_q`");
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
 pub trait HookName {
-    /// The hook point of a model of this shape.
+    /// The hook point of a model of this shape, its layer counted from the start.
     ///
     /// # Errors
     ///
@@ -32,23 +36,20 @@ pub trait HookName {
 
 impl HookName for HookPoint {
     fn resolve(&self, config: &Config) -> Result<HookPoint> {
-        if let Some(layer) = self.layer() {
-            config.layer(i64::try_from(layer).unwrap_or(i64::MAX))?;
-        }
-        match presence(*self, config) {
-            Presence::Absent(why) => Err(Error::HookNotInModel { name: self.to_string(), why: why.into() }),
-            _ => Ok(*self),
+        let point = match self.signed_layer() {
+            Some(layer) => self.with_layer(layer.resolve(config.n_layers)?),
+            None => *self,
+        };
+        match presence(point, config) {
+            Presence::Absent(why) => Err(Error::HookNotInModel { name: point.to_string(), why: why.into() }),
+            _ => Ok(point),
         }
     }
 }
 
 impl HookName for str {
     fn resolve(&self, config: &Config) -> Result<HookPoint> {
-        let point = match parse_full(self, config)? {
-            Some(point) => point,
-            None => parse_compact(self, config)?.ok_or_else(|| unknown(self, config))?,
-        };
-        point.resolve(config)
+        whole(self).or_else(|| compact(self)).ok_or_else(|| unknown(self, config))?.resolve(config)
     }
 }
 
@@ -58,19 +59,23 @@ impl HookName for String {
     }
 }
 
-impl HookName for (&str, i64) {
+impl<L: Into<Layer> + Copy> HookName for (&str, L) {
     fn resolve(&self, config: &Config) -> Result<HookPoint> {
-        in_block(self.0, None, config.layer(self.1)?)
-            .ok_or_else(|| unknown(&format!("blocks.{}.hook_{}", self.1, self.0), config))?
-            .resolve(config)
+        let (short, layer) = (self.0, self.1.into());
+        match site(short, None) {
+            Some(site) => HookPoint::in_layer(layer, site).resolve(config),
+            None => Err(unknown(&format!("blocks.{layer}.hook_{short}"), config)),
+        }
     }
 }
 
-impl HookName for (&str, i64, &str) {
+impl<L: Into<Layer> + Copy> HookName for (&str, L, &str) {
     fn resolve(&self, config: &Config) -> Result<HookPoint> {
-        in_block(self.0, Some(self.2), config.layer(self.1)?)
-            .ok_or_else(|| unknown(&format!("blocks.{}.{}.hook_{}", self.1, self.2, self.0), config))?
-            .resolve(config)
+        let (short, layer, within) = (self.0, self.1.into(), self.2);
+        match site(short, Some(within)) {
+            Some(site) => HookPoint::in_layer(layer, site).resolve(config),
+            None => Err(unknown(&format!("blocks.{layer}.{within}.hook_{short}"), config)),
+        }
     }
 }
 
@@ -80,8 +85,15 @@ impl<T: HookName + ?Sized> HookName for &T {
     }
 }
 
-/// The sites that a short name means, in every block: `"resid_post"`, `"pattern"`, `("scale", "ln1")`.
+/// No name is as long as this: a longer one is not looked up, so that a hostile one costs nothing.
+const LONGEST: usize = 128;
+
+/// The site that a short name means, in every layer: `"resid_post"`, `"pattern"`, `("scale", "ln1")`.
 pub(crate) fn site(short: &str, within: Option<&str>) -> Option<Site> {
+    if short.len() > LONGEST || within.is_some_and(|within| within.len() > LONGEST) {
+        return None;
+    }
+    let named = |name: &str| Site::named(name, &[Place::Layer]);
     // TransformerLens' `act_name` lets a layer type be given where it is not needed.
     let within = match within {
         Some("a" | "attn") => "attn.",
@@ -104,94 +116,43 @@ pub(crate) fn site(short: &str, within: Option<&str>) -> Option<Site> {
     prefixes.iter().find_map(|prefix| named(&format!("{prefix}hook_{short}")))
 }
 
-fn named(name: &str) -> Option<Site> {
-    SITES.iter().find(|(_, n)| *n == name).map(|(site, _)| *site)
-}
-
-fn in_block(short: &str, within: Option<&str>, layer: usize) -> Option<HookPoint> {
-    site(short, within).map(|site| HookPoint::Block(layer, site))
-}
-
 /// A whole name: `blocks.0.attn.hook_q`, `blocks.0.mlp.experts.3.hook_post`, `hook_embed`.
-fn parse_full(name: &str, config: &Config) -> Result<Option<HookPoint>> {
-    if let Some((point, _)) = OUTSIDE.iter().find(|(_, n)| *n == name) {
-        return Ok(Some(*point));
+fn whole(name: &str) -> Option<HookPoint> {
+    if name.len() > LONGEST {
+        return None;
     }
-    let Some((layer, rest)) = name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) else {
-        return Ok(None);
+    if let Some(site) = Site::named(name, &[Place::Before, Place::After]) {
+        return Some(HookPoint::outside(site));
+    }
+    let (stack, rest) = name.split_once('.')?;
+    let stack = Stack::ALL.into_iter().find(|candidate| candidate.name() == stack)?;
+    let (layer, rest) = rest.split_once('.')?;
+    let layer = Layer::from(index(layer)?);
+    let point = match rest.strip_prefix("mlp.experts.").and_then(|rest| rest.split_once('.')) {
+        Some((expert, rest)) => HookPoint::in_expert(layer, index(expert)?, Site::named(rest, &[Place::Expert])?),
+        None => HookPoint::in_layer(layer, Site::named(rest, &[Place::Layer])?),
     };
-    let Ok(layer) = layer.parse::<usize>() else { return Ok(None) };
-    if let Some((expert, rest)) = rest.strip_prefix("mlp.experts.").and_then(|rest| rest.split_once('.')) {
-        let site = EXPERT_SITES.iter().find(|(_, n)| *n == rest).map(|(site, _): &(ExpertSite, _)| *site);
-        return Ok(match (expert.parse(), site) {
-            (Ok(expert), Some(site)) => Some(HookPoint::Expert { layer, expert, site }),
-            _ => None,
-        });
-    }
-    let Some(site) = named(rest) else { return Ok(None) };
-    config.layer(i64::try_from(layer).unwrap_or(i64::MAX))?;
-    Ok(Some(HookPoint::Block(layer, site)))
+    Some(point.with_stack(stack))
 }
 
 /// The compact short hand: `k6`, `resid_post11`, `scale2ln1`, and `embed`, which needs no layer.
-fn parse_compact(name: &str, config: &Config) -> Result<Option<HookPoint>> {
-    let hooked = format!("hook_{name}");
-    if let Some((point, _)) = OUTSIDE.iter().find(|(_, n)| *n == hooked) {
-        return Ok(Some(*point));
+fn compact(name: &str) -> Option<HookPoint> {
+    if name.len() > LONGEST {
+        return None;
     }
-    let Some(start) = name.find(|c: char| c.is_ascii_digit()) else { return Ok(None) };
+    if let Some(site) = Site::named(&format!("hook_{name}"), &[Place::Before, Place::After]) {
+        return Some(HookPoint::outside(site));
+    }
+    let start = name.find(|c: char| c.is_ascii_digit())?;
     let (short, rest) = name.split_at(start);
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let (layer, within) = rest.split_at(end);
-    let Ok(layer) = layer.parse::<i64>() else { return Ok(None) };
-    let Some(site) = site(short, Some(within).filter(|w| !w.is_empty())) else { return Ok(None) };
-    Ok(Some(HookPoint::Block(config.layer(layer)?, site)))
+    let site = site(short, Some(within).filter(|within| !within.is_empty()))?;
+    Some(HookPoint::in_layer(index(layer)?.into(), site))
 }
 
-/// Names of hook points are shorter than this. What comes after it in a mistyped name is not compared: the time that a
-/// comparison takes grows with the length.
-const LONGEST_COMPARED: usize = 128;
-
-/// The error for a name that names no hook point, with the nearest one of this model: a slip anywhere in a whole name counts
-/// as much as an end that is nearly right behind a beginning that is not.
-pub(crate) fn unknown(name: &str, config: &Config) -> Error {
-    let ends = (0..=name.len().min(LONGEST_COMPARED)).rev();
-    let compared = ends.filter(|end| name.is_char_boundary(*end)).map(|end| &name[..end]).next().unwrap_or("");
-    let (before, end) = before_and_end(compared);
-    let distance = |candidate: &String| {
-        let (its_before, its_end) = before_and_end(candidate);
-        let of_ends = 2 * edit_distance(end, its_end) + 1;
-        (of_ends.min(edit_distance(compared, candidate)), edit_distance(&before, &its_before))
-    };
-    let nearest = all_points(config).map(|point| point.to_string()).min_by_key(distance).unwrap_or_default();
-    Error::UnknownHook { name: name.into(), nearest }
-}
-
-/// A name without its `hook_`, taken apart: `blocks.3.attn.` and `pattern`, of the whole name; `blocks.3.` and `pattern`
-/// of `pattern3`.
-fn before_and_end(name: &str) -> (String, &str) {
-    let (before, end) = name.rsplit_once('.').unwrap_or(("", name));
-    if !before.is_empty() || end.starts_with("hook_") {
-        return (before.into(), end.strip_prefix("hook_").unwrap_or(end));
-    }
-    let start = end.find(|c: char| c.is_ascii_digit()).unwrap_or(end.len());
-    let (end, rest) = end.split_at(start);
-    let layer: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    (format!("blocks.{}", if layer.is_empty() { "0" } else { &layer }), end)
-}
-
-/// Levenshtein's distance, in bytes: names are ASCII.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+/// A number as names have it: without sign and leading zeros.
+fn index(digits: &str) -> Option<usize> {
+    let canonical = digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    digits.parse().ok().filter(|_| canonical)
 }

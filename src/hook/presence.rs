@@ -1,7 +1,9 @@
 //! Which hook points a model has, and which of them fire unasked.
 
-use super::point::{ExpertSite, HookPoint, Site, OUTSIDE, SITES};
+use super::point::{HookPoint, Stack};
+use super::site::{Place, Site};
 use crate::config::{Activation, NormPosition, Normalization, PositionalEmbedding};
+use crate::layer::Layer;
 use crate::Config;
 
 /// Whether a model has a hook point.
@@ -11,92 +13,153 @@ pub(crate) enum Presence {
     Default,
     /// It is computed when something asks for it by name.
     OnRequest,
-    /// The model has none, for this reason.
+    /// The model does not have it, for this reason.
     Absent(&'static str),
 }
 
-/// Whether a model of this shape has `point`.
+use Presence::{Absent, Default, OnRequest};
+
+/// Whether a model of this shape has `point`, whatever its layer.
 pub(crate) fn presence(point: HookPoint, config: &Config) -> Presence {
-    use Presence::{Absent, Default, OnRequest};
-    let norm = config.normalization_type() != Normalization::None;
-    let only_if = |has: bool, why| if has { Default } else { Absent(why) };
-    match point {
-        HookPoint::Tokens => OnRequest,
-        HookPoint::EmbedLnScale | HookPoint::EmbedLnNormalized => {
-            only_if(config.post_embedding_ln(), "it has no norm after the embedding")
-        }
-        HookPoint::PosEmbed => only_if(config.has_w_pos(), "it has no learned position embeddings"),
-        HookPoint::LnFinalScale | HookPoint::LnFinalNormalized => {
-            only_if(config.norms.last() != Normalization::None, "it has no norms")
-        }
-        HookPoint::Embed | HookPoint::UnembedIn | HookPoint::UnembedOut => Default,
-        HookPoint::Expert { expert, site, .. } => match config.experts() {
-            None => Absent("its MLPs are no mixture of experts"),
-            Some(moe) if expert >= moe.num_experts => Absent("it has fewer experts"),
-            Some(_) if site == ExpertSite::Pre || config.gated_mlp() || site == ExpertSite::Post => Default,
-            Some(_) => Absent("its experts have no gate"),
-        },
-        HookPoint::Block(_, site) => in_block(site, config, norm),
+    if point.stack().is_some_and(|stack| stack != Stack::Blocks) {
+        return Absent("it is one stack of blocks, without encoder or decoder");
+    }
+    match (point.expert(), config.experts()) {
+        (Some(expert), Some(moe)) if expert >= moe.num_experts => Absent("it has fewer experts"),
+        _ => (point.site().row().presence)(config),
     }
 }
 
-fn in_block(site: Site, config: &Config, norm: bool) -> Presence {
-    use Presence::{Absent, Default, OnRequest};
-    use Site::*;
-    let only_if = |has: bool, why| if has { Default } else { Absent(why) };
-    let post = config.norm_position() == NormPosition::BeforeAndAfter;
-    let dense = !config.attn_only() && config.experts().is_none();
-    let why_not_dense = if config.attn_only() { "it has no MLPs" } else { "its MLPs are mixtures of experts" };
-    match site {
-        ResidPre | Q | K | V | AttnScores | Pattern | Z | AttnOut | ResidPost => Default,
-        AttnIn | QInput | KInput | VInput | Result => OnRequest,
-        Ln1Scale | Ln1Normalized => only_if(norm, "it has no norms"),
-        Ln1PostScale | Ln1PostNormalized => only_if(norm && post, "it has no norm after attention of that name"),
-        Ln2PostScale | Ln2PostNormalized => {
-            only_if(norm && post && !config.attn_only(), "it has no norm after the MLP of that name")
-        }
-        QNormScale | QNormNormalized | KNormScale | KNormNormalized => {
-            only_if(config.qk_norm().is_some(), "its queries and keys are not normalised")
-        }
-        RotQ | RotK => {
-            only_if(config.positional_embedding_type() == PositionalEmbedding::Rotary, "its positions are not rotary")
-        }
-        ResidMid if config.attn_only() => Absent("it has no MLPs, so resid_post follows attention"),
-        ResidMid => only_if(!config.parallel_attn_mlp, "its attention and MLP run in parallel; both read resid_pre"),
-        MlpIn if config.attn_only() => Absent("it has no MLPs"),
-        MlpIn => OnRequest,
-        MlpOut => only_if(!config.attn_only(), "it has no MLPs"),
-        Ln2Scale | Ln2Normalized if config.attn_only() => Absent("it has no MLPs"),
-        Ln2Scale | Ln2Normalized => only_if(norm, "it has no norms"),
-        Pre | Post => only_if(dense, why_not_dense),
-        PreLinear if !dense => Absent(why_not_dense),
-        PreLinear => only_if(config.gated_mlp(), "its MLPs are not gated"),
-        Mid | MlpLnScale | MlpLnNormalized if !dense => Absent(why_not_dense),
-        Mid | MlpLnScale | MlpLnNormalized => {
+/// Every hook point of a model, those computed on request included, in firing order.
+pub(crate) fn all_points(config: &Config) -> impl Iterator<Item = HookPoint> + '_ {
+    let outside = |place| Site::at(place).map(HookPoint::outside);
+    let layers = (0..config.n_layers).flat_map(move |layer| {
+        let layer = Layer::from(layer);
+        let sites = move |before_experts: bool| {
+            Site::at(Place::Layer)
+                .filter(move |site| (*site < Site::ExpertGate) == before_experts)
+                .map(move |site| HookPoint::in_layer(layer, site.at_its_turn(config)))
+        };
+        let n_experts = config.experts().map_or(0, |moe| moe.num_experts);
+        let experts = (0..n_experts)
+            .flat_map(move |expert| Site::at(Place::Expert).map(move |site| HookPoint::in_expert(layer, expert, site)));
+        sites(true).chain(experts).chain(sites(false))
+    });
+    let points = outside(Place::Before).chain(layers).chain(outside(Place::After));
+    points.filter(move |point| !matches!(presence(*point, config), Absent(_)))
+}
+
+// --- the rules that the table of sites names --------------------------------------------------------------------------
+
+const NO_NORMS: &str = "it has no norms";
+const NO_MLPS: &str = "it has no MLPs";
+const NO_MIXTURE: &str = "its MLPs are not mixtures of experts";
+
+fn only_if(has: bool, why_not: &'static str) -> Presence {
+    if has {
+        Default
+    } else {
+        Absent(why_not)
+    }
+}
+
+pub(super) fn always(_: &Config) -> Presence {
+    Default
+}
+
+pub(super) fn on_request(_: &Config) -> Presence {
+    OnRequest
+}
+
+pub(super) fn embed_norm(config: &Config) -> Presence {
+    only_if(config.post_embedding_ln(), "it has no norm after the embedding")
+}
+
+pub(super) fn learned_positions(config: &Config) -> Presence {
+    only_if(config.has_w_pos(), "it has no learned position embeddings")
+}
+
+pub(super) fn rotary(config: &Config) -> Presence {
+    only_if(config.positional_embedding_type() == PositionalEmbedding::Rotary, "its positions are not rotary")
+}
+
+pub(super) fn norm(config: &Config) -> Presence {
+    only_if(config.normalization_type() != Normalization::None, NO_NORMS)
+}
+
+pub(super) fn final_norm(config: &Config) -> Presence {
+    only_if(config.norms.last() != Normalization::None, NO_NORMS)
+}
+
+pub(super) fn qk_norm(config: &Config) -> Presence {
+    only_if(config.qk_norm().is_some(), "its queries and keys are not normalised")
+}
+
+fn post_norm(config: &Config, why_not: &'static str) -> Presence {
+    let has =
+        config.norm_position() == NormPosition::BeforeAndAfter && config.normalization_type() != Normalization::None;
+    only_if(has, why_not)
+}
+
+pub(super) fn attn_post_norm(config: &Config) -> Presence {
+    post_norm(config, "it has no norm after attention of that name")
+}
+
+pub(super) fn mlp_post_norm(config: &Config) -> Presence {
+    match mlp(config) {
+        Default => post_norm(config, "it has no norm after the MLP of that name"),
+        absent => absent,
+    }
+}
+
+pub(super) fn resid_mid(config: &Config) -> Presence {
+    if config.attn_only() {
+        return Absent("it has no MLPs, so resid_post follows attention");
+    }
+    only_if(!config.parallel_attn_mlp, "its attention and MLP run in parallel; both read resid_pre")
+}
+
+pub(super) fn mlp(config: &Config) -> Presence {
+    only_if(!config.attn_only(), NO_MLPS)
+}
+
+pub(super) fn mlp_on_request(config: &Config) -> Presence {
+    match mlp(config) {
+        Default => OnRequest,
+        absent => absent,
+    }
+}
+
+pub(super) fn mlp_norm(config: &Config) -> Presence {
+    match mlp(config) {
+        Default => norm(config),
+        absent => absent,
+    }
+}
+
+pub(super) fn dense(config: &Config) -> Presence {
+    match mlp(config) {
+        Default => only_if(config.experts().is_none(), "its MLPs are mixtures of experts"),
+        absent => absent,
+    }
+}
+
+pub(super) fn dense_gated(config: &Config) -> Presence {
+    match dense(config) {
+        Default => only_if(config.gated_mlp(), "its MLPs are not gated"),
+        absent => absent,
+    }
+}
+
+pub(super) fn solu_norm(config: &Config) -> Presence {
+    match dense(config) {
+        Default => {
             only_if(config.act_fn() == Some(Activation::SoluLn), "its activation function has no norm of its own")
         }
-        ExpertWeights | ExpertIndices => only_if(config.experts().is_some(), "its MLPs are no mixture of experts"),
+        absent => absent,
     }
 }
 
-/// Every hook point of a model, those computed on request included, in firing order (but for norms
-/// that stand after their sublayer).
-pub(crate) fn all_points(config: &Config) -> impl Iterator<Item = HookPoint> + '_ {
-    let before = OUTSIDE[..5].iter().map(|(point, _)| *point);
-    let after = OUTSIDE[5..].iter().map(|(point, _)| *point);
-    let blocks = (0..config.n_layers).flat_map(move |layer| {
-        let (to_experts, from_experts) = SITES.split_at(Site::ExpertIndices as usize + 1);
-        let sites = |sites: &'static [(Site, &str)]| sites.iter().map(move |(site, _)| HookPoint::Block(layer, *site));
-        let experts = config.experts().into_iter().flat_map(move |moe| {
-            (0..moe.num_experts).flat_map(move |expert| {
-                [ExpertSite::Gate, ExpertSite::Pre, ExpertSite::Post].map(|site| HookPoint::Expert {
-                    layer,
-                    expert,
-                    site,
-                })
-            })
-        });
-        sites(to_experts).chain(experts).chain(sites(from_experts))
-    });
-    before.chain(blocks).chain(after).filter(move |point| !matches!(presence(*point, config), Presence::Absent(_)))
+pub(super) fn mixture(config: &Config) -> Presence {
+    only_if(config.experts().is_some(), NO_MIXTURE)
 }

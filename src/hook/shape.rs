@@ -1,15 +1,16 @@
-//! The shape and size of an activation, before it is computed.
+//! The shape and kind of an activation, before it is computed.
 
 use tch::Kind;
 
-use super::point::{ExpertSite, HookPoint, Site};
+use super::point::HookPoint;
+use super::site::Extent;
 use crate::config::QkNorm;
 use crate::Config;
 
 impl HookPoint {
     /// The shape of the activation in a run of `batch` rows of `pos` positions.
     ///
-    /// Of an expert, it has the most rows that can be routed to it: all of them.
+    /// Of an expert, it has the most rows that can be routed to it: all of them. A size beyond `i64::MAX` is `i64::MAX`.
     ///
     /// ```
     /// use tch_lens::{hook, HookedTransformer};
@@ -20,62 +21,44 @@ impl HookPoint {
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
     pub fn shape(self, config: &Config, batch: usize, pos: usize) -> Vec<i64> {
-        use Site::*;
-        let flat = |width: usize| vec![batch, pos, width];
-        let heads = |heads: usize, width: usize| vec![batch, pos, heads, width];
-        let (n_heads, n_kv, d_head) = (config.n_heads, config.n_key_value_heads, config.d_head);
-        let together = matches!(config.qk_norm(), Some(QkNorm::AllHeads(_)));
-        let moe = config.experts();
-        let size = match self {
-            HookPoint::Tokens => vec![batch, pos],
-            HookPoint::EmbedLnScale | HookPoint::LnFinalScale => flat(1),
-            HookPoint::EmbedLnNormalized
-            | HookPoint::Embed
-            | HookPoint::PosEmbed
-            | HookPoint::LnFinalNormalized
-            | HookPoint::UnembedIn => flat(config.d_model),
-            HookPoint::UnembedOut => flat(config.d_vocab_out),
-            HookPoint::Expert { site: ExpertSite::Gate | ExpertSite::Pre | ExpertSite::Post, .. } => {
-                vec![batch * pos, config.d_mlp()]
-            }
-            HookPoint::Block(_, site) => match site {
-                ResidPre | AttnOut | ResidMid | MlpIn | MlpOut | ResidPost | Ln1Normalized | Ln1PostNormalized
-                | Ln2Normalized | Ln2PostNormalized => flat(config.d_model),
-                Ln1Scale | Ln1PostScale | Ln2Scale | Ln2PostScale | MlpLnScale => flat(1),
-                AttnIn | QInput | Result => heads(n_heads, config.d_model),
-                KInput | VInput => heads(n_kv, config.d_model),
-                Q | RotQ | Z => heads(n_heads, d_head),
-                K | V | RotK => heads(n_kv, d_head),
-                QNormScale | KNormScale if together => flat(1),
-                QNormNormalized if together => flat(n_heads * d_head),
-                KNormNormalized if together => flat(n_kv * d_head),
-                QNormScale => heads(n_heads, 1),
-                QNormNormalized => heads(n_heads, d_head),
-                KNormScale => heads(n_kv, 1),
-                KNormNormalized => heads(n_kv, d_head),
-                AttnScores | Pattern => vec![batch, n_heads, pos, pos],
-                Pre | PreLinear | Mid | MlpLnNormalized | Post => flat(config.d_mlp()),
-                ExpertWeights => flat(moe.map_or(0, |moe| moe.num_experts)),
-                ExpertIndices => flat(moe.map_or(0, |moe| moe.experts_per_token)),
-            },
-        };
-        size.into_iter().map(|n| n as i64).collect()
+        let size = |extent: &Extent| i64::try_from(extent.size(config, batch, pos)).unwrap_or(i64::MAX);
+        self.extents(config).iter().map(size).collect()
+    }
+
+    /// What each dimension of the activation runs over in a model of this shape.
+    pub(crate) fn extents(self, config: &Config) -> &'static [Extent] {
+        let row = self.site().row();
+        match config.qk_norm() {
+            Some(QkNorm::AllHeads(_)) => row.merged,
+            _ => row.extents,
+        }
     }
 
     /// The kind of the activation in a model whose weights are of kind `weights`.
     pub(crate) fn kind(self, weights: Kind) -> Kind {
-        use Site::*;
+        self.site().row().kind.kind(weights)
+    }
+}
+
+impl Extent {
+    /// How many entries it has.
+    fn size(self, config: &Config, batch: usize, pos: usize) -> usize {
+        let moe = config.experts();
         match self {
-            HookPoint::Tokens | HookPoint::Block(_, ExpertIndices) => Kind::Int64,
-            HookPoint::Block(_, ExpertWeights) => Kind::Float,
-            // Norms are computed in fp32 or better.
-            HookPoint::EmbedLnScale
-            | HookPoint::LnFinalScale
-            | HookPoint::Block(
-                _,
-                Ln1Scale | Ln1PostScale | Ln2Scale | Ln2PostScale | MlpLnScale | QNormScale | KNormScale,
-            ) if matches!(weights, Kind::Half | Kind::BFloat16) => Kind::Float,
-            _ => weights,
+            Extent::Batch => batch,
+            Extent::Pos | Extent::Key => pos,
+            Extent::Head => config.n_heads,
+            Extent::KvHead => config.n_key_value_heads,
+            Extent::Row => batch.saturating_mul(pos),
+            Extent::DModel => config.d_model,
+            Extent::DHead => config.d_head,
+            Extent::DMlp => config.d_mlp(),
+            Extent::Heads => config.n_heads.saturating_mul(config.d_head),
+            Extent::KvHeads => config.n_key_value_heads.saturating_mul(config.d_head),
+            Extent::DVocabOut => config.d_vocab_out,
+            Extent::Expert => moe.map_or(0, |moe| moe.num_experts),
+            Extent::Chosen => moe.map_or(0, |moe| moe.experts_per_token),
+            Extent::One => 1,
         }
     }
 }

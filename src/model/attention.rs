@@ -9,7 +9,7 @@ use super::linear::{cast, Linear};
 use super::mask::Mask;
 use super::norm::Norm;
 use crate::config::QkNorm;
-use crate::hook::{self, HookPoint, Site};
+use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::tensor::precision::at_least_float;
 use crate::tensor::scalar::Scalar;
@@ -85,9 +85,8 @@ impl Attention {
         let mut k = tap.at(hook::k(layer), k)?; // [batch, pos, kv_head, d_head]
         let v = tap.at(hook::v(layer), v)?; // [batch, pos, kv_head, d_head]
         if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
-            let points = |scale, normalized| (HookPoint::Block(layer, scale), HookPoint::Block(layer, normalized));
-            q = self.normalize(q_norm, q, points(Site::QNormScale, Site::QNormNormalized), tap)?;
-            k = self.normalize(k_norm, k, points(Site::KNormScale, Site::KNormNormalized), tap)?;
+            q = self.normalize(q_norm, q, (hook::q_norm_scale(layer), hook::q_norm_normalized(layer)), tap)?;
+            k = self.normalize(k_norm, k, (hook::k_norm_scale(layer), hook::k_norm_normalized(layer)), tap)?;
         }
         (q, k) = (self.clip(q)?, self.clip(k)?);
         let v = self.clip(v)?;

@@ -8,7 +8,7 @@ use super::mlp::Mlp;
 use super::moe::MixtureOfExperts;
 use super::norm::{Norm, NormPoints};
 use crate::config::NormPosition;
-use crate::hook::{self, HookPoint, Site};
+use crate::hook::{self, HookPoint};
 use crate::run::{Flow, Tap};
 use crate::{Error, Result};
 
@@ -75,7 +75,7 @@ impl Block {
             NormPosition::Before => Ok(out),
             NormPosition::After => self.ln1.forward(&out, self.ln1_points(), tap),
             NormPosition::BeforeAndAfter => {
-                let points = self.points(Site::Ln1PostScale, Site::Ln1PostNormalized);
+                let points = (hook::ln1_post_scale(self.layer), hook::ln1_post_normalized(self.layer));
                 self.ln1_post.forward(&out, points, tap)
             }
         }
@@ -84,7 +84,7 @@ impl Block {
     /// What the MLP adds, through its norms: `[batch, pos, d_model]`.
     fn mlp(&self, mlp: &MlpOrExperts, resid: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let input = tap.at(hook::mlp_in(self.layer), resid.shallow_clone())?;
-        let ln2 = self.points(Site::Ln2Scale, Site::Ln2Normalized);
+        let ln2 = (hook::ln2_scale(self.layer), hook::ln2_normalized(self.layer));
         let normalized = match self.norm_position {
             NormPosition::After => input,
             _ => self.ln2.forward(&input, ln2, tap)?,
@@ -97,7 +97,7 @@ impl Block {
             NormPosition::Before => Ok(out),
             NormPosition::After => self.ln2.forward(&out, ln2, tap),
             NormPosition::BeforeAndAfter => {
-                let points = self.points(Site::Ln2PostScale, Site::Ln2PostNormalized);
+                let points = (hook::ln2_post_scale(self.layer), hook::ln2_post_normalized(self.layer));
                 self.ln2_post.forward(&out, points, tap)
             }
         }
@@ -170,12 +170,8 @@ impl Block {
         }
     }
 
-    fn points(&self, scale: Site, normalized: Site) -> NormPoints {
-        (HookPoint::Block(self.layer, scale), HookPoint::Block(self.layer, normalized))
-    }
-
     fn ln1_points(&self) -> NormPoints {
-        self.points(Site::Ln1Scale, Site::Ln1Normalized)
+        (hook::ln1_scale(self.layer), hook::ln1_normalized(self.layer))
     }
 }
 

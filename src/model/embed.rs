@@ -6,7 +6,7 @@ use super::block::sum;
 use super::linear::cast;
 use super::norm::Norm;
 use crate::config::Normalization;
-use crate::hook::{self, HookPoint};
+use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::unchecked::threads::SharedTensor;
 use crate::Result;
@@ -31,9 +31,9 @@ impl Embed {
         apart: bool,
         tap: &mut Tap,
     ) -> Flow<(Tensor, Option<Tensor>)> {
-        let tokens = tap.at(HookPoint::Tokens, tokens.shallow_clone())?; // [batch, pos]
+        let tokens = tap.at(hook::tokens(), tokens.shallow_clone())?; // [batch, pos]
         let embed = Tensor::f_embedding(&self.w_e, &tokens, -1, false, false)?; // [batch, pos, d_model]
-        let points = (HookPoint::EmbedLnScale, HookPoint::EmbedLnNormalized);
+        let points = (hook::embed_ln_scale(), hook::embed_ln_normalized());
         let embed = self.ln.forward(&embed, points, tap)?;
         let embed = tap.at(hook::embed(), embed)?;
         let Some(pos_embed) = self.pos_embed(&tokens, positions)? else { return Ok((embed, None)) };

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::linear::{cast, Linear};
 use super::norm::Norm;
 use crate::config::Activation;
-use crate::hook::{self, HookPoint, Site};
+use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::tensor::scalar::Scalar;
 use crate::unchecked::onednn::Then;
@@ -87,9 +87,7 @@ impl Mlp {
             None => post,
             Some(ln) => {
                 let mid = tap.at(hook::mid(layer), post)?; // [batch, pos, d_mlp]
-                let points =
-                    (HookPoint::Block(layer, Site::MlpLnScale), HookPoint::Block(layer, Site::MlpLnNormalized));
-                ln.forward(&mid, points, tap)?
+                ln.forward(&mid, (hook::mlp_ln_scale(layer), hook::mlp_ln_normalized(layer)), tap)?
             }
         };
         let post = tap.at(hook::post(layer), post)?; // [batch, pos, d_mlp]

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::linear::Linear;
 use super::mlp::Act;
 use crate::config::{ExpertGate, Experts, Routing};
-use crate::hook::{ExpertSite, HookPoint, Site};
+use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::tensor::scalar::Scalar;
 use crate::{Error, Result};
@@ -70,8 +70,8 @@ impl MixtureOfExperts {
         let size = x.size();
         let logits = self.router.forward(x)?; // [batch, pos, expert]
         let (weights, indices) = self.route(&logits)?;
-        let weights = tap.at(HookPoint::Block(layer, Site::ExpertWeights), weights)?; // [batch, pos, expert]
-        let indices = tap.at(HookPoint::Block(layer, Site::ExpertIndices), indices)?; // [batch, pos, chosen]
+        let weights = tap.at(hook::expert_weights(layer), weights)?; // [batch, pos, expert]
+        let indices = tap.at(hook::expert_indices(layer), indices)?; // [batch, pos, chosen]
         let chosen = self.chosen(&weights, &indices)?.f_to_kind(x.f_kind()?)?; // [batch, pos, chosen]
 
         let flat = x.f_reshape([-1, size[2]])?; // [row, d_model]
@@ -79,11 +79,10 @@ impl MixtureOfExperts {
         let mut out = flat.f_zeros_like()?;
         for (expert, mlp) in self.experts.iter().enumerate() {
             let (place, rows) = hits(&indices, expert)?;
-            let at = |site| HookPoint::Expert { layer, expert, site };
             let input = flat.f_index_select(0, &rows)?; // [hit, d_model]
-            let gate = tap.at(at(ExpertSite::Gate), mlp.gate.forward(&input)?)?; // [hit, d_mlp]
-            let pre = tap.at(at(ExpertSite::Pre), mlp.w_in.forward(&input)?)?; // [hit, d_mlp]
-            let post = tap.at(at(ExpertSite::Post), self.gated(gate, &pre)?)?; // [hit, d_mlp]
+            let gate = tap.at(hook::expert_gate(layer, expert), mlp.gate.forward(&input)?)?; // [hit, d_mlp]
+            let pre = tap.at(hook::expert_pre(layer, expert), mlp.w_in.forward(&input)?)?; // [hit, d_mlp]
+            let post = tap.at(hook::expert_post(layer, expert), self.gated(gate, &pre)?)?; // [hit, d_mlp]
             let weight = chosen.f_index(&[Some(&rows), Some(&place)])?.f_unsqueeze(1)?; // [hit, 1]
             out = out.f_index_add(0, &rows, &mlp.w_out.forward(&post)?.f_mul(&weight)?)?;
         }

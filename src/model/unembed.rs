@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::linear::Linear;
 use super::norm::Norm;
-use crate::hook::HookPoint;
+use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::tensor::scalar::Scalar;
 use crate::Result;
@@ -21,11 +21,11 @@ pub(crate) struct Unembed {
 impl Unembed {
     /// `[batch, pos, d_model]` to `[batch, pos, d_vocab_out]`.
     pub(crate) fn forward(&self, resid: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
-        let points = (HookPoint::LnFinalScale, HookPoint::LnFinalNormalized);
+        let points = (hook::ln_final_scale(), hook::ln_final_normalized());
         let normalized = self.ln_final.forward(resid, points, tap)?;
-        let normalized = tap.at(HookPoint::UnembedIn, normalized)?; // [batch, pos, d_model]
+        let normalized = tap.at(hook::unembed_in(), normalized)?; // [batch, pos, d_model]
         let logits = self.u.forward(&normalized)?;
-        let logits = tap.at(HookPoint::UnembedOut, logits)?; // [batch, pos, d_vocab_out]
+        let logits = tap.at(hook::unembed_out(), logits)?; // [batch, pos, d_vocab_out]
         Ok(self.cap(logits)?)
     }
 

@@ -1,78 +1,15 @@
 //! [`Plan`]: what a run must compute, known before its first matrix product.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tch::Kind;
 
 use super::hooks::Hooks;
 use crate::config::NormPosition;
-use crate::hook::{ExpertSite, HookFilter, HookPoint, Site, OUTSIDE, SITES};
+use crate::hook::{self, HookFilter, HookName, HookPoint, Place, PointSet, Site};
 use crate::tensor::slice::Slice;
 use crate::{Config, Result};
-
-/// A set of hook points: a word of bits a block, and one for what is outside the blocks. An empty one takes no memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PointSet {
-    outside: u32,
-    blocks: Vec<u64>,
-    experts: Vec<HookPoint>,
-}
-
-/// The bit of a block's word that says that some place within one of its experts is in the set.
-const EXPERTS: u32 = 63;
-
-impl PointSet {
-    pub(crate) fn insert(&mut self, point: HookPoint) {
-        if let Some(layer) = point.layer().filter(|layer| *layer >= self.blocks.len()) {
-            self.blocks.resize(layer + 1, 0);
-        }
-        match point {
-            HookPoint::Block(layer, site) => self.blocks[layer] |= 1 << site as u32,
-            HookPoint::Expert { layer, .. } => {
-                self.blocks[layer] |= 1 << EXPERTS;
-                if !self.experts.contains(&point) {
-                    self.experts.push(point);
-                }
-            }
-            outside => self.outside |= 1 << bit(outside),
-        }
-    }
-
-    #[inline]
-    pub(crate) fn contains(&self, point: HookPoint) -> bool {
-        match point {
-            HookPoint::Block(layer, site) => self.block(layer) >> site as u32 & 1 == 1,
-            HookPoint::Expert { layer, .. } => self.block(layer) >> EXPERTS & 1 == 1 && self.experts.contains(&point),
-            outside => self.outside >> bit(outside) & 1 == 1,
-        }
-    }
-
-    #[inline]
-    fn block(&self, layer: usize) -> u64 {
-        self.blocks.get(layer).copied().unwrap_or(0)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        let blocks: u32 = self.blocks.iter().map(|word| (word & !(1 << EXPERTS)).count_ones()).sum();
-        (self.outside.count_ones() + blocks) as usize + self.experts.len()
-    }
-}
-
-#[inline]
-fn bit(outside: HookPoint) -> u32 {
-    match outside {
-        HookPoint::Tokens => 0,
-        HookPoint::EmbedLnScale => 1,
-        HookPoint::EmbedLnNormalized => 2,
-        HookPoint::Embed => 3,
-        HookPoint::PosEmbed => 4,
-        HookPoint::LnFinalScale => 5,
-        HookPoint::LnFinalNormalized => 6,
-        HookPoint::UnembedIn => 7,
-        HookPoint::UnembedOut => 8,
-        HookPoint::Block(..) | HookPoint::Expert { .. } => 31,
-    }
-}
 
 /// What a run must compute: which hook points somebody looks at, how far it has to go, what is made of its end.
 ///
@@ -138,21 +75,17 @@ impl Plan {
 
     /// Whether attention of layer `layer` must form its scores and pattern.
     pub(crate) fn forms_pattern(&self, layer: usize) -> bool {
-        [Site::AttnScores, Site::Pattern].iter().any(|site| self.live.contains(HookPoint::Block(layer, *site)))
+        self.live.contains(hook::attn_scores(layer)) || self.live.contains(hook::pattern(layer))
     }
 
-    /// Whether somebody looks at `point`.
+    /// Whether something is done at `point`: a hook stands there, or the cache keeps it.
     pub fn is_live(&self, point: HookPoint) -> bool {
-        self.live.contains(point)
+        point.resolve(&self.of.0).is_ok_and(|point| self.live.contains(point))
     }
 
     /// The points that the run's cache will hold, in firing order.
     pub fn cached(&self) -> impl Iterator<Item = HookPoint> + '_ {
-        let outside = |range: std::ops::Range<usize>| OUTSIDE[range].iter().map(|(point, _)| *point);
-        let blocks =
-            (0..self.n_layers).flat_map(move |layer| SITES.iter().map(move |(site, _)| HookPoint::Block(layer, *site)));
-        let experts = self.cached.experts.iter().copied();
-        outside(0..5).chain(blocks).chain(experts).chain(outside(5..9)).filter(|point| self.cached.contains(*point))
+        self.cached.iter(&self.of.0)
     }
 
     /// The bytes that the cache of a run of `batch` rows of `pos` positions will take, known before it runs.
@@ -175,26 +108,20 @@ impl Plan {
     /// [`HookedTransformer::plan`](crate::HookedTransformer::plan) already.
     pub fn estimate(&self, batch: usize, pos: usize) -> Result<u64> {
         let mut sum = 0u64;
-        let mut experts = 0;
+        // A token is routed to some experts only, whichever they are: so many of those kept count, the layer and site over.
+        let experts_per_token = self.of.0.experts().map_or(0, |moe| moe.experts_per_token);
+        let mut counted: HashMap<(Option<usize>, Site), usize> = HashMap::new();
         for point in self.cached() {
-            experts += u64::from(matches!(point, HookPoint::Expert { .. }));
+            if point.expert().is_some() {
+                let experts = counted.entry((point.layer(), point.site())).or_default();
+                if *experts == experts_per_token {
+                    continue;
+                }
+                *experts += 1;
+            }
             sum = sum.saturating_add(self.bytes_at(point, batch, pos)?);
         }
-        // A token is routed to some experts only, whichever they are.
-        let (Some(moe), [HookPoint::Expert { .. }, ..]) = (self.of.0.experts(), &self.cached.experts[..]) else {
-            return Ok(sum);
-        };
-        let one = self.bytes_at(self.cached.experts[0], batch, pos)?;
-        let kept_of =
-            |of: HookPoint| self.cached.experts.iter().filter(|point| together(**point) == together(of)).count();
-        let mut groups: Vec<HookPoint> = Vec::new();
-        for point in &self.cached.experts {
-            if !groups.iter().any(|of| together(*of) == together(*point)) {
-                groups.push(*point);
-            }
-        }
-        let routed: u64 = groups.iter().map(|of| kept_of(*of).min(moe.experts_per_token) as u64 * one).sum();
-        Ok(sum - experts * one + routed)
+        Ok(sum)
     }
 
     /// The bytes of one entry of the cache; of an expert's, at most.
@@ -209,15 +136,15 @@ impl Plan {
                     slice => slice.indices(len, "position")?.len() as i64,
                 })
             };
-            if point >= HookPoint::LnFinalScale {
+            if point.site().place() == Place::After {
                 shape[axis] = length(at_logits, shape[axis])?;
             }
             shape[axis] = length(kept, shape[axis])?;
         }
         // Where heads read different streams, each goes through the norm.
-        if let HookPoint::Block(layer, Site::Ln1Scale | Site::Ln1Normalized) = point {
-            let hooked = |site| self.hooked.contains(HookPoint::Block(layer, site));
-            if config.norm_position() != NormPosition::After && (hooked(Site::AttnIn) || hooked(Site::VInput)) {
+        if let (Site::Ln1Scale | Site::Ln1Normalized, Some(layer)) = (point.site(), point.layer()) {
+            let split = self.hooked.contains(hook::attn_in(layer)) || self.hooked.contains(hook::v_input(layer));
+            if config.norm_position() != NormPosition::After && split {
                 shape.push(config.n_key_value_heads as i64);
             }
         }
@@ -236,13 +163,5 @@ impl Plan {
             }
         }
         Ok(largest)
-    }
-}
-
-/// What the experts of a layer share: their rows add up.
-fn together(point: HookPoint) -> Option<(usize, ExpertSite)> {
-    match point {
-        HookPoint::Expert { layer, site, .. } => Some((layer, site)),
-        _ => None,
     }
 }

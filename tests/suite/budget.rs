@@ -32,15 +32,13 @@ fn estimates_are_the_bytes_of_every_family_s_cache() {
         });
         let run = || Run::new().cache("unembed.hook_out").logits_at(1..3);
         estimated(family, &model, &tokens, run);
-        let every_point = |point: HookPoint| match point {
-            // As many rows as are routed to it.
-            HookPoint::Expert { .. } => true,
-            point => {
-                let size = tokens.size();
-                let run = Run::new().cache(point).output(Output::None);
-                let cache = model.run(&tokens, run).unwrap().cache;
-                cache[point].size() == point.shape(model.config(), size[0] as usize, size[1] as usize)
-            }
+        let every_point = |point: HookPoint| {
+            let size = tokens.size();
+            let run = Run::new().cache(point).output(Output::None);
+            let cache = model.run(&tokens, run).unwrap().cache;
+            // An expert has as many rows as are routed to it.
+            let shape = point.shape(model.config(), size[0] as usize, size[1] as usize);
+            point.expert().is_some() || cache[point].size() == shape
         };
         for point in model.run(&tokens, Run::new().cache(names())).unwrap().cache.keys() {
             assert!(every_point(point), "{family}: {point}");

@@ -539,7 +539,7 @@ fn a_point_beyond_the_last_layer_that_runs() {
     let run = |name: HookPoint| model.run(PROMPT, Run::new().stop_at_layer(1).cache(name));
     assert!(run(hook::resid_post(0)).is_ok());
     says(run(hook::q(1)), "`blocks.1.attn.hook_q` is never reached: the run stops before layer 1");
-    says(run(HookPoint::UnembedIn), "`unembed.hook_in` is never reached: the run stops before layer 1");
+    says(run(hook::unembed_in()), "`unembed.hook_in` is never reached: the run stops before layer 1");
     let late = HookFilter::names(|name| name.starts_with("blocks.1."));
     let expected = "the predicate matches no hook point of this model before layer 1, at which the run stops";
     says(model.run(PROMPT, Run::new().stop_at_layer(1).cache(late)), expected);

@@ -1,13 +1,15 @@
 //! Names of hook points: every one parses back, every short hand means what TransformerLens' `get_act_name` says, and no
 //! string makes anything panic. And every point has the shape that its documentation says.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use crate::common::{families, properties, raw};
 use proptest::prelude::*;
 use rstest::rstest;
-use tch_lens::hook::{HookName, Site};
-use tch_lens::{hook, Config, Error, HookFilter, HookPoint, Run};
+use tch_lens::hook::{HookName, Site, Stack};
+use tch_lens::{hook, Config, Error, HookFilter, HookPoint, Hooks, Run};
+
+const PROMPT: [i64; 5] = [5, 14, 3, 10, 9];
 
 /// The shapes of all families: what a name means depends on nothing else.
 fn configs() -> Vec<(Config, Vec<String>)> {
@@ -82,9 +84,7 @@ fn a_short_hand_means_its_whole_name(#[case] short: &str, #[case] within: Option
 #[test]
 fn what_is_outside_the_blocks_needs_no_layer() {
     let config = raw("gpt2").config().clone();
-    for (short, point) in
-        [("embed", HookPoint::Embed), ("pos_embed", HookPoint::PosEmbed), ("tokens", HookPoint::Tokens)]
-    {
+    for (short, point) in [("embed", hook::embed()), ("pos_embed", hook::pos_embed()), ("tokens", hook::tokens())] {
         assert_eq!(short.resolve(&config).unwrap(), point);
         assert_eq!(format!("hook_{short}").resolve(&config).unwrap(), point);
     }
@@ -94,13 +94,71 @@ fn what_is_outside_the_blocks_needs_no_layer() {
 fn the_functions_make_the_points_of_their_names() {
     let config = raw("llama").config().clone();
     for layer in 0..2 {
-        let point = |site: Site| HookPoint::Block(layer, site);
-        assert_eq!(hook::q(layer), point(Site::Q));
+        assert_eq!((hook::q(layer).site(), hook::q(layer).layer()), (Site::Q, Some(layer)));
         assert_eq!(hook::pre_linear(layer).to_string(), format!("blocks.{layer}.mlp.hook_pre_linear"));
         assert_eq!(hook::rot_k(layer), ("rot_k", layer as i64).resolve(&config).unwrap());
         assert_eq!(hook::ln1_scale(layer), ("scale", layer as i64, "ln1").resolve(&config).unwrap());
         assert_eq!(hook::ln2_normalized(layer), ("normalized", layer as i64, "ln2").resolve(&config).unwrap());
     }
+}
+
+/// The table's order is the one in which a run fires, of every family, whichever side of a sublayer its norms are on.
+#[test]
+fn points_are_listed_in_the_order_in_which_they_fire() {
+    for family in families() {
+        let model = raw(&family);
+        let fired = RefCell::new(Vec::new());
+        let hooks = Hooks::new().observe(model.hook_names(), |_, point| fired.borrow_mut().push(point.to_string()));
+        let run = Run::new().hooks(hooks).cache(model.hook_names());
+        let outcome = model.run(PROMPT, run).unwrap();
+        assert_eq!(*fired.borrow(), model.hook_names(), "{family}");
+        let plan = model.plan(&Run::new().cache(model.hook_names())).unwrap();
+        assert!(plan.cached().eq(outcome.cache.keys()), "{family}");
+    }
+}
+
+/// A layer is a `usize`, an `i32` or an `i64`, and may count from the end, wherever a point is named.
+#[test]
+fn a_layer_is_any_integer_and_may_count_from_the_end() {
+    let model = raw("gpt2");
+    let config = model.config();
+    for (first, last) in
+        [(hook::q(0usize), hook::q(1usize)), (hook::q(0i64), hook::q(1i64)), (hook::q(-2), hook::q(-1))]
+    {
+        assert_eq!(first.resolve(config).unwrap(), hook::q(0));
+        assert_eq!(last.resolve(config).unwrap(), hook::q(1));
+    }
+    for name in [("q", -1).resolve(config), ("q", 1usize).resolve(config), ("q", 1i64).resolve(config)] {
+        assert_eq!(name.unwrap(), hook::q(1));
+    }
+    assert_eq!(("scale", -1, "ln1").resolve(config).unwrap(), ("scale", 1usize, "ln1").resolve(config).unwrap());
+    let fired = RefCell::new(Vec::new());
+    let hooks = Hooks::new().observe([hook::z(-1), hook::z(0)], |_, point| fired.borrow_mut().push(point));
+    let run = Run::new().hooks(hooks).cache([hook::z(-1), hook::resid_post(-2)]);
+    assert!(model.plan(&run).unwrap().is_live(hook::z(-1)) && !model.plan(&run).unwrap().is_live(hook::q(-1)));
+    let cache = model.run(PROMPT, run).unwrap().cache;
+    assert_eq!(*fired.borrow(), [hook::z(0), hook::z(1)]);
+    assert!(cache.keys().eq([hook::resid_post(0), hook::z(1)]));
+    assert_eq!(cache[hook::z(-1)], cache[("z", 1)]);
+    for point in [hook::q(2), hook::q(-3), hook::q(i64::MIN), hook::q(usize::MAX)] {
+        assert!(matches!(point.resolve(config), Err(Error::LayerOutOfRange { .. })), "{point}");
+    }
+}
+
+#[test]
+fn numbers_in_names_have_one_form() {
+    let config = raw("mixtral").config().clone();
+    for name in ["blocks.01.attn.hook_q", "blocks.+1.attn.hook_q", "q01", "blocks.1.mlp.experts.00.hook_pre"] {
+        assert!(matches!(name.resolve(&config), Err(Error::UnknownHook { .. })), "{name}");
+    }
+    for name in ["blocks.7.attn.hook_q", "blocks.7.mlp.experts.1.hook_pre", "q7"] {
+        assert!(matches!(name.resolve(&config), Err(Error::LayerOutOfRange { .. })), "{name}");
+    }
+    let stack = hook::q(0).with_stack(Stack::Encoder);
+    for name in [stack.to_string(), "encoder.0.attn.hook_q".into(), "blocks.1.mlp.experts.99.hook_pre".into()] {
+        assert!(matches!(name.resolve(&config), Err(Error::HookNotInModel { .. })), "{name}");
+    }
+    assert!(matches!(stack.resolve(&config), Err(Error::HookNotInModel { .. })));
 }
 
 /// Text that is anything, or looks like a name.
@@ -209,30 +267,27 @@ fn every_point_has_its_documented_shape() {
                 false => each(&[heads, width]),
             };
             use Site::*;
-            let expected = match *point {
-                HookPoint::Tokens => each(&[]),
-                HookPoint::UnembedOut => each(&[n(c.d_vocab_out)]),
-                HookPoint::EmbedLnScale | HookPoint::LnFinalScale => each(&[1]),
-                HookPoint::Expert { .. } => {
+            let expected = match point.site() {
+                Tokens => each(&[]),
+                UnembedOut => each(&[n(c.d_vocab_out)]),
+                EmbedLnScale | LnFinalScale => each(&[1]),
+                ExpertGate | ExpertPre | ExpertPost => {
                     assert_eq!((tensor.dim(), tensor.size()[1]), (2, d_mlp), "{family}, {point}");
                     continue;
                 }
-                HookPoint::Block(_, site) => match site {
-                    AttnIn | QInput | Result => each(&[heads, d_model]),
-                    KInput | VInput => each(&[kv, d_model]),
-                    Q | RotQ | Z => each(&[heads, d_head]),
-                    K | V | RotK => each(&[kv, d_head]),
-                    QNormScale => of_heads(heads, 1),
-                    QNormNormalized => of_heads(heads, d_head),
-                    KNormScale => of_heads(kv, 1),
-                    KNormNormalized => of_heads(kv, d_head),
-                    AttnScores | Pattern => vec![batch, heads, pos, pos],
-                    Ln1Scale | Ln1PostScale | Ln2Scale | Ln2PostScale | MlpLnScale => each(&[1]),
-                    Pre | PreLinear | Mid | MlpLnNormalized | Post => each(&[d_mlp]),
-                    ExpertWeights => each(&[n(c.experts().unwrap().num_experts)]),
-                    ExpertIndices => each(&[n(c.experts().unwrap().experts_per_token)]),
-                    _ => each(&[d_model]),
-                },
+                AttnIn | QInput | Result => each(&[heads, d_model]),
+                KInput | VInput => each(&[kv, d_model]),
+                Q | RotQ | Z => each(&[heads, d_head]),
+                K | V | RotK => each(&[kv, d_head]),
+                QNormScale => of_heads(heads, 1),
+                QNormNormalized => of_heads(heads, d_head),
+                KNormScale => of_heads(kv, 1),
+                KNormNormalized => of_heads(kv, d_head),
+                AttnScores | Pattern => vec![batch, heads, pos, pos],
+                Ln1Scale | Ln1PostScale | Ln2Scale | Ln2PostScale | MlpLnScale => each(&[1]),
+                Pre | PreLinear | Mid | MlpLnNormalized | Post => each(&[d_mlp]),
+                ExpertWeights => each(&[n(c.experts().unwrap().num_experts)]),
+                ExpertIndices => each(&[n(c.experts().unwrap().experts_per_token)]),
                 _ => each(&[d_model]),
             };
             assert_eq!(tensor.size(), expected, "{family}, {point}");

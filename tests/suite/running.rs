@@ -149,7 +149,7 @@ fn a_run_stops_before_a_layer_with_the_stream_there() {
             assert!(outcome.cache.keys().all(|point| point.layer().is_none_or(|l| l < stop)), "{family} at {layer}");
             let before = |point: &HookPoint| match point.layer() {
                 Some(l) => l < stop,
-                None => *point < HookPoint::LnFinalScale,
+                None => *point < hook::ln_final_scale(),
             };
             assert_eq!(outcome.cache.len(), all.keys().filter(before).count());
         }
@@ -166,7 +166,7 @@ fn layers_past_the_stop_do_not_run() {
     assert!(stopped.contains(&hook::resid_post(0)) && stopped.iter().all(|point| point.layer() != Some(1)));
     model.run(PROMPT, Run::new().hooks(everywhere())).unwrap();
     assert_eq!(fired.borrow()[..stopped.len()], stopped);
-    assert_eq!(fired.borrow().last(), Some(&HookPoint::UnembedOut));
+    assert_eq!(fired.borrow().last(), Some(&hook::unembed_out()));
 }
 
 /// A model that cannot compute what comes after `layer`: its weights there are of another kind, so each product fails.
@@ -196,7 +196,7 @@ fn a_run_ends_with_the_last_point_that_is_looked_at() {
         let ours = model.run(PROMPT, last()).unwrap().cache;
         let theirs = whole.run(PROMPT, last()).unwrap().cache;
         same("the last point", &ours[hook::resid_post(layer)], &theirs[hook::resid_post(layer)], 0.0);
-        let next = if layer == 0 { hook::mlp_out(1) } else { HookPoint::UnembedOut };
+        let next = if layer == 0 { hook::mlp_out(1) } else { hook::unembed_out() };
         assert!(model.run(PROMPT, Run::new().cache(next).output(Output::None)).is_err());
         if layer == 0 {
             model.run(PROMPT, Run::new().stop_at_layer(1)).unwrap();
@@ -227,11 +227,11 @@ fn a_slice_of_positions_is_that_of_the_whole_cache(#[case] slice: Slice) {
         let kept = Tensor::from_slice(&slice.indices(7, "position").unwrap());
         assert_eq!(names(&whole), names(&sliced));
         for (point, ours) in &sliced {
-            let query = matches!(point, HookPoint::Block(_, Site::AttnScores | Site::Pattern));
+            let query = matches!(point.site(), Site::AttnScores | Site::Pattern);
             let axis = if query { 2 } else { 1 }; // of scores and patterns the queries', not the keys'
-            let expected = match point {
-                HookPoint::Expert { .. } => whole[*point].shallow_clone(), // its rows are no positions
-                _ => whole[*point].index_select(axis, &kept),
+            let expected = match point.expert() {
+                Some(_) => whole[*point].shallow_clone(), // its rows are not positions
+                None => whole[*point].index_select(axis, &kept),
             };
             same(&format!("{family} {point}"), ours, &expected, 0.0);
             compared += 1;

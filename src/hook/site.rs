@@ -1,0 +1,326 @@
+//! The table of sites: each place of the forward pass is one row, and all that is known about places follows from the rows.
+//!
+//! A new hook point is a new row here, at its place in the firing order, and a call of the tap in the forward pass.
+
+use tch::Kind;
+
+use super::point::HookPoint;
+use super::presence::{self, Presence};
+use crate::config::NormPosition;
+use crate::layer::Layer;
+use crate::Config;
+
+/// Where a site is: outside the stacks of layers, in each layer, or in each expert of each layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// Before the first layer.
+    Before,
+    /// In each layer.
+    Layer,
+    /// In each expert of each layer.
+    Expert,
+    /// After the last layer.
+    After,
+}
+
+/// What one dimension of an activation runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Batch,
+    /// The position; of scores and patterns, the query's.
+    Pos,
+    /// The position of the key.
+    Key,
+    /// The query head.
+    Head,
+    /// The key-value head.
+    KvHead,
+    /// The tokens routed to an expert.
+    Row,
+    DModel,
+    DHead,
+    DMlp,
+    /// All query heads' entries, side by side.
+    Heads,
+    /// All key-value heads' entries, side by side.
+    KvHeads,
+    DVocabOut,
+    Expert,
+    /// The experts of a token.
+    Chosen,
+    /// A single entry.
+    One,
+}
+
+/// The kind of an activation's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KindRule {
+    /// That of the weights.
+    Weights,
+    /// That of the weights, but at least fp32: norms are computed so.
+    AtLeastFloat,
+    /// Always fp32.
+    Float,
+    /// Whole numbers.
+    Indices,
+}
+
+/// What is known about a site.
+pub(crate) struct Row {
+    /// TransformerLens' name, below `blocks.L.` or `blocks.L.mlp.experts.E.` where the site is in a layer or an expert.
+    pub(crate) name: &'static str,
+    pub(crate) place: Place,
+    /// What each dimension runs over.
+    pub(crate) extents: &'static [Extent],
+    /// The same in models that norm all heads of queries and keys together.
+    pub(crate) merged: &'static [Extent],
+    pub(crate) kind: KindRule,
+    /// Whether a model has it.
+    pub(crate) presence: fn(&Config) -> Presence,
+    /// The site with which it changes places in the firing order where norms stand after their sublayer.
+    pub(crate) swap: Option<Site>,
+}
+
+macro_rules! or {
+    ($default:expr) => {
+        $default
+    };
+    ($default:expr, $given:expr) => {
+        $given
+    };
+}
+
+/// The function in [`hook`](crate::hook) that makes the points of a site.
+macro_rules! function {
+    ($(#[$doc:meta])* Layer $name:literal $function:ident $site:ident) => {
+        #[doc = concat!("`blocks.L.", $name, "`.")]
+        #[doc = ""]
+        $(#[$doc])*
+        #[inline]
+        pub fn $function(layer: impl Into<Layer>) -> HookPoint {
+            HookPoint::in_layer(layer.into(), Site::$site)
+        }
+    };
+    ($(#[$doc:meta])* Expert $name:literal $function:ident $site:ident) => {
+        #[doc = concat!("`blocks.L.mlp.experts.E.", $name, "`.")]
+        #[doc = ""]
+        $(#[$doc])*
+        #[inline]
+        pub fn $function(layer: impl Into<Layer>, expert: usize) -> HookPoint {
+            HookPoint::in_expert(layer.into(), expert, Site::$site)
+        }
+    };
+    ($(#[$doc:meta])* $place:ident $name:literal $function:ident $site:ident) => {
+        #[doc = concat!("`", $name, "`.")]
+        #[doc = ""]
+        $(#[$doc])*
+        #[inline]
+        pub const fn $function() -> HookPoint {
+            HookPoint::outside(Site::$site)
+        }
+    };
+}
+
+/// A row: `place Variant, function, name, [axes], [axes where heads are normed together]?, kind, presence, swaps Variant?`.
+macro_rules! sites {
+    ($(
+        $(#[$doc:meta])*
+        $place:ident $site:ident, $function:ident, $name:literal, [$($extent:ident)+], $([$($merged:ident)+],)?
+        $kind:ident, $presence:ident $(, swaps $swap:ident)?;
+    )+) => {
+        /// A place in the forward pass: in the order in which they fire where norms stand before their sublayer.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        #[repr(u8)]
+        pub enum Site {
+            $($(#[$doc])* $site,)+
+        }
+
+        impl Site {
+            /// Every site, in the order of the table.
+            pub(crate) const ALL: &'static [Site] = &[$(Site::$site,)+];
+        }
+
+        static TABLE: &[Row] = &[$(
+            Row {
+                name: $name,
+                place: Place::$place,
+                extents: &[$(Extent::$extent,)+],
+                merged: or!(&[$(Extent::$extent,)+] $(, &[$(Extent::$merged,)+])?),
+                kind: KindRule::$kind,
+                presence: presence::$presence,
+                swap: or!(None $(, Some(Site::$swap))?),
+            },
+        )+];
+
+        $(function! { $(#[$doc])* $place $name $function $site })+
+    };
+}
+
+sites! {
+    /// The token ids: `[batch, pos]`; shown on request.
+    Before Tokens, tokens, "hook_tokens", [Batch Pos], Indices, on_request;
+    /// What the norm between embedding and layers divides by: `[batch, pos, 1]`.
+    Before EmbedLnScale, embed_ln_scale, "embed.ln.hook_scale", [Batch Pos One], AtLeastFloat, embed_norm;
+    /// The quotient of that norm: `[batch, pos, d_model]`.
+    Before EmbedLnNormalized, embed_ln_normalized, "embed.ln.hook_normalized", [Batch Pos DModel], Weights, embed_norm;
+    /// Token embeddings: `[batch, pos, d_model]`.
+    Before Embed, embed, "hook_embed", [Batch Pos DModel], Weights, always;
+    /// Position embeddings: `[batch, pos, d_model]`.
+    Before PosEmbed, pos_embed, "hook_pos_embed", [Batch Pos DModel], Weights, learned_positions;
+
+    /// The residual stream before the layer: `[batch, pos, d_model]`.
+    Layer ResidPre, resid_pre, "hook_resid_pre", [Batch Pos DModel], Weights, always;
+    /// The stream as each head reads it: `[batch, pos, head, d_model]`; computed on request.
+    Layer AttnIn, attn_in, "hook_attn_in", [Batch Pos Head DModel], Weights, on_request;
+    /// The stream as each head's query reads it: `[batch, pos, head, d_model]`; computed on request.
+    Layer QInput, q_input, "hook_q_input", [Batch Pos Head DModel], Weights, on_request;
+    /// The stream as each head's key reads it: `[batch, pos, kv_head, d_model]`; computed on request.
+    Layer KInput, k_input, "hook_k_input", [Batch Pos KvHead DModel], Weights, on_request;
+    /// The stream as each head's value reads it: `[batch, pos, kv_head, d_model]`; computed on request.
+    Layer VInput, v_input, "hook_v_input", [Batch Pos KvHead DModel], Weights, on_request;
+    /// What the norm before attention (after it, in OLMo 2 and 3) divides by: `[batch, pos, 1]`.
+    Layer Ln1Scale, ln1_scale, "ln1.hook_scale", [Batch Pos One], AtLeastFloat, norm, swaps Ln1PostScale;
+    /// The quotient of that norm, before gain and bias: `[batch, pos, d_model]`.
+    Layer Ln1Normalized, ln1_normalized, "ln1.hook_normalized", [Batch Pos DModel], Weights, norm, swaps Ln1PostNormalized;
+    /// Queries: `[batch, pos, head, d_head]`.
+    Layer Q, q, "attn.hook_q", [Batch Pos Head DHead], Weights, always;
+    /// Keys: `[batch, pos, kv_head, d_head]`.
+    Layer K, k, "attn.hook_k", [Batch Pos KvHead DHead], Weights, always;
+    /// Values: `[batch, pos, kv_head, d_head]`.
+    Layer V, v, "attn.hook_v", [Batch Pos KvHead DHead], Weights, always;
+    /// What the norm of queries divides by: `[batch, pos, head, 1]`, or `[batch, pos, 1]` over all heads.
+    Layer QNormScale, q_norm_scale, "attn.q_norm.hook_scale", [Batch Pos Head One], [Batch Pos One], AtLeastFloat, qk_norm;
+    /// The quotient of the norm of queries: `[batch, pos, head, d_head]`, or `[batch, pos, head · d_head]` over all heads.
+    Layer QNormNormalized, q_norm_normalized, "attn.q_norm.hook_normalized", [Batch Pos Head DHead], [Batch Pos Heads],
+        Weights, qk_norm;
+    /// What the norm of keys divides by: `[batch, pos, kv_head, 1]`, or `[batch, pos, 1]` over all heads.
+    Layer KNormScale, k_norm_scale, "attn.k_norm.hook_scale", [Batch Pos KvHead One], [Batch Pos One], AtLeastFloat,
+        qk_norm;
+    /// The quotient of the norm of keys: `[batch, pos, kv_head, d_head]`, or `[batch, pos, kv_head · d_head]` over all heads.
+    Layer KNormNormalized, k_norm_normalized, "attn.k_norm.hook_normalized", [Batch Pos KvHead DHead], [Batch Pos KvHeads],
+        Weights, qk_norm;
+    /// Queries after rotation: `[batch, pos, head, d_head]`.
+    Layer RotQ, rot_q, "attn.hook_rot_q", [Batch Pos Head DHead], Weights, rotary;
+    /// Keys after rotation: `[batch, pos, kv_head, d_head]`.
+    Layer RotK, rot_k, "attn.hook_rot_k", [Batch Pos KvHead DHead], Weights, rotary;
+    /// Scores, scaled, capped and masked (−∞): `[batch, head, query, key]`.
+    Layer AttnScores, attn_scores, "attn.hook_attn_scores", [Batch Head Pos Key], Weights, always;
+    /// The softmax of the scores: `[batch, head, query, key]`.
+    Layer Pattern, pattern, "attn.hook_pattern", [Batch Head Pos Key], Weights, always;
+    /// Values mixed by the pattern: `[batch, pos, head, d_head]`.
+    Layer Z, z, "attn.hook_z", [Batch Pos Head DHead], Weights, always;
+    /// The output of each head: `[batch, pos, head, d_model]`; computed on request.
+    Layer Result, result, "attn.hook_result", [Batch Pos Head DModel], Weights, on_request;
+    /// What the norm after attention divides by: `[batch, pos, 1]`.
+    Layer Ln1PostScale, ln1_post_scale, "ln1_post.hook_scale", [Batch Pos One], AtLeastFloat, attn_post_norm,
+        swaps Ln1Scale;
+    /// The quotient of that norm: `[batch, pos, d_model]`.
+    Layer Ln1PostNormalized, ln1_post_normalized, "ln1_post.hook_normalized", [Batch Pos DModel], Weights, attn_post_norm,
+        swaps Ln1Normalized;
+    /// What attention adds to the stream: `[batch, pos, d_model]`.
+    Layer AttnOut, attn_out, "hook_attn_out", [Batch Pos DModel], Weights, always;
+    /// The stream between attention and MLP: `[batch, pos, d_model]`.
+    Layer ResidMid, resid_mid, "hook_resid_mid", [Batch Pos DModel], Weights, resid_mid;
+    /// The stream as the MLP reads it, before its norm: `[batch, pos, d_model]`; computed on request.
+    Layer MlpIn, mlp_in, "hook_mlp_in", [Batch Pos DModel], Weights, mlp_on_request;
+    /// What the norm before the MLP (after it, in OLMo 2 and 3) divides by: `[batch, pos, 1]`.
+    Layer Ln2Scale, ln2_scale, "ln2.hook_scale", [Batch Pos One], AtLeastFloat, mlp_norm, swaps Ln2PostScale;
+    /// The quotient of that norm: `[batch, pos, d_model]`.
+    Layer Ln2Normalized, ln2_normalized, "ln2.hook_normalized", [Batch Pos DModel], Weights, mlp_norm,
+        swaps Ln2PostNormalized;
+    /// Neurons (gates, in a gated MLP) before the activation function: `[batch, pos, d_mlp]`.
+    Layer Pre, pre, "mlp.hook_pre", [Batch Pos DMlp], Weights, dense;
+    /// What the gates of a gated MLP multiply: `[batch, pos, d_mlp]`.
+    Layer PreLinear, pre_linear, "mlp.hook_pre_linear", [Batch Pos DMlp], Weights, dense_gated;
+    /// SoLU's neurons before its norm: `[batch, pos, d_mlp]`.
+    Layer Mid, mid, "mlp.hook_mid", [Batch Pos DMlp], Weights, solu_norm;
+    /// What SoLU's norm divides by: `[batch, pos, 1]`.
+    Layer MlpLnScale, mlp_ln_scale, "mlp.ln.hook_scale", [Batch Pos One], AtLeastFloat, solu_norm;
+    /// The quotient of SoLU's norm: `[batch, pos, d_mlp]`.
+    Layer MlpLnNormalized, mlp_ln_normalized, "mlp.ln.hook_normalized", [Batch Pos DMlp], Weights, solu_norm;
+    /// Neurons after the activation function: `[batch, pos, d_mlp]`.
+    Layer Post, post, "mlp.hook_post", [Batch Pos DMlp], Weights, dense;
+    /// The router's weights of all experts: `[batch, pos, expert]`.
+    Layer ExpertWeights, expert_weights, "mlp.hook_expert_weights", [Batch Pos Expert], Float, mixture;
+    /// The experts chosen: `[batch, pos, experts_per_token]`.
+    Layer ExpertIndices, expert_indices, "mlp.hook_expert_indices", [Batch Pos Chosen], Indices, mixture;
+    /// Gates of an expert before the activation function, of the tokens routed to it: `[row, d_mlp]`.
+    Expert ExpertGate, expert_gate, "hook_gate", [Row DMlp], Weights, mixture;
+    /// What the gates of an expert multiply, of the tokens routed to it: `[row, d_mlp]`.
+    Expert ExpertPre, expert_pre, "hook_pre", [Row DMlp], Weights, mixture;
+    /// Neurons of an expert after the activation function, of the tokens routed to it: `[row, d_mlp]`.
+    Expert ExpertPost, expert_post, "hook_post", [Row DMlp], Weights, mixture;
+    /// What the norm after the MLP divides by: `[batch, pos, 1]`.
+    Layer Ln2PostScale, ln2_post_scale, "ln2_post.hook_scale", [Batch Pos One], AtLeastFloat, mlp_post_norm, swaps Ln2Scale;
+    /// The quotient of that norm: `[batch, pos, d_model]`.
+    Layer Ln2PostNormalized, ln2_post_normalized, "ln2_post.hook_normalized", [Batch Pos DModel], Weights, mlp_post_norm,
+        swaps Ln2Normalized;
+    /// What the MLP adds to the stream: `[batch, pos, d_model]`.
+    Layer MlpOut, mlp_out, "hook_mlp_out", [Batch Pos DModel], Weights, mlp;
+    /// The stream after the layer: `[batch, pos, d_model]`.
+    Layer ResidPost, resid_post, "hook_resid_post", [Batch Pos DModel], Weights, always;
+
+    /// What the last norm divides by: `[batch, pos, 1]`.
+    After LnFinalScale, ln_final_scale, "ln_final.hook_scale", [Batch Pos One], AtLeastFloat, final_norm;
+    /// The quotient of the last norm: `[batch, pos, d_model]`.
+    After LnFinalNormalized, ln_final_normalized, "ln_final.hook_normalized", [Batch Pos DModel], Weights, final_norm;
+    /// What the unembedding reads: `[batch, pos, d_model]`.
+    After UnembedIn, unembed_in, "unembed.hook_in", [Batch Pos DModel], Weights, always;
+    /// The logits before any cap: `[batch, pos, d_vocab_out]`.
+    After UnembedOut, unembed_out, "unembed.hook_out", [Batch Pos DVocabOut], Weights, always;
+}
+
+/// A layer's sites are the bits of one word.
+const _: () = assert!(Site::ALL.len() <= u128::BITS as usize);
+
+impl Site {
+    #[inline]
+    pub(crate) fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
+
+    /// TransformerLens' name, below `blocks.L.` for a site in a layer and below `blocks.L.mlp.experts.E.` for one in an expert.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    #[inline]
+    pub(crate) fn place(self) -> Place {
+        self.row().place
+    }
+
+    /// Its bit in a set of points.
+    #[inline]
+    pub(crate) const fn bit(self) -> u128 {
+        1 << self as u32
+    }
+
+    /// The site of this name at one of these places.
+    pub(crate) fn named(name: &str, places: &[Place]) -> Option<Site> {
+        Site::ALL.iter().copied().find(|site| places.contains(&site.place()) && site.name() == name)
+    }
+
+    /// The sites at a place, in the order of the table.
+    pub(crate) fn at(place: Place) -> impl Iterator<Item = Site> {
+        Site::ALL.iter().copied().filter(move |site| site.place() == place)
+    }
+
+    /// The site that fires at this one's turn in a model of this shape.
+    pub(crate) fn at_its_turn(self, config: &Config) -> Site {
+        self.row().swap.filter(|_| config.norm_position() == NormPosition::After).unwrap_or(self)
+    }
+}
+
+impl KindRule {
+    /// The kind in a model whose weights are of kind `weights`.
+    pub(crate) fn kind(self, weights: Kind) -> Kind {
+        match self {
+            KindRule::Weights => weights,
+            KindRule::AtLeastFloat if matches!(weights, Kind::Half | Kind::BFloat16) => Kind::Float,
+            KindRule::AtLeastFloat => weights,
+            KindRule::Float => Kind::Float,
+            KindRule::Indices => Kind::Int64,
+        }
+    }
+}
