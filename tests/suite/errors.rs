@@ -484,7 +484,7 @@ fn a_mistyped_short_hand() {
 #[case("toy_no_norm", "blocks.0.ln1.hook_scale", "it has no norms")]
 #[case("gpt2", "blocks.0.attn.hook_rot_q", "its positions are not rotary")]
 #[case("gpt2", "blocks.0.mlp.hook_pre_linear", "its MLPs are not gated")]
-#[case("gpt2", "blocks.0.mlp.experts.0.hook_pre", "its MLPs are no mixture of experts")]
+#[case("gpt2", "blocks.0.mlp.experts.0.hook_pre", "its MLPs are not mixtures of experts")]
 #[case("llama", "hook_pos_embed", "it has no learned position embeddings")]
 #[case("llama", "blocks.0.mlp.hook_mid", "its activation function has no norm of its own")]
 fn a_site_that_this_model_has_not(#[case] family: &str, #[case] name: &str, #[case] why: &str) {
