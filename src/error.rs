@@ -157,6 +157,26 @@ pub enum Error {
         /// Its length.
         len: i64,
     },
+    /// A position that was chosen and is padding in one of the chosen rows.
+    #[error("position {position} of batch row {row} is padding: choose `Positions::LastToken` for each row's last token, or add `.with_padding()` to read it all the same")]
+    PaddingChosen {
+        /// The row of the batch.
+        row: i64,
+        /// The token column.
+        position: i64,
+    },
+    /// A position that an activation does not hold.
+    #[error("{what} has no position {position}, only {held}{hint}")]
+    NoPosition {
+        /// The activation, by its hook point, or the run.
+        what: String,
+        /// The token column that was asked for.
+        position: i64,
+        /// The token columns that there are.
+        held: String,
+        /// What to do; empty, or beginning with a separator.
+        hint: String,
+    },
     /// Anything else that a caller asked for and cannot have.
     #[error("{0}")]
     Invalid(String),

@@ -25,8 +25,8 @@
 //! | the name of an activation | a typed one | [`hook`]: [`HookPoint`], its names and short hand |
 //! | a cache | who did what | [`analysis`]: decompositions, attributions, the logit lens |
 //!
-//! Everything that can fail returns an [`Error`] of one sentence. Positions, batch rows and other axes are chosen by
-//! [`Slice`]s, which are Python's.
+//! Everything that can fail returns an [`Error`] of one sentence. Batch rows and other axes are chosen by
+//! [`Slice`]s, which are Python's, and positions by [`Positions`], of which a slice is one.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -63,10 +63,12 @@ pub use pretrained::hub::Hub;
 pub use pretrained::processing::{Processing, Step};
 pub use pretrained::Load;
 pub use run::{HookError, Hooks, Plan};
+pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;
 pub use tensor::span::Span;
 pub use text::input::{Input, Tokens};
+pub use text::positions::Positions;
 pub use text::tokenizer::{Bos, PaddingSide, Tokenizer};
 pub use unchecked::allocator::{tune_allocator, AllocatorTuning};
 pub use unchecked::autodiff::{autodiff, AutodiffGuard};

@@ -12,7 +12,7 @@ use super::options::{Full, Heads, Neurons};
 use super::project::Directions;
 use super::rows::Rows;
 use super::stack::{group, layer_name, sum_groups, ResidualStack};
-use super::window::Window;
+use super::window::{Window, WindowOptions};
 use crate::cache::ActivationCache;
 use crate::component::{Component, Target};
 use crate::{Error, Result};
@@ -133,13 +133,20 @@ impl ActivationCache {
         self.attribution(values, stack.rows().to_vec(), &through, (u, b), stack.window())
     }
 
-    fn attribute_rows(&self, rows: &dyn Rows, target: Target, window: Window, answer: &Answer) -> Result<Attribution> {
+    fn attribute_rows(
+        &self,
+        rows: &dyn Rows,
+        target: Target,
+        window: WindowOptions,
+        answer: &Answer,
+    ) -> Result<Attribution> {
         let config = self.model().config();
         let reach = target.reach(config)?;
         let end = Target::Unembed.reach(config)?;
+        let window = window.of(self)?;
         let components = rows.components(self, &reach)?;
-        let size = window.of(self, reach.stream(config))?.size();
-        let (u, b) = answer.directions(self.model(), self.tokenizer().ok(), size[0], size[1])?;
+        let (batch, pos) = window.size();
+        let (u, b) = answer.directions(self.model(), self.tokenizer().ok(), batch, pos)?;
         let through = Directions::through(&u, self.frozen_norm(&end, &window))?;
         let values = rows.project(self, &reach, &window, &through)?; // [component, batch, pos, 1]
         self.attribution(values, components, &through, (u, b), &window)
@@ -174,7 +181,7 @@ impl ActivationCache {
             Ok(logit)
         });
         let logit = logit.map_err(|error| error.to_string());
-        Ok(Attribution { full, rows, constants, logit, axes: window.axes(self) })
+        Ok(Attribution { full, rows, constants, logit, axes: window.axes() })
     }
 }
 

@@ -35,6 +35,7 @@ impl ActivationCache {
     /// [`Error::NoEntry`](crate::Error::NoEntry) naming what the run did not keep, and those of the slices.
     pub fn get_full_resid_decomposition(&self, options: Full) -> Result<ResidualStack> {
         let Full { target, apply_ln, window, expand_neurons, project } = options;
+        let window = window.of(self)?;
         let reach = target.reach(self.model().config())?;
         self.stack_rows(&FullRows { expand_neurons }, &reach, &window, apply_ln, project)
     }

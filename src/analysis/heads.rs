@@ -65,6 +65,7 @@ impl ActivationCache {
     /// [`Error::NoEntry`](crate::Error::NoEntry) naming what the run did not keep, and those of the slices.
     pub fn stack_head_results(&self, options: Heads) -> Result<ResidualStack> {
         let Heads { target, apply_ln, window, incl_remainder, project } = options;
+        let window = window.of(self)?;
         let reach = target.reach(self.model().config())?;
         let rows = HeadRows { incl_remainder };
         self.stack_rows(&rows, &reach, &window, apply_ln, project)

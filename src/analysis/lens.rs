@@ -43,7 +43,6 @@ impl ActivationCache {
     /// Those of [`accumulated_resid`](ActivationCache::accumulated_resid).
     pub fn logit_lens(&self, options: Accumulate) -> Result<LogitLens> {
         // Whatever the rows lead up to, it is the unembedding that reads them.
-        let window = options.window.clone();
         let stack = self.accumulated_resid(Accumulate { apply_ln: false, ..options })?;
         let unembed = &self.model().weights().unembed;
         let kind = self.model().kind();
@@ -55,7 +54,7 @@ impl ActivationCache {
         Ok(LogitLens {
             full,
             rows: stack.rows().to_vec(),
-            axes: window.axes(self),
+            axes: stack.window().axes(),
             model: self.model().clone(),
             tokenizer: self.tokenizer().ok().cloned(),
         })

@@ -1,6 +1,6 @@
 //! `get_neuron_results` and `stack_neuron_results`: what each neuron wrote.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::frozen_norm::FrozenNorm;
 use super::options::Neurons;
@@ -11,7 +11,9 @@ use crate::cache::ActivationCache;
 use crate::component::{Component, Reach};
 use crate::hook;
 use crate::model::block::MlpOrExperts;
-use crate::model::moe::{scattered, MixtureOfExperts};
+use crate::model::moe::MixtureOfExperts;
+use crate::tensor::precision::widened;
+use crate::tensor::routed::{rows_at, weighted};
 use crate::tensor::slice::Slice;
 use crate::{Error, Result};
 
@@ -45,6 +47,7 @@ impl ActivationCache {
     pub fn get_neuron_results(&self, layer: i64, options: Neurons) -> Result<Tensor> {
         let layer = self.model().config().layer(layer)?;
         let Neurons { window, neurons, project, .. } = options;
+        let window = window.of(self)?;
         let rows = match &project {
             None => self.neuron_rows(layer, &window, &neurons)?,
             Some(directions) => {
@@ -54,8 +57,8 @@ impl ActivationCache {
         }; // [neuron, batch, pos, d_model or k]
         let single = project.is_some_and(|directions| directions.dim() == 1);
         let rows = if single { rows.f_squeeze_dim(-1)? } else { rows };
-        let (batch, pos) = window.axes(self);
-        let rows = window.drop_axes(self, &rows)?;
+        let (batch, pos) = window.axes();
+        let rows = window.drop_axes(&rows)?;
         Ok(rows.f_movedim_int(0, i64::from(batch) + i64::from(pos))?)
     }
 
@@ -80,6 +83,7 @@ impl ActivationCache {
     /// [`Error::NoEntry`] naming what the run did not keep; [`Error::Invalid`] where the model has no MLPs.
     pub fn stack_neuron_results(&self, options: Neurons) -> Result<ResidualStack> {
         let Neurons { target, apply_ln, window, neurons, incl_remainder, project } = options;
+        let window = window.of(self)?;
         let reach = target.reach(self.model().config())?;
         if self.model().config().attn_only() {
             return Err(Error::invalid(NO_NEURONS));
@@ -144,12 +148,10 @@ impl ActivationCache {
                 }])
             }
             Some(MlpOrExperts::Experts(mixture)) => {
-                let routed = self.routed(layer, mixture)?; // [batch, pos, expert]
+                let chosen = self.chosen(layer, mixture, window)?; // [batch, pos, chosen]
                 let mut groups = Vec::with_capacity(mixture.experts.len());
                 for (expert, weights) in mixture.experts.iter().enumerate() {
-                    let post = self.expert_post(layer, expert, &routed)?; // [batch, pos, neuron]
-                    let post = window.pos.keeping_axis().apply(&post, 1, "position")?;
-                    let post = window.batch.keeping_axis().apply(&post, 0, "batch")?;
+                    let post = self.expert_post(layer, expert, &chosen, window)?; // [batch, pos, neuron]
                     groups.push(Group {
                         post: neurons.apply(&post, 2, "neuron")?,
                         weight: neurons.apply(&weights.w_out.weight, 1, "neuron")?,
@@ -160,31 +162,39 @@ impl ActivationCache {
         }
     }
 
-    /// What the router gives each expert, zero where it was not chosen: `[batch, pos, expert]`, of all that ran.
-    pub(crate) fn routed(&self, layer: usize, mixture: &MixtureOfExperts) -> Result<Tensor> {
-        let weights = self.get(hook::expert_weights(layer))?.shallow_clone();
-        let indices = self.get(hook::expert_indices(layer))?.shallow_clone();
-        let batched = |t: Tensor| -> Result<Tensor> {
-            if self.has_batch_dim() {
-                Ok(t)
-            } else {
-                Ok(t.f_unsqueeze(0)?)
-            }
-        };
-        let (weights, indices) = (batched(weights)?, batched(indices)?);
-        let chosen = mixture.chosen(&weights, &indices)?.f_to_kind(weights.f_kind()?)?;
-        Ok(weights.f_zeros_like()?.f_scatter(-1, &indices, &chosen)?)
+    /// The chosen experts and what the router gives them, `[batch, pos, chosen]` each.
+    fn chosen(&self, layer: usize, mixture: &MixtureOfExperts, window: &Window) -> Result<Chosen> {
+        let weights = window.of(self, hook::expert_weights(layer))?; // [batch, pos, expert]
+        let indices = window.select(self, hook::expert_indices(layer))?;
+        Ok(Chosen { weights: mixture.chosen(&weights, &indices)?, indices })
+    }
+
+    /// What the router gives each expert, zero where it was not chosen: `[batch, pos, expert]`.
+    pub(crate) fn routed(&self, layer: usize, mixture: &MixtureOfExperts, window: &Window) -> Result<Tensor> {
+        let Chosen { weights, indices } = self.chosen(layer, mixture, window)?;
+        let mut size = indices.size();
+        size[2] = mixture.experts.len() as i64;
+        let zeros = Tensor::f_zeros(&size, (weights.f_kind()?, weights.device()))?;
+        Ok(zeros.f_scatter_add(-1, &indices, &weights)?)
     }
 
     /// An expert's neurons by the router's weight, zero for tokens that it did not get: `[batch, pos, neuron]`.
-    fn expert_post(&self, layer: usize, expert: usize, routed: &Tensor) -> Result<Tensor> {
+    fn expert_post(&self, layer: usize, expert: usize, chosen: &Chosen, window: &Window) -> Result<Tensor> {
         let rows = self.get(hook::expert_post(layer, expert))?; // [hit, neuron]
-        let indices = self.get(hook::expert_indices(layer))?;
-        let size = routed.size();
-        let wide = rows.f_to_kind(if rows.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float })?;
-        let all = scattered(&wide, indices, expert)?.f_view([size[0], size[1], -1])?;
-        Ok(all.f_mul(&routed.f_narrow(-1, expert as i64, 1)?)?)
+        let point = hook::expert_indices(layer);
+        let indices = match self.has_batch_dim() {
+            true => self.get(point)?.shallow_clone(),
+            false => self.get(point)?.f_unsqueeze(0)?,
+        };
+        let rows = rows_at(rows, &indices, expert, window.rows(), &window.places(self, point)?)?;
+        weighted(&widened(&rows)?, &chosen.weights, &chosen.indices, expert)
     }
+}
+
+/// The experts that each token goes to.
+struct Chosen {
+    weights: Tensor,
+    indices: Tensor,
 }
 
 const NO_NEURONS: &str = "this model has no MLPs, and so no neurons";

@@ -2,9 +2,10 @@
 
 use tch::Tensor;
 
-use super::window::Window;
+use super::window::WindowOptions;
 use crate::component::Target;
 use crate::tensor::slice::Slice;
+use crate::text::positions::Positions;
 
 /// Which sublayers a decomposition has rows of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,13 +36,13 @@ macro_rules! options {
         pub struct $name {
             pub(crate) target: Target,
             pub(crate) apply_ln: bool,
-            pub(crate) window: Window,
+            pub(crate) window: WindowOptions,
             $(pub(crate) $field: $type,)*
         }
 
         impl Default for $name {
             fn default() -> Self {
-                $name { target: Target::Unembed, apply_ln: false, window: Window::default(), $($field: $default,)* }
+                $name { target: Target::Unembed, apply_ln: false, window: WindowOptions::default(), $($field: $default,)* }
             }
         }
 
@@ -63,8 +64,9 @@ macro_rules! options {
                 self
             }
 
-            /// Which positions; all unless said otherwise. An index drops the axis.
-            pub fn pos(mut self, positions: impl Into<Slice>) -> Self {
+            /// Which positions, as token columns; all that the run kept unless said otherwise. An index, the last token and one
+            /// position for each row drop the axis.
+            pub fn pos(mut self, positions: impl Into<Positions>) -> Self {
                 self.window.pos = positions.into();
                 self
             }

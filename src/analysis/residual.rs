@@ -33,6 +33,7 @@ impl ActivationCache {
     /// [`Error::NoEntry`] naming what the run did not keep, [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
     pub fn decompose_resid(&self, options: Decompose) -> Result<ResidualStack> {
         let Decompose { target, apply_ln, window, mode, incl_embeds } = options;
+        let window = window.of(self)?;
         let reach = target.reach(self.model().config())?;
         let mut rows = if incl_embeds { self.embeddings() } else { Vec::new() };
         for layer in 0..reach.attn_layers.max(reach.mlp_layers) {
@@ -71,6 +72,7 @@ impl ActivationCache {
     /// [`Error::NoEntry`] naming what the run did not keep, [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
     pub fn accumulated_resid(&self, options: Accumulate) -> Result<ResidualStack> {
         let Accumulate { target, apply_ln, window, incl_mid, scale } = options;
+        let window = window.of(self)?;
         let config = self.model().config();
         let reach = target.reach(config)?;
         let has_mid = !config.attn_only() && !config.parallel_attn_mlp;
@@ -182,7 +184,7 @@ impl ActivationCache {
             rows,
             target: reach.target,
             norm: self.frozen_norm(reach, window),
-            axes: window.axes(self),
+            axes: window.axes(),
             window: window.clone(),
         }
     }

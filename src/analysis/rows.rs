@@ -105,9 +105,7 @@ impl ActivationCache {
                     }
                 }
                 Some(MlpOrExperts::Experts(mixture)) if mixture.experts.iter().any(|e| e.w_out.bias.is_some()) => {
-                    let routed = self.routed(layer, mixture)?; // [batch, pos, expert]
-                    let routed = window.pos.keeping_axis().apply(&routed, 1, "position")?;
-                    let routed = window.batch.keeping_axis().apply(&routed, 0, "batch")?;
+                    let routed = self.routed(layer, mixture, window)?; // [batch, pos, expert]
                     let each = mixture.experts.iter().map(|expert| match &expert.w_out.bias {
                         Some(bias) => Ok(bias.f_to_kind(routed.f_kind()?)?),
                         None => Ok(Tensor::f_zeros([size[2]], (routed.f_kind()?, routed.device()))?),

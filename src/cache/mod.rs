@@ -6,8 +6,10 @@ use indexmap::IndexMap;
 use tch::{Device, Tensor};
 
 use crate::hook::{self, presence, HookName, HookPoint, Presence};
-use crate::model::moe::{hits, scattered};
 use crate::model::Transformer;
+use crate::run::kept::KeptPositions;
+use crate::tensor::columns::Columns;
+use crate::tensor::routed::rows_at;
 use crate::tensor::slice::Slice;
 use crate::text::input::Tokens;
 use crate::text::tokenizer::Tokenizer;
@@ -36,8 +38,8 @@ pub struct ActivationCache {
     model: Transformer,
     tokenizer: Option<Tokenizer>,
     tokens: Tokens,
-    /// Which positions the entries hold, of those that ran.
-    positions: Slice,
+    /// Which positions the entries hold.
+    kept: KeptPositions,
     has_batch_dim: bool,
 }
 
@@ -47,9 +49,9 @@ impl ActivationCache {
         model: Transformer,
         tokenizer: Option<Tokenizer>,
         tokens: Tokens,
-        positions: Slice,
+        kept: KeptPositions,
     ) -> Self {
-        ActivationCache { entries, model, tokenizer, tokens, positions, has_batch_dim: true }
+        ActivationCache { entries, model, tokenizer, tokens, kept, has_batch_dim: true }
     }
 
     /// The model that ran.
@@ -71,9 +73,30 @@ impl ActivationCache {
         &self.tokens
     }
 
-    /// Which of the tokens' positions the entries hold.
-    pub fn positions(&self) -> &Slice {
-        &self.positions
+    /// Which token columns the entries hold, but for those of the last norm and the unembedding where the run formed logits elsewhere
+    /// ([`positions_of`](ActivationCache::positions_of)): the run's [`pos`](crate::Run::pos).
+    pub fn positions(&self) -> &Columns {
+        self.kept.kept()
+    }
+
+    /// Which token columns the activation of this name holds.
+    ///
+    /// ```
+    /// use tch_lens::{HookedTransformer, Run};
+    /// let model = HookedTransformer::toy()?;
+    /// let cache = model.run("When Mary and John went", Run::new().cache(["resid_post", "unembed.hook_out"]).logits_at(-1))?.cache;
+    /// assert_eq!(cache.positions_of(("resid_post", 0))?.to_string(), "0 to 5");
+    /// assert_eq!(cache.positions_of("unembed.hook_out")?.to_string(), "5");
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ActivationCache::get`].
+    pub fn positions_of(&self, name: impl HookName) -> Result<&Columns> {
+        let point = name.resolve(self.model.config())?;
+        self.get(point)?;
+        self.kept.at(point).ok_or_else(|| self.no_entry(point))
     }
 
     /// Whether the entries still have their batch dimension.
@@ -91,13 +114,21 @@ impl ActivationCache {
     /// [`Error::LayerOutOfRange`]); [`Error::NoEntry`] where the run did not keep it.
     pub fn get(&self, name: impl HookName) -> Result<&Tensor> {
         let point = name.resolve(self.model.config())?;
-        self.entries.get(&point).ok_or_else(|| {
-            let how = match presence(point, self.model.config()) {
-                Presence::OnRequest => "it is computed on request only, so run again with it in the cache's filter",
-                _ => "run again with it in the cache's filter",
-            };
-            Error::NoEntry { name: point.to_string(), how: how.into() }
-        })
+        self.entries.get(&point).ok_or_else(|| self.no_entry(point))
+    }
+
+    /// Why an activation is not here, and how to get it.
+    fn no_entry(&self, point: HookPoint) -> Error {
+        let how = match presence(point, self.model.config()) {
+            _ if self.kept.at(point).is_none() => format!(
+                "the run kept positions {} and formed logits at {}, which have none in common for every row",
+                self.kept.kept(),
+                self.kept.logits()
+            ),
+            Presence::OnRequest => "it is computed on request only, so run again with it in the cache's filter".into(),
+            _ => "run again with it in the cache's filter".into(),
+        };
+        Error::NoEntry { name: point.to_string(), how }
     }
 
     /// Whether an activation is there; a name that is none is not.
@@ -183,34 +214,27 @@ impl ActivationCache {
         if !self.has_batch_dim {
             return Err(Error::invalid("the cache has no batch dimension to slice: it was removed"));
         }
+        let count = self.tokens.ids.size()[0];
+        let rows = slice.indices(count, "batch")?;
+        let chosen = Columns::list(rows.clone());
         let tokens = Tokens {
-            ids: slice.keeping_axis().apply(&self.tokens.ids, 0, "batch")?,
-            mask: match &self.tokens.mask {
-                Some(mask) => Some(slice.keeping_axis().apply(mask, 0, "batch")?),
-                None => None,
-            },
+            ids: chosen.select(&self.tokens.ids, 0)?,
+            mask: self.tokens.mask.as_ref().map(|mask| chosen.select(mask, 0)).transpose()?,
         };
         let mut entries = IndexMap::with_capacity(self.entries.len());
         for (point, tensor) in &self.entries {
             let sliced = match (point.axes().batch, point.layer(), point.expert()) {
                 (Some(axis), ..) => slice.apply(tensor, axis as i64, "batch")?,
-                (None, Some(layer), Some(expert)) => self.expert_rows(tensor, layer, expert, &slice)?,
+                (None, Some(layer), Some(expert)) => {
+                    let indices = self.get(hook::expert_indices(layer))?; // [batch, pos, chosen]
+                    rows_at(tensor, indices, expert, &chosen, &Columns::range(0, indices.size()[1]))?
+                }
                 (None, ..) => tensor.shallow_clone(),
             };
             entries.insert(*point, sliced);
         }
         let has_batch_dim = !slice.drops_axis();
-        Ok(ActivationCache { entries, tokens, has_batch_dim, ..self })
-    }
-
-    /// An expert's rows, `[hit, d_mlp]`, of the tokens in some rows of the batch.
-    fn expert_rows(&self, rows: &Tensor, layer: usize, expert: usize, slice: &Slice) -> Result<Tensor> {
-        let indices = self.get(hook::expert_indices(layer))?; // [batch, pos, chosen]
-        let size = indices.size();
-        let all = scattered(rows, indices, expert)?.f_view([size[0], size[1], -1])?; // [batch, pos, d_mlp]
-        let (all, indices) = (slice.apply(&all, 0, "batch")?, slice.apply(indices, 0, "batch")?);
-        let (_, at) = hits(&indices, expert)?;
-        Ok(all.f_flatten(0, -2)?.f_index_select(0, &at)?)
+        Ok(ActivationCache { entries, tokens, kept: self.kept.of_rows(&rows), has_batch_dim, ..self })
     }
 
     /// The same activations on another device; the model stays where it is.
@@ -234,7 +258,7 @@ impl Clone for ActivationCache {
             model: self.model.clone(),
             tokenizer: self.tokenizer.clone(),
             tokens: self.tokens.clone(),
-            positions: self.positions.clone(),
+            kept: self.kept.clone(),
             has_batch_dim: self.has_batch_dim,
         }
     }

@@ -5,10 +5,11 @@ use tch::Tensor;
 use super::{loss, HookedTransformer};
 use crate::cache::ActivationCache;
 use crate::hook::HookFilter;
+use crate::run::kept::KeptPositions;
 use crate::run::sink::Budget;
 use crate::run::{Halt, Hooks, Plan, Tap};
-use crate::tensor::slice::Slice;
 use crate::text::input::{Input, Tokens};
+use crate::text::positions::{PositionAxis, Positions};
 use crate::text::tokenizer::{Bos, PaddingSide};
 use crate::{Error, Result};
 
@@ -43,10 +44,10 @@ pub enum Output {
 pub struct Run<'a> {
     hooks: Hooks<'a>,
     cache: Option<HookFilter<'a>>,
-    positions: Slice,
+    positions: Positions,
     stop_at_layer: Option<i64>,
     output: Output,
-    logits_at: Slice,
+    logits_at: Positions,
     bos: Bos,
     padding_side: PaddingSide,
     budget: Option<u64>,
@@ -84,8 +85,12 @@ impl<'a> Run<'a> {
     }
 
     /// Keeps only these positions of the activations, on the axis that each hook point has for them (the query's,
-    /// of patterns). An index keeps its axis, of length one, as TransformerLens' `pos_slice`.
-    pub fn pos(mut self, positions: impl Into<Slice>) -> Self {
+    /// of patterns). An index keeps its axis, of length one, as TransformerLens' `pos_slice`. Of an expert's rows, those of the tokens
+    /// at these positions are kept.
+    ///
+    /// Of the last norm and the unembedding, the positions that [`logits_at`](Run::logits_at) has as well are kept; where there are
+    /// none, the cache has no such entry.
+    pub fn pos(mut self, positions: impl Into<Positions>) -> Self {
         self.positions = positions.into();
         self
     }
@@ -104,7 +109,7 @@ impl<'a> Run<'a> {
 
     /// Forms logits at these positions only: the product with `W_U` is a large part of a small model's run.
     /// An index keeps its axis, of length one.
-    pub fn logits_at(mut self, positions: impl Into<Slice>) -> Self {
+    pub fn logits_at(mut self, positions: impl Into<Positions>) -> Self {
         self.logits_at = positions.into();
         self
     }
@@ -153,9 +158,11 @@ impl HookedTransformer {
         let Run { hooks, positions, stop_at_layer, output, logits_at, bos, padding_side, budget, .. } = run;
         let tokens = self.to_tokens_with(input, bos, padding_side)?;
         tokens.check(self.config())?;
+        let rows = (0..tokens.ids.size()[0]).collect();
+        let kept = KeptPositions::new(&positions, &logits_at, &PositionAxis::new(&tokens, 0, rows)?)?;
         let tokens = tokens.to_device(self.device())?;
         let wants_loss = matches!(output, Output::Loss | Output::LossPerToken | Output::Both);
-        if wants_loss && !matches!(logits_at, Slice::All) {
+        if wants_loss && !logits_at.is_all() {
             return Err(Error::invalid("a loss needs the logits at all positions: leave out `logits_at`"));
         }
         let (d_vocab, d_vocab_out) = (self.config().d_vocab, self.config().d_vocab_out);
@@ -167,20 +174,14 @@ impl HookedTransformer {
         }
 
         let budget = self.budget(&plan, budget, &tokens)?;
-        let mut tap = Tap::new(&plan, hooks, &positions, budget);
-        let end = match self.forward_pass(&tokens, &plan, stop_at_layer.is_some(), &logits_at, &mut tap) {
+        let mut tap = Tap::new(&plan, hooks, &kept, budget);
+        let end = match self.forward_pass(&tokens, &plan, stop_at_layer.is_some(), &kept, &mut tap) {
             Ok(end) => Some(end),
             Err(Halt::Done) => None,
             Err(Halt::Failed(error)) => return Err(error),
         };
         let entries = tap.into_cache();
-        let cache = ActivationCache::new(
-            entries,
-            self.model.clone(),
-            self.tokenizer.clone(),
-            tokens.clone(),
-            positions.keeping_axis(),
-        );
+        let cache = ActivationCache::new(entries, self.model.clone(), self.tokenizer.clone(), tokens.clone(), kept);
         let mut outcome = Outcome { logits: None, loss: None, resid: None, cache };
         match (end, stop_at_layer) {
             (Some(resid), Some(_)) => outcome.resid = Some(resid),
@@ -212,7 +213,7 @@ impl HookedTransformer {
             None => None,
         };
         let whole = run.output != Output::None || stop.is_some();
-        let positions = [run.positions.keeping_axis(), run.logits_at.keeping_axis()];
+        let positions = [run.positions.clone(), run.logits_at.clone()];
         Plan::new((self.shared_config(), self.kind()), positions, &run.hooks, run.cache.as_ref(), stop, whole)
     }
 

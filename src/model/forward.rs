@@ -7,8 +7,8 @@ use tch::Tensor;
 use super::context::{Context, Padding};
 use super::Transformer;
 use crate::config::PositionalEmbedding;
+use crate::run::kept::KeptPositions;
 use crate::run::{Flow, Halt, Plan, Tap};
-use crate::tensor::slice::Slice;
 use crate::text::input::Tokens;
 
 impl Transformer {
@@ -18,7 +18,7 @@ impl Transformer {
         tokens: &Tokens,
         plan: &Plan,
         stops: bool,
-        logits_at: &Slice,
+        positions: &KeptPositions,
         tap: &mut Tap,
     ) -> Flow<Tensor> {
         if plan.n_live == 0 && !plan.whole {
@@ -26,10 +26,10 @@ impl Transformer {
         }
         let weights = self.weights();
         let config = self.shared_config();
-        let positions = tokens.positions()?;
+        let token_positions = tokens.positions()?;
         let shortformer = config.positional_embedding_type() == PositionalEmbedding::Shortformer;
-        let (mut resid, pos_embed) = weights.embed.forward(&tokens.ids, positions.as_ref(), shortformer, tap)?;
-        let padding = match (&tokens.mask, &positions) {
+        let (mut resid, pos_embed) = weights.embed.forward(&tokens.ids, token_positions.as_ref(), shortformer, tap)?;
+        let padding = match (&tokens.mask, &token_positions) {
             (Some(mask), Some(positions)) => Some(Padding { mask, positions }),
             _ => None,
         };
@@ -42,7 +42,7 @@ impl Transformer {
         if stops {
             return Ok(resid);
         }
-        let resid = logits_at.keeping_axis().apply(&resid, 1, "position")?;
+        let resid = positions.at_logits(&resid)?; // [batch, pos of the logits, d_model]
         weights.unembed.forward(&resid, tap)
     }
 }

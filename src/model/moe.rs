@@ -7,8 +7,9 @@ use super::mlp::Act;
 use crate::config::{ExpertGate, Experts, Routing};
 use crate::hook;
 use crate::run::{Flow, Tap};
+use crate::tensor::routed::hits;
 use crate::tensor::scalar::Scalar;
-use crate::{Error, Result};
+use crate::Result;
 
 /// Each token goes to the few experts that the router weighs most (Shazeer et al. 2017), and gets the sum of
 /// their outputs by those weights.
@@ -28,28 +29,6 @@ pub(crate) struct Expert {
     pub(crate) gate: Linear,
     pub(crate) w_in: Linear,
     pub(crate) w_out: Linear,
-}
-
-/// Which tokens go to an expert, out of `[…, chosen]` indices: `(place among the chosen, row)`, each `[hit]`.
-///
-/// As in TransformerLens, first the tokens whose first choice the expert is, then those whose second, ….
-pub(crate) fn hits(indices: &Tensor, expert: usize) -> Result<(Tensor, Tensor)> {
-    let by_place = indices.f_flatten(0, -2)?.f_tr()?; // [chosen, row]
-    let hits = by_place.eq_int(expert as i64)?.f_nonzero()?; // [hit, 2]
-    Ok((hits.f_select(1, 0)?, hits.f_select(1, 1)?))
-}
-
-/// An expert's rows `[hit, d]` put where their tokens are: `[row, d]`, zero for tokens that it did not get.
-pub(crate) fn scattered(rows: &Tensor, indices: &Tensor, expert: usize) -> Result<Tensor> {
-    let (_, at) = hits(indices, expert)?;
-    if at.size() != rows.size()[..1] {
-        return Err(Error::invalid(format!(
-            "the cached rows of expert {expert} are of other tokens than its cached indices: slice positions in the analysis, not in the run"
-        )));
-    }
-    let tokens = indices.size()[..indices.dim() - 1].iter().product::<i64>();
-    let zeros = Tensor::f_zeros([tokens, rows.size()[1]], (rows.f_kind()?, rows.device()))?;
-    Ok(zeros.f_index_copy(0, &at, rows)?)
 }
 
 impl MixtureOfExperts {
@@ -80,9 +59,9 @@ impl MixtureOfExperts {
         for (expert, mlp) in self.experts.iter().enumerate() {
             let (place, rows) = hits(&indices, expert)?;
             let input = flat.f_index_select(0, &rows)?; // [hit, d_model]
-            let gate = tap.at(hook::expert_gate(layer, expert), mlp.gate.forward(&input)?)?; // [hit, d_mlp]
-            let pre = tap.at(hook::expert_pre(layer, expert), mlp.w_in.forward(&input)?)?; // [hit, d_mlp]
-            let post = tap.at(hook::expert_post(layer, expert), self.gated(gate, &pre)?)?; // [hit, d_mlp]
+            let gate = tap.at_expert(hook::expert_gate(layer, expert), mlp.gate.forward(&input)?, &indices)?; // [hit, d_mlp]
+            let pre = tap.at_expert(hook::expert_pre(layer, expert), mlp.w_in.forward(&input)?, &indices)?; // [hit, d_mlp]
+            let post = tap.at_expert(hook::expert_post(layer, expert), self.gated(gate, &pre)?, &indices)?; // [hit, d_mlp]
             let weight = chosen.f_index(&[Some(&rows), Some(&place)])?.f_unsqueeze(1)?; // [hit, 1]
             out = out.f_index_add(0, &rows, &mlp.w_out.forward(&post)?.f_mul(&weight)?)?;
         }

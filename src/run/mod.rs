@@ -2,6 +2,7 @@
 //! ([`Plan`]), what the forward pass does at a point ([`Tap`]), and where kept activations go ([`sink`]).
 
 mod hooks;
+pub(crate) mod kept;
 mod plan;
 pub(crate) mod sink;
 mod tap;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tch::Kind;
 
 use super::hooks::Hooks;
+use super::kept::KeptPositions;
 use crate::config::NormPosition;
-use crate::hook::{self, HookFilter, HookName, HookPoint, Place, PointSet, Site};
-use crate::tensor::slice::Slice;
+use crate::hook::{self, HookFilter, HookName, HookPoint, PointSet, Site};
+use crate::text::positions::{PositionAxis, Positions};
 use crate::{Config, Result};
 
 /// What a run must compute: which hook points somebody looks at, how far it has to go, what is made of its end.
@@ -33,7 +34,7 @@ pub struct Plan {
     /// Of the model: its shape, and the kind of its weights.
     pub(crate) of: (Arc<Config>, Kind),
     /// The positions that the cache keeps, and those at which logits are formed.
-    pub(crate) positions: [Slice; 2],
+    pub(crate) positions: [Positions; 2],
 }
 
 impl Plan {
@@ -41,7 +42,7 @@ impl Plan {
     /// point is wanted (logits, or the stream at `stop`).
     pub(crate) fn new(
         of: (&Arc<Config>, Kind),
-        positions: [Slice; 2],
+        positions: [Positions; 2],
         hooks: &Hooks<'_>,
         cache: Option<&HookFilter<'_>>,
         stop: Option<usize>,
@@ -107,6 +108,7 @@ impl Plan {
     /// [`Error::SliceOutOfRange`](crate::Error::SliceOutOfRange) where the run asks for positions that there are not. A name that does not exist is an error of
     /// [`HookedTransformer::plan`](crate::HookedTransformer::plan) already.
     pub fn estimate(&self, batch: usize, pos: usize) -> Result<u64> {
+        let kept = self.kept_of(batch, pos)?;
         let mut sum = 0u64;
         // A token is routed to some experts only, whichever they are: so many of those kept count, the layer and site over.
         let experts_per_token = self.of.0.experts().map_or(0, |moe| moe.experts_per_token);
@@ -119,27 +121,25 @@ impl Plan {
                 }
                 *experts += 1;
             }
-            sum = sum.saturating_add(self.bytes_at(point, batch, pos)?);
+            sum = sum.saturating_add(self.bytes_at(point, batch, pos, &kept));
         }
         Ok(sum)
     }
 
+    /// The positions that the cache keeps of an input without padding.
+    fn kept_of(&self, batch: usize, pos: usize) -> Result<KeptPositions> {
+        let [kept, logits_at] = &self.positions;
+        KeptPositions::new(kept, logits_at, &PositionAxis::unpadded(batch, 0..i64::try_from(pos).unwrap_or(i64::MAX)))
+    }
+
     /// The bytes of one entry of the cache; of an expert's, at most.
-    pub(crate) fn bytes_at(&self, point: HookPoint, batch: usize, pos: usize) -> Result<u64> {
+    fn bytes_at(&self, point: HookPoint, batch: usize, pos: usize, kept: &KeptPositions) -> u64 {
         let (config, weights) = &self.of;
         let mut shape = point.shape(config, batch, pos);
-        let [kept, at_logits] = &self.positions;
-        if let Some(axis) = point.axes().position {
-            let length = |slice: &Slice, len: i64| -> Result<i64> {
-                Ok(match slice {
-                    Slice::All => len,
-                    slice => slice.indices(len, "position")?.len() as i64,
-                })
-            };
-            if point.site().place() == Place::After {
-                shape[axis] = length(at_logits, shape[axis])?;
-            }
-            shape[axis] = length(kept, shape[axis])?;
+        let length = kept.at(point).map_or(0, |columns| columns.len() as i64);
+        match point.axes().position {
+            Some(axis) => shape[axis] = length,
+            None => shape[0] = i64::try_from(batch).unwrap_or(i64::MAX).saturating_mul(length), // an expert's rows
         }
         // Where heads read different streams, each goes through the norm.
         if let (Site::Ln1Scale | Site::Ln1Normalized, Some(layer)) = (point.site(), point.layer()) {
@@ -148,16 +148,15 @@ impl Plan {
                 shape.push(config.n_key_value_heads as i64);
             }
         }
-        let bytes =
-            shape.iter().map(|n| *n as u64).fold(point.kind(*weights).elt_size_in_bytes() as u64, u64::saturating_mul);
-        Ok(bytes)
+        shape.iter().map(|n| *n as u64).fold(point.kind(*weights).elt_size_in_bytes() as u64, u64::saturating_mul)
     }
 
     /// The largest entry of the cache, with its bytes.
     pub(crate) fn largest(&self, batch: usize, pos: usize) -> Result<Option<(HookPoint, u64)>> {
+        let kept = self.kept_of(batch, pos)?;
         let mut largest = None;
         for point in self.cached() {
-            let bytes = self.bytes_at(point, batch, pos)?;
+            let bytes = self.bytes_at(point, batch, pos, &kept);
             if largest.is_none_or(|(_, most)| bytes > most) {
                 largest = Some((point, bytes));
             }

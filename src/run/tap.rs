@@ -4,10 +4,10 @@ use indexmap::IndexMap;
 use tch::Tensor;
 
 use super::hooks::Hooks;
+use super::kept::KeptPositions;
 use super::plan::Plan;
 use super::sink::Budget;
 use crate::hook::HookPoint;
-use crate::tensor::slice::Slice;
 use crate::{Error, Result};
 
 /// Why a forward pass ends early: nobody needs what would come next, or something failed.
@@ -33,7 +33,7 @@ pub(crate) struct Tap<'r, 'h> {
     pub(crate) plan: &'r Plan,
     hooks: Hooks<'h>,
     /// Which positions the cache keeps.
-    positions: Slice,
+    positions: &'r KeptPositions,
     cache: IndexMap<HookPoint, Tensor>,
     /// What the cache may take in memory.
     budget: Option<Budget>,
@@ -42,9 +42,9 @@ pub(crate) struct Tap<'r, 'h> {
 }
 
 impl<'r, 'h> Tap<'r, 'h> {
-    pub(crate) fn new(plan: &'r Plan, hooks: Hooks<'h>, positions: &Slice, budget: Option<Budget>) -> Self {
+    pub(crate) fn new(plan: &'r Plan, hooks: Hooks<'h>, positions: &'r KeptPositions, budget: Option<Budget>) -> Self {
         let cache = IndexMap::with_capacity(plan.cached.len());
-        Tap { plan, hooks, positions: positions.keeping_axis(), cache, budget, remaining: plan.n_live }
+        Tap { plan, hooks, positions, cache, budget, remaining: plan.n_live }
     }
 
     /// What the run has cached, in firing order.
@@ -71,14 +71,24 @@ impl<'r, 'h> Tap<'r, 'h> {
     #[inline]
     pub(crate) fn at(&mut self, point: HookPoint, tensor: Tensor) -> Flow<Tensor> {
         if self.plan.live.contains(point) {
-            self.fire(point, tensor)
+            self.fire(point, tensor, None)
+        } else {
+            Ok(tensor)
+        }
+    }
+
+    /// [`Tap::at`] for an expert's rows, `[hit, d]`, of the tokens that `indices`, `[batch, pos, chosen]`, routes to it.
+    #[inline]
+    pub(crate) fn at_expert(&mut self, point: HookPoint, tensor: Tensor, indices: &Tensor) -> Flow<Tensor> {
+        if self.plan.live.contains(point) {
+            self.fire(point, tensor, Some(indices))
         } else {
             Ok(tensor)
         }
     }
 
     #[cold]
-    fn fire(&mut self, point: HookPoint, mut tensor: Tensor) -> Flow<Tensor> {
+    fn fire(&mut self, point: HookPoint, mut tensor: Tensor, indices: Option<&Tensor>) -> Flow<Tensor> {
         for (entry, points) in self.hooks.entries.iter_mut().zip(&self.plan.of_hook) {
             if points.contains(point) {
                 let replacement =
@@ -90,27 +100,19 @@ impl<'r, 'h> Tap<'r, 'h> {
             }
         }
         if self.plan.cached.contains(point) {
-            let kept = self.kept(point, &tensor)?;
-            let kept = match &mut self.budget {
-                Some(budget) => budget.keep(point, kept)?,
-                None => kept,
-            };
-            self.cache.insert(point, kept);
+            if let Some(kept) = self.positions.keep(point, &tensor, indices)? {
+                let kept = match &mut self.budget {
+                    Some(budget) => budget.keep(point, kept)?,
+                    None => kept,
+                };
+                self.cache.insert(point, kept);
+            }
         }
         self.remaining = self.remaining.saturating_sub(1);
         if self.remaining == 0 && !self.plan.whole {
             return Err(Halt::Done);
         }
         Ok(tensor)
-    }
-
-    /// What the cache keeps of an activation: itself, or a copy of the positions asked for, so that
-    /// the rest can be freed.
-    fn kept(&self, point: HookPoint, tensor: &Tensor) -> Result<Tensor> {
-        match (&self.positions, point.axes().position) {
-            (Slice::All, _) | (_, None) => Ok(tensor.shallow_clone()),
-            (slice, Some(axis)) => Ok(slice.apply(tensor, axis as i64, "position")?.f_alias_copy()?),
-        }
     }
 }
 
@@ -148,7 +150,8 @@ mod tests {
         let before = allocations();
         let plan =
             Plan::new((&config, tch::Kind::Float), Default::default(), &Hooks::new(), select, None, true).unwrap();
-        let mut tap = Tap::new(&plan, Hooks::new(), &Slice::All, None);
+        let positions = KeptPositions::everything(1);
+        let mut tap = Tap::new(&plan, Hooks::new(), &positions, None);
         for point in points {
             tensor = tap.at(point, tensor).unwrap_or_else(|halt| panic!("{halt:?}"));
         }

@@ -1,4 +1,5 @@
 //! Texts and tokens: the tokenizer, batches of tokens, and what a model can be run on.
 
 pub(crate) mod input;
+pub(crate) mod positions;
 pub(crate) mod tokenizer;

@@ -24,6 +24,7 @@ mod malformed;
 mod memory;
 mod names;
 mod padding;
+mod positions;
 mod processing;
 mod real_models;
 mod running;

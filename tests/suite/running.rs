@@ -229,9 +229,11 @@ fn a_slice_of_positions_is_that_of_the_whole_cache(#[case] slice: Slice) {
         for (point, ours) in &sliced {
             let query = matches!(point.site(), Site::AttnScores | Site::Pattern);
             let axis = if query { 2 } else { 1 }; // of scores and patterns the queries', not the keys'
-            let expected = match point.expert() {
-                Some(_) => whole[*point].shallow_clone(), // its rows are not positions
-                None => whole[*point].index_select(axis, &kept),
+            let expected = match (point.layer(), point.expert()) {
+                (Some(layer), Some(expert)) => {
+                    rows_of_expert(&whole[*point], &whole[hook::expert_indices(layer)], expert as i64, &kept)
+                }
+                _ => whole[*point].index_select(axis, &kept),
             };
             same(&format!("{family} {point}"), ours, &expected, 0.0);
             compared += 1;
@@ -239,6 +241,25 @@ fn a_slice_of_positions_is_that_of_the_whole_cache(#[case] slice: Slice) {
     }
     println!("{slice}: {compared} activations");
     assert!(compared > 500);
+}
+
+/// An expert's rows of the positions `kept`, by hand: `rows` are of all tokens, those whose first choice it is first.
+fn rows_of_expert(rows: &Tensor, indices: &Tensor, expert: i64, kept: &Tensor) -> Tensor {
+    let (batch, pos, chosen) = indices.size3().unwrap();
+    let hits = |positions: &[i64]| {
+        let mut hits = Vec::new();
+        for place in 0..chosen {
+            for row in 0..batch {
+                let of_row = positions.iter().map(|p| (place, row, *p));
+                hits.extend(of_row.filter(|(place, row, p)| indices.int64_value(&[*row, *p, *place]) == expert));
+            }
+        }
+        hits
+    };
+    let all = hits(&(0..pos).collect::<Vec<_>>());
+    let kept = hits(&Vec::<i64>::try_from(kept).unwrap());
+    let index: Vec<i64> = kept.iter().map(|hit| all.iter().position(|other| other == hit).unwrap() as i64).collect();
+    rows.index_select(0, &Tensor::from_slice(&index))
 }
 
 #[test]

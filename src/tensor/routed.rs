@@ -1,0 +1,115 @@
+//! Rows of a mixture's experts: which tokens they are of, and what becomes of them where positions or batch rows are chosen.
+//!
+//! As in TransformerLens, an expert's rows `[hit, d]` are first the tokens whose first choice it is, then those whose second, ….
+
+use tch::{Kind, Tensor};
+
+use super::columns::Columns;
+use super::scalar::Scalar;
+use crate::{Error, Result};
+
+/// Which tokens go to an expert, out of `[…, chosen]` indices: `(place among the chosen, row)`, each `[hit]`.
+pub(crate) fn hits(indices: &Tensor, expert: usize) -> Result<(Tensor, Tensor)> {
+    let hits = is_hit(indices, expert)?.f_nonzero()?; // [hit, 2]
+    Ok((hits.f_select(1, 0)?, hits.f_select(1, 1)?))
+}
+
+/// Whether a token's choice is the expert: `[chosen, row]`.
+fn is_hit(indices: &Tensor, expert: usize) -> Result<Tensor> {
+    indices.f_flatten(0, -2)?.f_tr()?.eq_int(expert as i64)
+}
+
+/// An expert's rows, `[hit, d]` by `indices`, `[batch, pos, chosen]`, of the batch rows and then the positions at these places.
+pub(crate) fn rows_at(
+    rows: &Tensor,
+    indices: &Tensor,
+    expert: usize,
+    batch: &Columns,
+    places: &Columns,
+) -> Result<Tensor> {
+    let size = indices.size();
+    let hit = is_hit(indices, expert)?;
+    check(rows, &hit, expert)?;
+    let number = hit.f_flatten(0, -1)?.f_cumsum(0, Kind::Int64)?.add_int(-1)?; // of a hit, its row
+    let chosen = |table: &Tensor| -> Result<Tensor> {
+        let table = table.f_view([size[2], size[0], size[1]])?; // [chosen, batch, pos]
+        let table = batch.select(&table.f_transpose(0, 1)?, 0)?; // [batch, chosen, pos]
+        Ok(places.select(&table, 2)?.f_transpose(0, 1)?.f_reshape(-1)?)
+    };
+    let number = chosen(&number)?.f_masked_select(&chosen(&hit)?)?;
+    Ok(rows.f_index_select(0, &number)?)
+}
+
+/// An expert's rows, `[hit, d]`, by the weight of each hit and added up where their tokens are: `[batch, pos, d]`, zero for tokens that it did not get.
+///
+/// `weights` and `indices` are `[batch, pos, chosen]`.
+pub(crate) fn weighted(rows: &Tensor, weights: &Tensor, indices: &Tensor, expert: usize) -> Result<Tensor> {
+    check(rows, &is_hit(indices, expert)?, expert)?;
+    let (place, row) = hits(indices, expert)?;
+    let weights = weights.f_flatten(0, -2)?.f_to_kind(rows.f_kind()?)?; // [row, chosen]
+    let weight = weights.f_index(&[Some(&row), Some(&place)])?.f_unsqueeze(1)?; // [hit, 1]
+    let (size, d) = (indices.size(), rows.size()[1]);
+    let zeros = Tensor::f_zeros([size[0] * size[1], d], (rows.f_kind()?, rows.device()))?;
+    Ok(zeros.f_index_add(0, &row, &rows.f_mul(&weight)?)?.f_view([size[0], size[1], d])?)
+}
+
+/// That there is a row for each hit.
+fn check(rows: &Tensor, hit: &Tensor, expert: usize) -> Result<()> {
+    let count = hit.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+    match rows.size().first() {
+        Some(found) if *found == count => Ok(()),
+        _ => Err(Error::Shape {
+            what: format!("the rows of expert {expert}"),
+            found: rows.size(),
+            expected: format!("[{count}, d_mlp], a row for each token that the indices give it"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tch::Device;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Rows chosen are the rows that the chosen indices would have had, in their order; with one expert hit twice by a token.
+        #[test]
+        fn chosen_rows_are_those_of_the_chosen_indices(
+            indices in prop::collection::vec(0i64..3, 2 * 4 * 2),
+            batch in prop::collection::vec(0i64..2, 1..3),
+            places in prop::collection::vec(0i64..4, 0..5),
+            per_row: bool,
+            expert in 0usize..3,
+        ) {
+            let indices = Tensor::from_slice(&indices).view([2, 4, 2]);
+            // Rows that say of which token and choice they are.
+            let (place, row) = hits(&indices, expert).unwrap();
+            let rows = Tensor::stack(&[&row, &place], 1).to_kind(Kind::Float);
+            let batch = Columns::list(batch);
+            let places = match per_row {
+                true => Columns::per_row((0..batch.len()).map(|i| places.get(i).copied().unwrap_or(3)).collect()),
+                false => Columns::list(places),
+            };
+            let ours = rows_at(&rows, &indices, expert, &batch, &places).unwrap();
+            let select = |t: &Tensor| places.select(&batch.select(t, 0).unwrap(), 1).unwrap();
+            let kept = select(&indices);
+            let number = select(&crate::tensor::scalar::arange(0..8, Device::Cpu).unwrap().view([2, 4]).unsqueeze(-1));
+            let (place, row) = hits(&kept, expert).unwrap();
+            let token = number.reshape(-1).index_select(0, &row);
+            prop_assert_eq!(ours, Tensor::stack(&[&token, &place], 1).to_kind(Kind::Float));
+        }
+    }
+
+    #[test]
+    fn each_hit_counts_by_its_own_weight() {
+        let indices = Tensor::from_slice(&[1i64, 1, 0, 1]).view([1, 2, 2]); // the first token hits expert 1 twice
+        let weights = Tensor::from_slice(&[0.5f32, 0.25, 0.75, 2.0]).view([1, 2, 2]);
+        let rows = Tensor::from_slice(&[1.0f32, 10.0, 100.0]).view([3, 1]); // first choices, then second ones
+        let sum = weighted(&rows, &weights, &indices, 1).unwrap();
+        assert_eq!(Vec::<f32>::try_from(sum.view(-1)).unwrap(), [0.5 + 2.5, 200.0]);
+        assert!(weighted(&rows, &weights, &indices, 0).unwrap_err().to_string().contains("expert 0"));
+    }
+}
