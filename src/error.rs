@@ -191,12 +191,12 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file whose contents are not what its name says.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {source}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        what: String,
+        /// What is wrong with it: a [`FormatError`](crate::FormatError) of a checkpoint, an error of serde_json, or a sentence.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A model that the hub does not give.
     #[error("`{name}` on the hub: {what}")]
@@ -299,8 +299,11 @@ impl Error {
     }
 
     /// An [`Error::Malformed`] that names the file.
-    pub(crate) fn malformed(path: impl Into<PathBuf>, what: impl ToString) -> Self {
-        Error::Malformed { path: path.into(), what: what.to_string() }
+    pub(crate) fn malformed(
+        path: impl Into<PathBuf>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Error::Malformed { path: path.into(), source: source.into() }
     }
 
     /// An [`Error::ConfigField`].

@@ -17,6 +17,9 @@ impl Load {
     /// with its names is one as well, and so is one that [`HookedTransformer::save_pretrained`] wrote, which is loaded
     /// as it was saved, whatever processing is asked for.
     ///
+    /// Files of weights are mapped into memory while the model loads, so they must not be cut or changed meanwhile: a file
+    /// that another program cuts ends this process with the signal `SIGBUS`. [`Load::memory_map`] has them read instead.
+    ///
     /// # Errors
     ///
     /// [`Error::Io`], [`Error::Malformed`], [`Error::Hub`], [`Error::UnknownArchitecture`], [`Error::ConfigField`],

@@ -3,20 +3,19 @@
 //! Our own form is `model.safetensors` by TransformerLens' names, `tch_lens.json` with the [`Config`], and the tokenizer's two
 //! files. Every file is written beside its place and then renamed, so that a folder never holds half of one.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
 use std::path::Path;
 
-use safetensors::{Dtype, View as SafetensorsView};
 use serde::Serialize;
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::HookedTransformer;
 use crate::config::{Activation, AttentionDir, NormPosition, Normalization, PositionalEmbedding};
+use crate::format::PartFile;
 use crate::model::block::MlpOrExperts;
 use crate::pretrained::checkpoint::SAFETENSORS;
 use crate::pretrained::saved::{Own, OWN, VERSION};
+use crate::tensor::file::write_safetensors;
 use crate::text::tokenizer::Tokenizer;
 use crate::{Config, Error, Result};
 
@@ -79,8 +78,12 @@ impl HookedTransformer {
 
     fn write_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(tokenizer) = self.tokenizer.as_ref() else { return Ok(()) };
-        write(&folder.join("tokenizer.json"), tokenizer.json()?.as_bytes())?;
-        write(&folder.join("tokenizer_config.json"), tokenizer.config_json().as_bytes())
+        for (name, text) in [("tokenizer.json", tokenizer.json()?), ("tokenizer_config.json", tokenizer.config_json())]
+        {
+            let path = folder.join(name);
+            PartFile::write(&path, text.as_bytes()).map_err(Error::io(path))?;
+        }
+        Ok(())
     }
 
     /// Transformers' names and shapes: `Conv1D`s are `[in, out]`.
@@ -223,93 +226,9 @@ fn unlike_gpt2(config: &Config) -> Option<String> {
     checks.into_iter().find(|(unlike, _)| *unlike).map(|(_, what)| what.into())
 }
 
-// --- files ------------------------------------------------------------------------------------
-
-/// Writes a file beside its place, then renames it.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let beside = beside(path);
-    std::fs::write(&beside, bytes).map_err(Error::io(&beside))?;
-    std::fs::rename(&beside, path).map_err(Error::io(path))
-}
-
+/// Writes a JSON file, which appears when it is whole.
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|error| Error::malformed(path, error))?;
     text.push(b'\n');
-    write(path, &text)
-}
-
-fn beside(path: &Path) -> std::path::PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.part", std::process::id()));
-    path.with_file_name(name)
-}
-
-/// Writes tensors, one of them in memory at a time.
-fn write_safetensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
-    let failed = RefCell::new(None);
-    let mut views = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let shape = tensor.size().into_iter().map(|n| n as usize).collect();
-        let dtype = match tensor.f_kind()? {
-            Kind::Float => Dtype::F32,
-            Kind::BFloat16 => Dtype::BF16,
-            Kind::Half => Dtype::F16,
-            Kind::Double => Dtype::F64,
-            other => return Err(Error::invalid(format!("weights of kind {other:?} cannot be written"))),
-        };
-        views.push((name, Saved { tensor, dtype, shape, failed: &failed }));
-    }
-    let beside = beside(path);
-    let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
-    let written = safetensors::serialize_to_file(views, Some(metadata), &beside);
-    let failed = match (failed.into_inner(), written) {
-        (Some(error), _) => error,
-        (None, Err(safetensors::SafeTensorError::IoError(source))) => Error::io(&beside)(source),
-        (None, Err(error)) => Error::malformed(&beside, error),
-        (None, Ok(())) => return std::fs::rename(&beside, path).map_err(Error::io(path)),
-    };
-    let _ = std::fs::remove_file(&beside); // it may not be there
-    Err(failed)
-}
-
-/// A tensor as the format's writer wants it: bytes when it asks for them.
-struct Saved<'a> {
-    tensor: Tensor,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    /// The writer takes no error: here it waits until the end.
-    failed: &'a RefCell<Option<Error>>,
-}
-
-impl Saved<'_> {
-    fn bytes(&self) -> Result<Vec<u8>> {
-        let tensor = self.tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
-        let mut bytes = vec![0; self.data_len()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        Ok(bytes)
-    }
-}
-
-impl SafetensorsView for Saved<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        match self.bytes() {
-            Ok(bytes) => bytes.into(),
-            Err(error) => {
-                self.failed.borrow_mut().get_or_insert(error);
-                vec![0; self.data_len()].into()
-            }
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
-    }
+    PartFile::write(path, &text).map_err(Error::io(path))
 }

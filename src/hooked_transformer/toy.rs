@@ -44,7 +44,7 @@ impl Load {
             fields,
             Some("toy".into()),
             || Ok(Some(tokenizer)),
-            |_| Checkpoint::of_safetensors(file!("model.safetensors"), &path("model.safetensors")),
+            |_| Checkpoint::from_safetensors(file!("model.safetensors"), &path("model.safetensors")),
         )
         .map(HookedTransformer::from)
     }

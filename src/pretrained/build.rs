@@ -66,7 +66,7 @@ impl Builder<'_> {
         let (n_layers, kind) = (self.config.n_layers, load.kind);
         let done = Mutex::new(0);
         let laid_out = || {
-            self.checkpoint.let_go();
+            self.checkpoint.release_pages();
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             *done += 1;
             if let Some(watch) = &load.watch.0 {
@@ -76,7 +76,7 @@ impl Builder<'_> {
         // Two at once: much of it is waiting for new memory. But one after the other where each is converted to another kind,
         // as what it is converted from must not be there twice; and outside files, where a tensor may record gradients.
         let at_once =
-            if self.kind == kind && self.device == Device::Cpu && self.checkpoint.is_of_files() { 2 } else { 1 };
+            if self.kind == kind && self.device == Device::Cpu && self.checkpoint.is_in_files() { 2 } else { 1 };
         // The largest first.
         let tied = self.is_tied(processor);
         let outside = each(at_once, 2, |which| {

@@ -1,13 +1,10 @@
-//! The readers of what others wrote, for the fuzz targets in `fuzz/`: none may panic, hang, or take more memory than its input.
-
-use std::path::Path;
+//! The reader of configurations, for a fuzz target in `fuzz/`. The readers of checkpoints need no libtorch, and are
+//! compiled into their targets from `src/format`.
 
 use serde_json::{Map, Value};
 
-use super::checkpoint::{shards_in, Checkpoint};
 use super::config_json::ConfigJson;
 use super::family::{self, transformer_lens};
-use super::torch_file;
 
 /// A `config.json`, or a `cfg.json`.
 pub fn config_json(bytes: &[u8]) {
@@ -20,21 +17,5 @@ pub fn config_json(bytes: &[u8]) {
     let Ok(config) = (family.config)(&json) else { return };
     if config.validate().is_ok() {
         let _ = (family.names)(&config, &json);
-    }
-}
-
-/// A `model.safetensors`, or the index of its shards.
-pub fn safetensors(bytes: &[u8]) {
-    let _ = Checkpoint::of_safetensors(bytes, Path::new("model.safetensors"));
-    if let Ok(shards) = shards_in(bytes, Path::new("model.safetensors.index.json")) {
-        assert!(shards.iter().all(|shard| shard.components().count() == 1 && shard.file_name().is_some()));
-    }
-}
-
-/// A `pytorch_model.bin`.
-pub fn torch_file(bytes: &[u8]) {
-    for (name, place) in torch_file::entries(bytes).unwrap_or_default() {
-        let len = place.len().expect("a tensor of some length");
-        assert!(place.start + len <= bytes.len(), "{name} lies outside the file");
     }
 }

@@ -10,15 +10,12 @@ pub mod fuzzing;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
 mod parts;
-mod pickle;
 pub(crate) mod processing;
 mod rope;
 pub(crate) mod saved;
 mod source;
 mod steps;
-mod stored_zip;
 mod tied;
-mod torch_file;
 
 use std::fmt;
 use std::path::Path;
@@ -35,6 +32,7 @@ use self::processing::{Processing, Processor, Wanted};
 use self::source::{Found, Source};
 use crate::model::Transformer;
 use crate::text::tokenizer::Tokenizer;
+use crate::unchecked::mapped::Access;
 use crate::{Config, Error, Result};
 
 /// A model as it was read: the network, its tokenizer, and what was done to its weights.
@@ -61,6 +59,7 @@ pub struct Load {
     device: Device,
     wanted: Wanted,
     source: Source,
+    access: Access,
     watch: Watch,
 }
 
@@ -81,6 +80,7 @@ impl Default for Load {
             device: Device::Cpu,
             wanted: Wanted::default(),
             source: Source::default(),
+            access: Access::default(),
             watch: Watch::default(),
         }
     }
@@ -101,6 +101,23 @@ impl Load {
     /// The device that weights go to.
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
+        self
+    }
+
+    /// Whether checkpoint files are mapped into memory while a model loads, rather than read; yes, unless said otherwise.
+    ///
+    /// A mapped file takes no memory of its own, and only what is used of it is read. But a file that is cut while it is
+    /// mapped, by another program or a network file system that fails, ends the process with the signal `SIGBUS`, which
+    /// no program can turn into an error. Without mapping, each file of weights is read as a whole, so that loading takes as
+    /// much memory more as the files are large; a file that is cut is an [`Error::Malformed`].
+    ///
+    /// ```no_run
+    /// use tch_lens::Load;
+    /// let model = Load::new().memory_map(false).open("path/to/folder/that/may/change")?;
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn memory_map(mut self, yes: bool) -> Self {
+        self.access = if yes { Access::Map } else { Access::Read };
         self
     }
 
@@ -165,10 +182,12 @@ impl Load {
         let (config, json) = (folder.join("config.json"), folder.join("cfg.json"));
         if json.is_file() && !config.is_file() {
             let fields = read_json(&json)?;
-            return self.transformer_lens(fields, Checkpoint::open(folder)?);
+            return self.transformer_lens(fields, Checkpoint::open(folder, self.access)?);
         }
         let fields = read_json(&config)?;
-        while_reading(folder, |tokenizer| self.hugging_face(fields, name, tokenizer, |_| Checkpoint::open(folder)))
+        while_reading(folder, |tokenizer| {
+            self.hugging_face(fields, name, tokenizer, |_| Checkpoint::open(folder, self.access))
+        })
     }
 
     /// The model of this configuration and tensors under TransformerLens' names.
@@ -177,7 +196,7 @@ impl Load {
         config: Config,
         tensors: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Result<Pretrained> {
-        self.named(config, &Checkpoint::of(tensors))
+        self.named(config, &Checkpoint::in_memory(tensors))
     }
 
     /// A model from TransformerLens' `cfg.json`.

@@ -40,7 +40,7 @@ impl Load {
             ));
         }
         own.config.validate()?;
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = Checkpoint::open(folder, self.access)?;
         let mut names = transformer_lens::names(&own.config, |name| checkpoint.has(name));
         for entry in &mut names {
             let first = entry.name.replace("{l}", "0").replace("{e}", "0");

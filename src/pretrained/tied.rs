@@ -63,7 +63,7 @@ mod tests {
         let mut config = Config { tie_word_embeddings: true, ..Config::new(1, 2, 1, 3, 4) };
         let mut names = [at(Part::WE, "e", View::AsIs), at(Part::U, "u", u_view)];
         let checkpoint =
-            Checkpoint::of(tensors.iter().map(|(name, tensor)| (name.to_string(), tensor.shallow_clone())));
+            Checkpoint::in_memory(tensors.iter().map(|(name, tensor)| (name.to_string(), tensor.shallow_clone())));
         let unread = tie(&mut config, &mut names, &checkpoint).unwrap();
         (names.map(|entry| (entry.name, entry.view)), config.tie_word_embeddings, unread)
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod columns;
 pub(crate) mod factored;
+pub(crate) mod file;
 pub(crate) mod precision;
 pub(crate) mod routed;
 pub(crate) mod scalar;

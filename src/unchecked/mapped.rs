@@ -1,96 +1,135 @@
-//! [`Mapped`]: a file mapped into memory, and tensors that are views of it.
+//! [`FileBytes`]: a file's bytes, mapped into memory or read into it, and tensors that are views of them.
 
 use std::path::Path;
 
 use memmap2::Mmap;
 use tch::{Device, Kind, Tensor};
 
+use crate::format::{Dtype, Place};
 use crate::{Error, Result};
 
-/// A file mapped into memory, read only.
+/// The bytes of a file.
 #[derive(Debug)]
-pub(crate) struct Mapped(Mmap);
-
-/// Where a tensor lies in a file.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Place {
-    /// The first entry's first byte.
-    pub(crate) start: usize,
-    pub(crate) kind: Kind,
-    pub(crate) shape: Vec<i64>,
-    /// In entries, none negative.
-    pub(crate) strides: Vec<i64>,
+pub(crate) enum FileBytes {
+    /// Mapped, read only: the system reads a page when it is looked at.
+    Mapped(Mmap),
+    /// Read, as a whole.
+    Read(Vec<u8>),
 }
 
-impl Place {
-    /// A contiguous tensor from `start` on.
-    pub(crate) fn contiguous(start: usize, kind: Kind, shape: Vec<i64>) -> Self {
-        let mut strides = vec![1i64; shape.len()];
-        for i in (1..shape.len()).rev() {
-            strides[i - 1] = strides[i].saturating_mul(shape[i]);
-        }
-        Place { start, kind, shape, strides }
-    }
-
-    /// How many bytes there are from the first entry to the end of the last; `None` where no file has so many, or a
-    /// stride or size is negative.
-    pub(crate) fn len(&self) -> Option<usize> {
-        if self.shape.len() != self.strides.len() {
-            return None;
-        }
-        let mut entries = 1usize;
-        for (n, stride) in self.shape.iter().zip(&self.strides) {
-            let (n, stride) = (usize::try_from(*n).ok()?, usize::try_from(*stride).ok()?);
-            if self.shape.contains(&0) {
-                return Some(0);
-            }
-            entries = entries.checked_add((n - 1).checked_mul(stride)?)?;
-        }
-        entries.checked_mul(self.kind.elt_size_in_bytes())
-    }
+/// How a file is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Access {
+    #[default]
+    Map,
+    Read,
 }
 
-impl Mapped {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+impl FileBytes {
+    pub(crate) fn open(path: &Path, access: Access) -> Result<Self> {
+        if access == Access::Read {
+            return std::fs::read(path).map(FileBytes::Read).map_err(Error::io(path));
+        }
         let file = std::fs::File::open(path).map_err(Error::io(path))?;
-        // SAFETY: as with every map, the file must not be cut while it is mapped; checkpoints are written once
-        // and replaced by renaming, and the map lives only as long as the model loads.
+        // SAFETY: the file must not be cut or changed while it is mapped. That is a condition on whoever owns the file, which
+        // `Load::open` documents and `Load::memory_map` lifts; the map lives only as long as the model loads.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-        Ok(Mapped(map))
+        Ok(FileBytes::Mapped(map))
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            FileBytes::Mapped(map) => map,
+            FileBytes::Read(bytes) => bytes,
+        }
     }
 
-    /// Has the system take back the pages that were read, so that a file being copied from is not counted as this process'
-    /// memory twice over. They come again when they are read again, from the system's file cache.
-    pub(crate) fn let_go(&self) {
-        // Where the system refuses, or knows no such advice, the pages stay: nothing but their count depends on it.
+    /// Has the system take back the pages of a mapped file that were read, so that a file being copied from is not counted as
+    /// this process' memory twice over. They come again when they are read again, from the system's file cache.
+    pub(crate) fn release_pages(&self) {
         #[cfg(unix)]
-        // SAFETY: the map is of a file, read only and shared, so no write can be lost and what is read again is the same.
-        let _ = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        if let FileBytes::Mapped(map) = self {
+            // Where the system refuses, or knows no such advice, the pages stay: nothing but their count depends on it.
+            // SAFETY: the map is of a file, read only and shared, so no write can be lost and what is read again is the same.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
     }
 
-    /// The tensor at `place`, which must be dropped before this is.
-    pub(crate) fn tensor(&self, place: &Place) -> Result<Tensor> {
-        let Place { start, kind, shape, strides } = place;
-        let bytes = place.len().and_then(|len| self.0.get(*start..start.checked_add(len)?));
+    /// The tensor at `place`, which must be dropped before `self` is. `path` is the file's, for errors.
+    pub(crate) fn tensor(&self, place: &Place, path: &Path) -> Result<Tensor> {
+        let Place { dtype, shape, strides, .. } = place;
+        let bytes = place.bytes().and_then(|range| self.as_slice().get(range));
         let Some(bytes) = bytes else {
-            return Err(Error::invalid(format!("a tensor of shape {shape:?} lies outside its file")));
+            return Err(Error::malformed(path, format!("a tensor of shape {shape:?} lies outside the file")));
         };
+        let kind = kind(*dtype);
         if bytes.is_empty() {
-            return Ok(Tensor::f_zeros(shape, (*kind, Device::Cpu))?);
+            return Ok(Tensor::f_zeros(shape, (kind, Device::Cpu))?);
         }
         // libtorch reads whole entries; a header of odd length leaves them unaligned.
-        if !(bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) {
-            let entries = (bytes.len() / kind.elt_size_in_bytes()) as i64;
-            let copy = Tensor::f_from_data_size(bytes, &[entries], *kind)?;
+        if !(bytes.as_ptr() as usize).is_multiple_of(dtype.width()) {
+            let entries = (bytes.len() / dtype.width()) as i64;
+            let copy = Tensor::f_from_data_size(bytes, &[entries], kind)?;
             return Ok(copy.f_as_strided(shape, strides, 0)?);
         }
-        // SAFETY: the bytes reach from the first entry to the last by these strides, are aligned, and stay mapped while
+        // SAFETY: the bytes reach from the first entry to the last by these strides, are aligned, and stay where they are while
         // `self` lives: the checkpoint, which owns `self`, outlives the views that the builder copies from; nothing
         // writes to them.
-        Ok(unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, strides, *kind, Device::Cpu)? })
+        Ok(unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, strides, kind, Device::Cpu)? })
+    }
+}
+
+/// libtorch's kind of a file's dtype.
+pub(crate) fn kind(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::F64 => Kind::Double,
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::I64 => Kind::Int64,
+        Dtype::I32 => Kind::Int,
+        Dtype::I16 => Kind::Int16,
+        Dtype::I8 => Kind::Int8,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::Bool => Kind::Bool,
+    }
+}
+
+/// The dtype of one of libtorch's kinds in a file; `None` for kinds that no file holds.
+pub(crate) fn dtype(wanted: Kind) -> Option<Dtype> {
+    Dtype::ALL.into_iter().find(|dtype| kind(*dtype) == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dtypes_are_kinds_of_the_same_width() {
+        for one in Dtype::ALL {
+            assert_eq!(dtype(kind(one)), Some(one));
+            assert_eq!(kind(one).elt_size_in_bytes(), one.width());
+        }
+        assert_eq!(dtype(Kind::ComplexFloat), None);
+    }
+
+    #[test]
+    fn tensors_are_the_same_mapped_and_read_aligned_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("numbers");
+        let numbers: Vec<u8> = (0..6).flat_map(|n| (n as f32).to_le_bytes()).collect();
+        for offset in 0..4 {
+            std::fs::write(&path, [&vec![0; offset][..], &numbers].concat()).unwrap();
+            for access in [Access::Map, Access::Read] {
+                let file = FileBytes::open(&path, access).unwrap();
+                let place = Place { start: offset, dtype: Dtype::F32, shape: vec![3, 2], strides: vec![1, 3] };
+                let tensor = file.tensor(&place, &path).unwrap();
+                assert_eq!(Vec::<f32>::try_from(tensor.reshape(-1)).unwrap(), [0., 3., 1., 4., 2., 5.]);
+                file.release_pages();
+                assert_eq!(tensor.sum(Kind::Float).double_value(&[]), 15.0);
+                let outside = Place { start: offset + 1, ..place };
+                assert!(matches!(file.tensor(&outside, &path), Err(Error::Malformed { .. })));
+            }
+        }
     }
 }

@@ -181,7 +181,7 @@ fn no_weights() {
 #[case::negative(|p: &mut Parts| { p.header[WTE]["shape"] = json!([-96, -24]); p.bytes() }, "invalid JSON in header")]
 fn a_damaged_or_lying_safetensors_file(#[case] damage: fn(&mut Parts) -> Vec<u8>, #[case] expected: &str) {
     let found = loading(&folder(&damage(&mut Parts::of("gpt2"))));
-    let expected = format!("…/model.safetensors: this is no whole safetensors file: {expected}");
+    let expected = format!("…/model.safetensors: this is not a whole safetensors file: {expected}");
     assert!(found.starts_with(&expected), "{found}");
 }
 
@@ -191,7 +191,10 @@ fn a_kind_of_number_that_no_weight_has() {
     parts.add("extra", &[4]);
     parts.header["extra"]["dtype"] = json!("F8_E4M3");
     parts.header["extra"]["shape"] = json!([16]);
-    assert_eq!(loading(&folder(&parts.bytes())), "…/model.safetensors: tensor `extra` is of kind F8_E4M3");
+    assert_eq!(
+        loading(&folder(&parts.bytes())),
+        "…/model.safetensors: tensor `extra` has dtype F8_E4M3, which is not supported"
+    );
 }
 
 /// Whatever bytes a file holds, it loads or it is an error.
@@ -285,13 +288,19 @@ fn a_tensor_that_holds_more_than_its_parts(
 
 #[rstest]
 #[case(r#"{ "weight_map": { "a": "one.safetensors" } }"#, "…/one.safetensors: No such file or directory (os error 2)")]
-#[case(r#"{ "weight_map": { "a": "../x" } }"#, "…/model.safetensors.index.json: shard `../x` is no plain file name")]
+#[case(
+    r#"{ "weight_map": { "a": "../x" } }"#,
+    "…/model.safetensors.index.json: shard `../x` lies outside the folder of its index"
+)]
 #[case(
     r#"{ "weight_map": { "a": "/etc/passwd" } }"#,
-    "…/model.safetensors.index.json: shard `/etc/passwd` is no plain file name"
+    "…/model.safetensors.index.json: shard `/etc/passwd` lies outside the folder of its index"
 )]
-#[case(r#"{ "weight_map": { "a": "" } }"#, "…/model.safetensors.index.json: shard `` is no plain file name")]
-#[case(r#"{ "weight_map": {} }"#, "…/model.safetensors.index.json: it names no shards")]
+#[case(
+    r#"{ "weight_map": { "a": "" } }"#,
+    "…/model.safetensors.index.json: shard `` lies outside the folder of its index"
+)]
+#[case(r#"{ "weight_map": {} }"#, "…/model.safetensors.index.json: the file has no shards: its `weight_map` is empty")]
 #[case("{}", "…/model.safetensors.index.json: missing field `weight_map` at line 1 column 2")]
 #[case("weights", "…/model.safetensors.index.json: expected value at line 1 column 1")]
 fn an_index_of_shards_that_are_not_there(#[case] index: &str, #[case] expected: &str) {

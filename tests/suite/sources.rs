@@ -22,6 +22,33 @@ fn torch_files_hold_the_same_model(#[case] name: &str) {
     assert!(found.equal(&want));
 }
 
+/// Mapped or read, of every format; and while it loads, the file is in the process' map of memory or not.
+#[rstest]
+#[case("gpt2", "model.safetensors")]
+#[case("gpt2_zip", "pytorch_model.bin")]
+#[case("gpt2_legacy", "pytorch_model.bin")]
+#[case("gpt2_sharded", "pytorch_model-00002-of-00002.bin")]
+fn files_are_mapped_or_read(#[case] name: &str, #[case] file: &str) {
+    let folder = folder(name);
+    let file = std::fs::canonicalize(folder.join(file)).unwrap();
+    let want = HookedTransformer::from_pretrained(&folder).unwrap().forward([1, 2, 3, 10]).unwrap();
+    for map in [true, false] {
+        let mapped = Arc::new(Mutex::new(Vec::new()));
+        let (watch, path) = (mapped.clone(), file.to_str().unwrap().to_string());
+        let load = Load::new().memory_map(map).on_progress(move |_, _| {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+            watch.lock().unwrap().push(maps.lines().any(|line| line.ends_with(&path)));
+        });
+        let found = load.open(&folder).unwrap().forward([1, 2, 3, 10]).unwrap();
+        assert!(found.equal(&want), "{name}, mapped: {map}");
+        let mapped = mapped.lock().unwrap();
+        assert!(!mapped.is_empty());
+        if cfg!(target_os = "linux") {
+            assert!(mapped.iter().all(|mapped| *mapped == map), "{name}, mapped: {map}: {mapped:?}");
+        }
+    }
+}
+
 #[test]
 fn loading_says_how_far_it_is() {
     let seen = Arc::new(Mutex::new(Vec::new()));

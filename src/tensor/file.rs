@@ -1,0 +1,70 @@
+//! Tensors to safetensors files.
+
+use std::path::Path;
+
+use tch::{Device, Tensor};
+
+use crate::format::safetensors::{Entry, Writer};
+use crate::unchecked::mapped::dtype;
+use crate::{Error, Result};
+
+/// Writes tensors, one of which at a time is copied to the CPU's memory. The file appears when it is whole.
+///
+/// # Errors
+///
+/// [`Error::Io`]; [`Error::Invalid`] for a kind that no file holds.
+pub(crate) fn write_safetensors(path: &Path, mut tensors: Vec<(String, Tensor)>) -> Result<()> {
+    // Each width after the wider ones, so that every tensor's data is aligned.
+    tensors.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.kind().elt_size_in_bytes()));
+    let entries = tensors.iter().map(|(name, tensor)| {
+        let kind = tensor.f_kind()?;
+        let dtype = dtype(kind).ok_or_else(|| Error::invalid(format!("no file holds tensors of kind {kind:?}")))?;
+        Ok(Entry { name: name.clone(), dtype, shape: tensor.size() })
+    });
+    let entries = entries.collect::<Result<Vec<_>>>()?;
+    let mut writer = Writer::create(path, &entries, &[("format", "pt")]).map_err(Error::io(path))?;
+    let mut data = Vec::new();
+    for (_, tensor) in tensors {
+        let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
+        data.resize(tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(), 0);
+        tensor.f_copy_data_u8(&mut data, tensor.numel())?;
+        writer.write(&data).map_err(Error::io(path))?;
+    }
+    writer.finish().map_err(Error::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+
+    #[test]
+    fn libtorch_reads_what_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let range = |kind| Tensor::arange(6, (Kind::Float, Device::Cpu)).to_kind(kind).reshape([2, 3]);
+        let kinds = [Kind::Bool, Kind::Half, Kind::Int64, Kind::Float, Kind::BFloat16, Kind::Double, Kind::Uint8];
+        let mut tensors: Vec<(String, Tensor)> = kinds.map(|kind| (format!("{kind:?}"), range(kind))).into();
+        tensors.push(("turned".into(), range(Kind::Float).tr()));
+        tensors.push(("empty".into(), Tensor::zeros([0, 2], (Kind::Float, Device::Cpu))));
+        tensors.push(("number".into(), Tensor::from(7i64)));
+        let copies = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+        write_safetensors(&path, copies).unwrap();
+        let read = Tensor::read_safetensors(&path).unwrap();
+        assert_eq!(read.len(), tensors.len());
+        for (name, theirs) in read {
+            let (_, ours) = tensors.iter().find(|(ours, _)| *ours == name).unwrap();
+            assert_eq!((ours.kind(), ours.size()), (theirs.kind(), theirs.size()), "{name}");
+            assert!(ours.equal(&theirs), "{name}");
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        for (name, place) in crate::format::safetensors::entries(&bytes).unwrap() {
+            assert!(place.start.is_multiple_of(place.dtype.width()), "{name} begins at byte {}", place.start);
+        }
+
+        let complex = Tensor::zeros([1], (Kind::ComplexFloat, Device::Cpu));
+        let error = write_safetensors(&path, vec![("a".into(), complex)]).unwrap_err();
+        assert_eq!(error.to_string(), "no file holds tensors of kind ComplexFloat");
+    }
+}
