@@ -13,7 +13,6 @@
 //! [`Attribution`] sums to the logit, and says by how much it does not. Both hold at the norms' scales as they were in the run
 //! ("frozen"): `docs/attribution.md` explains what that means and what sums to what.
 
-mod accumulated_bias;
 mod answer;
 mod attribution;
 mod frozen_norm;

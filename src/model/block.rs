@@ -6,9 +6,9 @@ use super::attention::{Attention, AttentionInput};
 use super::context::Context;
 use super::mlp::Mlp;
 use super::moe::MixtureOfExperts;
-use super::norm::{Norm, NormPoints};
+use super::norm::Norm;
 use crate::config::NormPosition;
-use crate::hook::{self, HookPoint};
+use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::{Error, Result};
 
@@ -40,8 +40,10 @@ impl Block {
         let resid_pre = tap.at(hook::resid_pre(layer), resid_pre)?;
         let attn_out = self.attention(&resid_pre, context, tap)?;
         let attn_out = tap.at(hook::attn_out(layer), attn_out)?;
-        let attn_out_is_ours = self.is_ours(hook::attn_out(layer), tap);
-        let mlp_out_is_ours = self.is_ours(hook::mlp_out(layer), tap);
+        // A sublayer's output is the product that it ends with, and may be added to in place, where nothing looks at it. The output of
+        // a norm may be the very tensor that the cache keeps of that norm.
+        let attn_out_is_ours = self.norm_after_attn().is_none() && !tap.live(hook::attn_out(layer));
+        let mlp_out_is_ours = self.norm_after_mlp().is_none() && !tap.live(hook::mlp_out(layer));
         let Some(mlp) = &self.mlp else {
             let resid_post = sum(&resid_pre, attn_out, attn_out_is_ours)?;
             return tap.at(hook::resid_post(layer), resid_post);
@@ -61,45 +63,30 @@ impl Block {
         tap.at(hook::resid_post(layer), resid_post)
     }
 
-    /// Whether a sublayer's output is the product that it ends with, and nobody looks at it. A norm after it may be the
-    /// very tensor that the cache keeps of that norm.
-    fn is_ours(&self, point: HookPoint, tap: &Tap) -> bool {
-        self.norm_position == NormPosition::Before && !tap.live(point)
-    }
-
     /// What attention adds, through its norms: `[batch, pos, d_model]`.
     fn attention(&self, resid_pre: &Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let input = self.attention_input(resid_pre, context, tap)?;
         let out = self.attn.forward(input, context, tap)?;
-        match self.norm_position {
-            NormPosition::Before => Ok(out),
-            NormPosition::After => self.ln1.forward(&out, self.ln1_points(), tap),
-            NormPosition::BeforeAndAfter => {
-                let points = (hook::ln1_post_scale(self.layer), hook::ln1_post_normalized(self.layer));
-                self.ln1_post.forward(&out, points, tap)
-            }
+        match self.norm_after_attn() {
+            Some(norm) => norm.forward(&out, tap),
+            None => Ok(out),
         }
     }
 
     /// What the MLP adds, through its norms: `[batch, pos, d_model]`.
     fn mlp(&self, mlp: &MlpOrExperts, resid: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let input = tap.at(hook::mlp_in(self.layer), resid.shallow_clone())?;
-        let ln2 = (hook::ln2_scale(self.layer), hook::ln2_normalized(self.layer));
-        let normalized = match self.norm_position {
-            NormPosition::After => input,
-            _ => self.ln2.forward(&input, ln2, tap)?,
+        let normalized = match self.norm_before_mlp() {
+            Some(norm) => norm.forward(&input, tap)?,
+            None => input,
         };
         let out = match mlp {
             MlpOrExperts::Mlp(mlp) => mlp.forward(&normalized, tap)?,
             MlpOrExperts::Experts(experts) => experts.forward(&normalized, tap)?,
         };
-        match self.norm_position {
-            NormPosition::Before => Ok(out),
-            NormPosition::After => self.ln2.forward(&out, ln2, tap),
-            NormPosition::BeforeAndAfter => {
-                let points = (hook::ln2_post_scale(self.layer), hook::ln2_post_normalized(self.layer));
-                self.ln2_post.forward(&out, points, tap)
-            }
+        match self.norm_after_mlp() {
+            Some(norm) => norm.forward(&out, tap),
+            None => Ok(out),
         }
     }
 
@@ -138,16 +125,19 @@ impl Block {
         let k = input(hook::k_input(layer), attn_in.shallow_clone(), n_kv_heads)?;
         let v = input(hook::v_input(layer), attn_in, n_kv_heads)?;
 
-        let normalizes = self.norm_position != NormPosition::After;
-        let normalized_v = match normalizes {
-            true => self.ln1.forward(&v, self.ln1_points(), tap)?,
-            false => v.shallow_clone(),
+        let norm = self.norm_before_attn();
+        let normalized_v = match norm {
+            Some(norm) => norm.forward(&v, tap)?,
+            None => v.shallow_clone(),
         };
         if !split {
             return Ok(AttentionInput::Shared(normalized_v));
         }
         let branch = |x: &Tensor| -> Result<Tensor> {
-            let x = if normalizes { self.ln1.apply(x)? } else { x.shallow_clone() };
+            let x = match norm {
+                Some(norm) => norm.norm.apply(x)?,
+                None => x.shallow_clone(),
+            };
             Ok(match context.shortformer_pos_embed() {
                 Some(pos) if x.dim() == 4 => x.f_add(&pos.f_unsqueeze(2)?)?,
                 Some(pos) => x.f_add(pos)?,
@@ -168,10 +158,6 @@ impl Block {
             Some(MlpOrExperts::Mlp(mlp)) => mlp.cast(kind),
             Some(MlpOrExperts::Experts(experts)) => experts.cast(kind),
         }
-    }
-
-    fn ln1_points(&self) -> NormPoints {
-        (hook::ln1_scale(self.layer), hook::ln1_normalized(self.layer))
     }
 }
 

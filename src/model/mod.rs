@@ -14,6 +14,7 @@ pub(crate) mod mask;
 pub(crate) mod mlp;
 pub(crate) mod moe;
 pub(crate) mod norm;
+pub(crate) mod placed_norm;
 pub(crate) mod rotary;
 pub(crate) mod state_dict;
 pub(crate) mod unembed;

@@ -77,6 +77,15 @@ impl Norm {
         }
     }
 
+    /// What the norm divides `x` by, in fp32 or better: `[…, 1]`.
+    pub(crate) fn scale(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = widened(x)?;
+        match self.kind.centers() {
+            true => rms(&wide.f_sub(&wide.f_mean_dim([-1i64].as_slice(), true, None)?)?, self.eps),
+            false => rms(&wide, self.eps),
+        }
+    }
+
     /// Converts the gain and bias.
     pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
         cast(&mut self.w, kind)?;

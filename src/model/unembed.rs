@@ -29,6 +29,11 @@ impl Unembed {
         Ok(self.cap(logits)?)
     }
 
+    /// Logits of a stream that no hook point shows, as if the model ended there: `[…, d_model]` to `[…, d_vocab_out]`.
+    pub(crate) fn read(&self, resid: &Tensor) -> Result<Tensor> {
+        self.cap(self.u.forward(&self.ln_final.apply(resid)?)?)
+    }
+
     /// Converts the weights.
     pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
         self.ln_final.cast(kind)?;

@@ -24,7 +24,9 @@
 //! These are the weights as they are after processing. Those of one layer, and of the whole model, are views of the model's own
 //! memory wherever the shape allows; several layers are a copy.
 
+mod accumulated_bias;
 mod by_name;
 mod circuits;
+mod contributions;
 
 pub use circuits::Composition;

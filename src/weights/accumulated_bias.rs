@@ -1,0 +1,83 @@
+//! What biases alone add to the residual stream.
+
+use tch::Tensor;
+
+use crate::component::Target;
+use crate::model::Transformer;
+use crate::tensor::precision::at_least_float;
+use crate::{Error, Result};
+
+impl Transformer {
+    /// What biases have added to the residual stream before the target, whatever the input: `[d_model]`, in fp32 or better.
+    ///
+    /// `Σ b_O` and, with `include_mlp_biases`, `Σ b_out` of the sublayers that have written. Leave the latter out where MLPs are
+    /// kept as one row each and only attention is taken apart. TransformerLens' `accumulated_bias(layer, mlp_input)`, but that it
+    /// serves attention-only models and, of parallel blocks, leaves a layer's own attention out of [`Target::Mlp`], as the
+    /// MLP does not read it.
+    ///
+    /// ```
+    /// use tch_lens::{HookedTransformer, Target};
+    /// let model = HookedTransformer::toy()?;
+    /// let bias = model.accumulated_bias(Target::Mlp(1), true)?;
+    /// let sum = model.b_o(0)? + model.b_out(0)? + model.b_o(1)?;
+    /// assert!((bias - sum).abs().max().double_value(&[]) < 1e-6);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LayerOutOfRange`]; [`Error::Invalid`] where what a bias adds depends on the input: it passes through a norm
+    /// after its sublayer, or belongs to an expert. The `bias` row of
+    /// [`get_full_resid_decomposition`](crate::ActivationCache::get_full_resid_decomposition) has it by position.
+    pub fn accumulated_bias(&self, target: Target, include_mlp_biases: bool) -> Result<Tensor> {
+        let config = self.config();
+        let reach = target.reach(config)?;
+        let kind = at_least_float(self.kind());
+        let mut total = Tensor::f_zeros([config.d_model as i64], (kind, self.device()))?;
+        let mut add = |bias: Option<&Tensor>| -> Result<()> {
+            if let Some(bias) = bias {
+                total = total.f_add(&bias.f_to_kind(kind)?)?;
+            }
+            Ok(())
+        };
+        for layer in 0..reach.attn_layers {
+            let after = self.norm_after_attn(layer)?;
+            let bias = self.head_writer(layer)?.bias.as_deref();
+            if after.is_some() && !is_zero(bias)? {
+                return Err(depends_on_input(layer, "the bias of its attention passes through the norm after it"));
+            }
+            add(bias)?;
+            add(after.and_then(|after| after.norm.b.as_deref()))?;
+        }
+        for layer in 0..if include_mlp_biases { reach.mlp_layers } else { 0 } {
+            let after = self.norm_after_mlp(layer)?;
+            for writer in self.neuron_writers(layer)? {
+                let bias = writer.out.bias.as_deref();
+                match writer.expert {
+                    _ if is_zero(bias)? => {}
+                    Some(_) => return Err(depends_on_input(layer, "an expert's bias is weighted by the router")),
+                    None if after.is_some() => {
+                        return Err(depends_on_input(layer, "the bias of its MLP passes through the norm after it"))
+                    }
+                    None => add(bias)?,
+                }
+            }
+            add(after.and_then(|after| after.norm.b.as_deref()))?;
+        }
+        Ok(total)
+    }
+}
+
+fn is_zero(bias: Option<&Tensor>) -> Result<bool> {
+    match bias {
+        None => Ok(true),
+        Some(bias) => Ok(bias.f_count_nonzero(None)?.f_int64_value(&[])? == 0),
+    }
+}
+
+fn depends_on_input(layer: usize, why: &str) -> Error {
+    Error::invalid(format!(
+        "what biases add in layer {layer} depends on the input, as {why}: the `bias` row of get_full_resid_decomposition has it, \
+         by position"
+    ))
+}
