@@ -1,22 +1,69 @@
-//! [`Config::validate`]: every number that would give an error, a panic or NaN later is refused here, by name.
+//! [`Config::validate`]: what would give NaN, a panic or a silent wrong number later is refused here, by name.
 
-use super::{Activation, Config, MlpKind, NormPosition, PerLayer, Positions, Reach, Rotary};
+use super::{
+    Activation, Config, ExpertGate, Experts, MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach,
+    RopeScaling, Rotary,
+};
 use crate::{Error, Result};
 
 /// No model has more layers.
 pub(crate) const MAX_LAYERS: usize = 1 << 12;
-/// No size is larger than this; the product of two fits an `i64`.
+/// No layer has more experts.
+const MAX_EXPERTS: usize = 1 << 16;
+/// No size is larger than this.
 const MAX_SIZE: usize = 1 << 28;
+/// No matrix has more entries than this: 4 TB in fp32.
+const MAX_ENTRIES: usize = 1 << 40;
+/// No window is larger than this. A window past the context is as good as none, so this is no limit in practice.
+const MAX_WINDOW: usize = 1 << 31;
+/// Numbers outside of these are 0 or infinite in fp32.
+const FP32: [f64; 2] = [f32::MIN_POSITIVE as f64, f32::MAX as f64];
+/// Positions times frequencies stay far from infinity within these.
+const STRETCH: [f64; 2] = [1e-6, 1e6];
 
 impl Config {
-    /// Checks that the numbers fit together.
+    /// Checks that the numbers fit together, and that none of them makes a forward pass panic or give NaN.
+    ///
+    /// ```
+    /// use tch_lens::Config;
+    /// let mut config = Config::new(2, 64, 4, 100, 32);
+    /// config.norms.eps = f64::NAN;
+    /// let error = config.validate().unwrap_err().to_string();
+    /// assert!(error.starts_with("config field `norms.eps` is NaN"));
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::ConfigField`], naming the first field that does not.
+    /// [`Error::ConfigField`], naming the first field that does not fit.
     pub fn validate(&self) -> Result<()> {
-        let sizes = [
-            ("n_layers", self.n_layers),
+        self.validate_sizes()?;
+        self.validate_attention()?;
+        self.validate_mlp()?;
+        self.validate_norms()?;
+        match &self.positions {
+            Positions::Rotary { global, local } => {
+                validate_rotary("positions.global", global, self.d_head)?;
+                local.as_ref().map_or(Ok(()), |local| validate_rotary("positions.local", local, self.d_head))?;
+            }
+            Positions::Alibi { bias_max } => between("positions.bias_max", *bias_max, [1e-3, 1e3])?,
+            Positions::Learned | Positions::Shortformer | Positions::None => {}
+        }
+        if self.parallel_attn_mlp && self.norms.position != NormPosition::Before {
+            return Err(Error::field("parallel_attn_mlp", true, "a parallel block has its norms before it"));
+        }
+        if let Some(cap) = self.output_logits_soft_cap {
+            between("output_logits_soft_cap", cap, FP32)?;
+        }
+        if self.tie_word_embeddings && self.d_vocab_out != self.d_vocab {
+            let why = format!("the unembedding is the embedding, of d_vocab {}", self.d_vocab);
+            return Err(Error::field("d_vocab_out", self.d_vocab_out, &why));
+        }
+        Ok(())
+    }
+
+    fn validate_sizes(&self) -> Result<()> {
+        size("n_layers", self.n_layers, MAX_LAYERS)?;
+        for (field, value) in [
             ("d_model", self.d_model),
             ("n_heads", self.n_heads),
             ("d_head", self.d_head),
@@ -24,65 +71,166 @@ impl Config {
             ("d_vocab", self.d_vocab),
             ("d_vocab_out", self.d_vocab_out),
             ("n_ctx", self.n_ctx),
-        ];
-        for (field, value) in sizes {
-            if value == 0 || value > MAX_SIZE {
-                return Err(Error::field(field, value, "it must be between 1 and 2^28"));
-            }
-        }
-        if self.n_layers > MAX_LAYERS {
-            return Err(Error::field("n_layers", self.n_layers, "more than 4096 layers are not supported"));
+        ] {
+            size(field, value, MAX_SIZE)?;
         }
         if !self.n_heads.is_multiple_of(self.n_key_value_heads) {
             let why = format!("it must divide n_heads, {}", self.n_heads);
             return Err(Error::field("n_key_value_heads", self.n_key_value_heads, &why));
         }
-        self.validate_mlp()?;
-        if !self.norms.eps.is_finite() || self.norms.eps < 0.0 {
-            return Err(Error::field("eps", self.norms.eps, "it must be a number, zero or above"));
+        let heads = self.n_heads * self.d_head;
+        if heads > MAX_SIZE {
+            return Err(Error::field("d_head", self.d_head, &format!("n_heads · d_head is {heads}, more than 2^28")));
         }
-        if let PerLayer::Each(layers) = &self.attention.reach {
+        let n_ctx = if self.has_w_pos() { self.n_ctx } else { 1 };
+        let rows = [
+            ("d_vocab", self.d_vocab),
+            ("d_vocab_out", self.d_vocab_out),
+            ("n_ctx", n_ctx),
+            ("d_head", 3 * heads),
+            ("mlp.d_mlp", self.d_mlp()),
+        ];
+        for (field, rows) in rows {
+            if rows.saturating_mul(self.d_model) > MAX_ENTRIES {
+                let why = format!("with d_model {} it makes a matrix of more than 2^40 entries", self.d_model);
+                return Err(Error::field(field, rows, &why));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_attention(&self) -> Result<()> {
+        let attention = &self.attention;
+        if let PerLayer::Each(layers) = &attention.reach {
             if layers.len() != self.n_layers {
                 let why = format!("it must have one entry for each of the {} layers", self.n_layers);
                 return Err(Error::field("attention.reach", format!("a list of {}", layers.len()), &why));
             }
         }
-        if self.attention.reach.values().contains(&Reach::Window(0)) {
-            return Err(Error::field("window_size", 0, "a window holds at least the query's own position"));
-        }
-        if let Positions::Rotary { global, local } = &self.positions {
-            for rotary in std::iter::once(global).chain(local) {
-                self.validate_rotary(rotary)?;
+        for reach in attention.reach.values() {
+            if let Reach::Window(window) = reach {
+                size("attention.reach", *window, MAX_WINDOW)?;
             }
         }
-        if self.parallel_attn_mlp && self.norms.position != NormPosition::Before {
-            return Err(Error::field("parallel_attn_mlp", true, "a parallel block has its norms before it"));
+        for (field, number, bounds) in [
+            ("attention.scale", attention.scale, STRETCH),
+            ("attention.scores_soft_cap", attention.scores_soft_cap, FP32),
+            ("attention.clip_qkv", attention.clip_qkv, FP32),
+        ] {
+            number.map_or(Ok(()), |number| between(field, number, bounds))?;
         }
-        Ok(())
+        match attention.qk_norm {
+            Some(QkNorm::PerHead(Normalization::None) | QkNorm::AllHeads(Normalization::None)) => {
+                Err(Error::field("attention.qk_norm", "a norm of no kind", "leave it out where there is none"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn validate_mlp(&self) -> Result<()> {
         let Some(mlp) = &self.mlp else { return Ok(()) };
-        if mlp.d_mlp == 0 || mlp.d_mlp > MAX_SIZE {
-            return Err(Error::field("d_mlp", mlp.d_mlp, "an MLP has at least one neuron, and at most 2^28"));
-        }
+        size("mlp.d_mlp", mlp.d_mlp, MAX_SIZE)?;
         if mlp.activation == Activation::SoluLn && mlp.kind != MlpKind::Plain {
-            return Err(Error::field("act_fn", "solu_ln", "it belongs to a plain MLP"));
+            return Err(Error::field("mlp.activation", "solu_ln", "it belongs to a plain MLP"));
         }
-        if let MlpKind::Experts(experts) = &mlp.kind {
-            if experts.experts_per_token == 0 || experts.experts_per_token > experts.num_experts {
-                let why = format!("it must be between 1 and the number of experts, {}", experts.num_experts);
-                return Err(Error::field("experts_per_token", experts.experts_per_token, &why));
-            }
+        let MlpKind::Experts(Experts { num_experts, experts_per_token, gate, .. }) = &mlp.kind else { return Ok(()) };
+        size("mlp.num_experts", *num_experts, MAX_EXPERTS)?;
+        size("mlp.experts_per_token", *experts_per_token, *num_experts)?;
+        if let ExpertGate::ClampedSwiglu { alpha, limit } = gate {
+            between("mlp.gate.alpha", *alpha, STRETCH)?;
+            between("mlp.gate.limit", *limit, FP32)?;
         }
         Ok(())
     }
 
-    fn validate_rotary(&self, rotary: &Rotary) -> Result<()> {
-        if rotary.dim == 0 || !rotary.dim.is_multiple_of(2) || rotary.dim > self.d_head {
-            let why = format!("it must be even and at most d_head, {}", self.d_head);
-            return Err(Error::field("rotary.dim", rotary.dim, &why));
+    fn validate_norms(&self) -> Result<()> {
+        between("norms.eps", self.norms.eps, [FP32[0], 1.0])?;
+        if self.norms.after_embedding && self.norms.kind == Normalization::None {
+            return Err(Error::field(
+                "norms.after_embedding",
+                true,
+                "it has the kind of the others, and there are none",
+            ));
         }
         Ok(())
+    }
+}
+
+fn validate_rotary(place: &str, rotary: &Rotary, d_head: usize) -> Result<()> {
+    let dim = format!("{place}.dim");
+    if rotary.dim == 0 || !rotary.dim.is_multiple_of(2) || rotary.dim > d_head {
+        return Err(Error::field(&dim, rotary.dim, &format!("it must be even, from 2 to d_head, {d_head}")));
+    }
+    // At exactly 1 all pairs turn alike, and YaRN divides by the logarithm.
+    between(&format!("{place}.base"), rotary.base, [1.0 + 1e-6, 1e30])?;
+    let field = |name: &str| format!("{place}.scaling.{name}");
+    let stretch = |name: &str, value: f64| between(&field(name), value, STRETCH);
+    let trained = |value: usize| size(&field("original_max_position_embeddings"), value, MAX_SIZE);
+    let ordered = |name: &str, higher: f64, lower_name: &str, lower: f64| match higher > lower {
+        true => Ok(()),
+        false => Err(Error::field(&field(name), higher, &format!("it must be more than {lower_name}, {lower}"))),
+    };
+    match &rotary.scaling {
+        RopeScaling::None => Ok(()),
+        RopeScaling::Linear { factor } => stretch("factor", *factor),
+        RopeScaling::Dynamic { factor, original_max_position_embeddings } => {
+            if rotary.dim == 2 {
+                return Err(Error::field(&dim, 2, "a dynamic base needs at least 4: it grows by dim / (dim - 2)"));
+            }
+            stretch("factor", *factor)?;
+            trained(*original_max_position_embeddings)
+        }
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            stretch("factor", *factor)?;
+            stretch("low_freq_factor", *low_freq_factor)?;
+            stretch("high_freq_factor", *high_freq_factor)?;
+            ordered("high_freq_factor", *high_freq_factor, "low_freq_factor", *low_freq_factor)?;
+            trained(*original_max_position_embeddings)
+        }
+        RopeScaling::Yarn {
+            factor,
+            attention_factor,
+            beta_fast,
+            beta_slow,
+            truncate: _,
+            original_max_position_embeddings,
+        } => {
+            stretch("factor", *factor)?;
+            stretch("attention_factor", *attention_factor)?;
+            stretch("beta_fast", *beta_fast)?;
+            stretch("beta_slow", *beta_slow)?;
+            ordered("beta_fast", *beta_fast, "beta_slow", *beta_slow)?;
+            trained(*original_max_position_embeddings)
+        }
+        RopeScaling::LongRope { short_factor, long_factor, attention_factor, original_max_position_embeddings } => {
+            for (name, list) in [("short_factor", short_factor), ("long_factor", long_factor)] {
+                if list.len() != rotary.dim / 2 {
+                    let why = format!("it must have one entry for each of the {} pairs", rotary.dim / 2);
+                    return Err(Error::field(&field(name), format!("a list of {}", list.len()), &why));
+                }
+                list.iter().try_for_each(|divisor| stretch(name, *divisor))?;
+            }
+            stretch("attention_factor", *attention_factor)?;
+            trained(*original_max_position_embeddings)
+        }
+    }
+}
+
+/// A size of at least 1.
+fn size(field: &str, value: usize, max: usize) -> Result<()> {
+    match (1..=max).contains(&value) {
+        true => Ok(()),
+        false if max.is_power_of_two() && max > MAX_LAYERS => {
+            Err(Error::field(field, value, &format!("it must be between 1 and 2^{}", max.ilog2())))
+        }
+        false => Err(Error::field(field, value, &format!("it must be between 1 and {max}"))),
+    }
+}
+
+/// A number within these bounds, so neither NaN nor infinite.
+fn between(field: &str, value: f64, [low, high]: [f64; 2]) -> Result<()> {
+    match (low..=high).contains(&value) {
+        true => Ok(()),
+        false => Err(Error::field(field, value, &format!("it must be a number between {low:e} and {high:e}"))),
     }
 }

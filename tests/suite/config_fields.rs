@@ -97,7 +97,7 @@ fn unsupported() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         ("StableLmForCausalLM", json!({"head_dim": 64}), "head_dim", "64"),
         ("GPTBigCodeForCausalLM", json!({"num_key_value_heads": 4}), "num_key_value_heads", "4"),
         ("ApertusForCausalLM", json!({"post_norm": true}), "post_norm", "true"),
-        ("MixtralForCausalLM", json!({"num_experts_per_tok": 9}), "experts_per_token", "9"),
+        ("MixtralForCausalLM", json!({"num_experts_per_tok": 9}), "mlp.experts_per_token", "9"),
         ("GptOssForCausalLM", json!({"sliding_window": null}), "sliding_window", "absent"),
         ("OlmoForCausalLM", json!({"clip_qkv": [1.0]}), "clip_qkv", "[1.0]"),
         ("OlmoeForCausalLM", json!({"norm_topk_prob": "yes"}), "norm_topk_prob", "yes"),

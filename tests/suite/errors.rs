@@ -126,7 +126,7 @@ fn a_config_that_is_no_json_object(#[case] text: &str, #[case] expected: &str) {
 #[case("n_head", json!(0), "config field `n_heads` is 0: it must be between 1 and 2^28")]
 #[case("n_head", json!(-3), "config field `n_head` is -3: it cannot be read: invalid value: integer `-3`, expected usize")]
 #[case("n_head", json!("three"), "config field `n_head` is \"three\": it cannot be read: invalid type: string \"three\", expected usize")]
-#[case("n_layer", json!(1u64 << 40), "config field `n_layers` is 1099511627776: it must be between 1 and 2^28")]
+#[case("n_layer", json!(1u64 << 40), "config field `n_layers` is 1099511627776: it must be between 1 and 4096")]
 #[case("activation_function", json!("tanh"), "config field `activation_function` is tanh: this activation function is not supported")]
 #[case("add_cross_attention", json!(true), "config field `add_cross_attention` is true: only false is supported")]
 fn a_config_of_nonsense(#[case] field: &str, #[case] value: Value, #[case] expected: &str) {
@@ -645,9 +645,9 @@ fn a_slice_out_of_range(#[case] slice: Slice, #[case] expected: &str) {
 
 #[rstest]
 #[case(Config { n_heads: 3, n_key_value_heads: 2, ..small() }, "config field `n_key_value_heads` is 2: it must divide n_heads, 3")]
-#[case(with(|config| config.mlp = Some(MlpConfig::plain(0, Activation::Relu))), "config field `d_mlp` is 0: an MLP has at least one neuron, and at most 2^28")]
+#[case(with(|config| config.mlp = Some(MlpConfig::plain(0, Activation::Relu))), "config field `mlp.d_mlp` is 0: it must be between 1 and 2^28")]
 #[case(Config { d_vocab_out: 0, ..small() }, "config field `d_vocab_out` is 0: it must be between 1 and 2^28")]
-#[case(with(|config| config.norms.eps = f64::NAN), "config field `eps` is NaN: it must be a number, zero or above")]
+#[case(with(|config| config.norms.eps = f64::NAN), "config field `norms.eps` is NaN: it must be a number between 1.1754943508222875e-38 and 1e0")]
 fn a_shape_that_no_model_can_have(#[case] config: Config, #[case] expected: &str) {
     says(HookedTransformer::init(config, 0), expected);
 }

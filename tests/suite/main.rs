@@ -8,6 +8,7 @@ mod common;
 mod analysis;
 mod analysis_errors;
 mod budget;
+mod config_bounds;
 mod config_fields;
 mod errors;
 mod factored;
