@@ -83,7 +83,8 @@ pub struct Config {
     pub parallel_attn_mlp: bool,
     /// Logits are squashed to ± this: `c tanh(x / c)`.
     pub output_logits_soft_cap: Option<f64>,
-    /// The unembedding is the embedding.
+    /// The unembedding is the embedding: one tensor. In a model that is loaded, what is true of its memory: processing unties
+    /// most models, and Gemma scales its embedding only.
     pub tie_word_embeddings: bool,
 }
 

@@ -48,6 +48,7 @@ impl Config {
             Positions::Alibi { bias_max } => between("positions.bias_max", *bias_max, [1e-3, 1e3])?,
             Positions::Learned | Positions::Shortformer | Positions::None => {}
         }
+        size("n_ctx", self.n_ctx, MAX_SIZE)?; // after the rotation, whose stretch it may be a product of
         if self.parallel_attn_mlp && self.norms.position != NormPosition::Before {
             return Err(Error::field("parallel_attn_mlp", true, "a parallel block has its norms before it"));
         }
@@ -70,7 +71,6 @@ impl Config {
             ("n_key_value_heads", self.n_key_value_heads),
             ("d_vocab", self.d_vocab),
             ("d_vocab_out", self.d_vocab_out),
-            ("n_ctx", self.n_ctx),
         ] {
             size(field, value, MAX_SIZE)?;
         }

@@ -45,6 +45,13 @@ pub(crate) struct Weights {
     pub(crate) unembed: unembed::Unembed,
 }
 
+impl Weights {
+    /// Whether the unembedding lies in the embedding's memory.
+    pub(crate) fn is_tied(&self) -> bool {
+        self.unembed.u.weight.data_ptr() == self.embed.w_e.data_ptr()
+    }
+}
+
 impl Transformer {
     /// A network of this shape with these weights.
     pub(crate) fn new(config: Config, weights: Weights) -> Self {

@@ -157,8 +157,7 @@ impl Transformer {
 
     /// Whether the unembedding lies in the embedding's memory.
     pub(crate) fn is_tied(&self) -> bool {
-        let weights = self.weights();
-        weights.unembed.u.weight.data_ptr() == weights.embed.w_e.data_ptr()
+        self.weights().is_tied()
     }
 }
 

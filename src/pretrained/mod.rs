@@ -256,6 +256,7 @@ impl Load {
         let processor = Processor::new(self.wanted, &config);
         let weights = build::build(&config, checkpoint, &names, &ignored, self, &processor)?;
         config.norms = processor.norms(&config);
+        config.tie_word_embeddings = weights.is_tied();
         let model = Transformer::new(config, weights);
         Ok(Pretrained { model, tokenizer: tokenizer()?, default_prepend_bos: true, processing: processor.report() })
     }

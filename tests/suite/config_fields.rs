@@ -126,6 +126,151 @@ fn a_value_that_is_not_supported_is_named() {
     println!("{} values of {} architectures", cases.len(), tested.len());
 }
 
+/// Numbers that are not what their field holds, or that no model can have: architecture, what its `config.json` has, and the
+/// field that the error names. Of the numbers that only the shape as a whole refuses, that is [`tch_lens::Config`]'s.
+fn numbers_that_cannot_be() -> Vec<(&'static str, Value, &'static str)> {
+    let rope = |fields: Value| json!({ "rope_scaling": fields });
+    let yarn = |field: &str, value: Value| {
+        let mut fields = json!({"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64});
+        fields[field] = value;
+        json!({ "rope_scaling": fields })
+    };
+    vec![
+        // A fraction where a whole number belongs, even if its fraction is zero.
+        ("GPT2LMHeadModel", json!({"n_embd": 768.0}), "n_embd"),
+        ("GPT2LMHeadModel", json!({"vocab_size": 50257.5}), "vocab_size"),
+        ("LlamaForCausalLM", json!({"hidden_size": 64.0}), "hidden_size"),
+        ("LlamaForCausalLM", json!({"num_hidden_layers": 2.5}), "num_hidden_layers"),
+        ("LlamaForCausalLM", json!({"head_dim": 1e2}), "head_dim"),
+        ("MistralForCausalLM", json!({"sliding_window": 16.0}), "sliding_window"),
+        ("MixtralForCausalLM", json!({"num_experts_per_tok": 2.0}), "num_experts_per_tok"),
+        ("GPTJForCausalLM", json!({"rotary_dim": 64.0}), "rotary_dim"),
+        ("GPTNeoForCausalLM", json!({"window_size": 256.5}), "window_size"),
+        ("Qwen2ForCausalLM", json!({"max_window_layers": 1.0}), "max_window_layers"),
+        (
+            "Qwen2ForCausalLM",
+            yarn("original_max_position_embeddings", json!(64.0)),
+            "rope_scaling.original_max_position_embeddings",
+        ),
+        // Sizes.
+        ("GPT2LMHeadModel", json!({"n_embd": 0}), "d_model"),
+        ("BloomForCausalLM", json!({"n_embed": 4611686018427387904u64}), "d_model"),
+        ("MistralForCausalLM", json!({"num_hidden_layers": 9223372036854775807i64}), "n_layers"),
+        ("Gemma2ForCausalLM", json!({"num_hidden_layers": 9223372036854775807i64}), "n_layers"),
+        ("LlamaForCausalLM", json!({"head_dim": 4294967296u64}), "d_head"),
+        ("MixtralForCausalLM", json!({"num_local_experts": 4294967296u64}), "mlp.num_experts"),
+        // Windows.
+        ("MistralForCausalLM", json!({"sliding_window": 0}), "attention.reach"),
+        ("MistralForCausalLM", json!({"sliding_window": u64::MAX}), "attention.reach"),
+        ("Gemma3ForCausalLM", json!({"sliding_window": 0}), "attention.reach"),
+        ("GPTNeoForCausalLM", json!({"window_size": 0}), "attention.reach"),
+        // Rotations.
+        ("LlamaForCausalLM", json!({"rope_theta": 0}), "positions.global.base"),
+        ("LlamaForCausalLM", json!({"rope_theta": -10000.0}), "positions.global.base"),
+        ("LlamaForCausalLM", json!({"rope_theta": 1e300}), "positions.global.base"),
+        ("Gemma3ForCausalLM", json!({"rope_local_base_freq": 0}), "positions.local.base"),
+        ("LlamaForCausalLM", rope(json!({"type": "linear", "factor": 0})), "positions.global.scaling.factor"),
+        ("LlamaForCausalLM", rope(json!({"type": "linear", "factor": -2})), "positions.global.scaling.factor"),
+        ("LlamaForCausalLM", rope(json!({"type": "dynamic", "factor": 0.0})), "positions.global.scaling.factor"),
+        (
+            "LlamaForCausalLM",
+            json!({"head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+            "positions.global.dim",
+        ),
+        (
+            "LlamaForCausalLM",
+            rope(json!({"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4})),
+            "positions.global.scaling.high_freq_factor",
+        ),
+        ("Qwen2ForCausalLM", yarn("factor", json!(0)), "positions.global.scaling.factor"),
+        ("Qwen2ForCausalLM", yarn("beta_fast", json!(0.5)), "positions.global.scaling.beta_fast"),
+        ("Qwen2ForCausalLM", yarn("beta_slow", json!(0)), "positions.global.scaling.beta_slow"),
+        ("Qwen2ForCausalLM", yarn("attention_factor", json!(0)), "positions.global.scaling.attention_factor"),
+        (
+            "Qwen2ForCausalLM",
+            yarn("original_max_position_embeddings", json!(0)),
+            "rope_scaling.original_max_position_embeddings",
+        ),
+        // Scores, logits, norms, clamps.
+        ("LlamaForCausalLM", json!({"rms_norm_eps": 0}), "norms.eps"),
+        ("GPT2LMHeadModel", json!({"layer_norm_epsilon": -1e-5}), "norms.eps"),
+        ("Gemma2ForCausalLM", json!({"query_pre_attn_scalar": 0}), "attention.scale"),
+        ("Gemma2ForCausalLM", json!({"query_pre_attn_scalar": -256}), "attention.scale"),
+        ("Gemma2ForCausalLM", json!({"attn_logit_softcapping": 0.0}), "attention.scores_soft_cap"),
+        ("Gemma2ForCausalLM", json!({"final_logit_softcapping": -30.0}), "output_logits_soft_cap"),
+        ("OlmoForCausalLM", json!({"clip_qkv": 0}), "attention.clip_qkv"),
+        ("OlmoForCausalLM", json!({"clip_qkv": 1e39}), "attention.clip_qkv"),
+        ("MptForCausalLM", json!({"attn_config": {"softmax_scale": 0}}), "attention.scale"),
+        ("GptOssForCausalLM", json!({"swiglu_limit": 0}), "mlp.gate.limit"),
+        ("MixtralForCausalLM", json!({"num_experts_per_tok": 0}), "mlp.experts_per_token"),
+    ]
+}
+
+#[test]
+fn a_number_that_cannot_be_is_named() {
+    let cases = numbers_that_cannot_be();
+    for (architecture, mut config, field) in cases.clone() {
+        config["architectures"] = json!([architecture]);
+        match open(&config) {
+            Err(Error::ConfigField { field: found, .. }) => assert_eq!(found, field, "{config}"),
+            Err(other) => panic!("{config}: {other}"),
+            Ok(_) => panic!("{config} was accepted"),
+        }
+    }
+    println!("{} numbers", cases.len());
+}
+
+/// The same of TransformerLens' `cfg.json`.
+#[test]
+fn a_number_that_cannot_be_in_cfg_json_is_named() {
+    let good = json!({
+        "n_layers": 2, "d_model": 16, "n_heads": 2, "d_head": 8, "d_vocab": 20, "n_ctx": 12, "d_mlp": 32, "act_fn": "relu",
+        "normalization_type": "LN", "d_vocab_out": -1, "attn_scale": -1.0, "attn_scores_soft_cap": -1.0,
+    });
+    let cases = [
+        (json!({"n_layers": 2.0}), "n_layers"),
+        (json!({"d_head": -8}), "d_head"),
+        (json!({"d_vocab_out": -2}), "d_vocab_out"),
+        (json!({"d_vocab_out": 0}), "d_vocab_out"),
+        (json!({"d_mlp": null}), "d_mlp"),
+        (json!({"act_fn": null}), "act_fn"),
+        (json!({"eps": 0}), "norms.eps"),
+        (json!({"attn_scale": 0.0}), "attention.scale"),
+        (json!({"attn_scale": -2.0}), "attention.scale"),
+        (json!({"attn_scores_soft_cap": 0.0}), "attention.scores_soft_cap"),
+        (json!({"output_logits_soft_cap": -3.0}), "output_logits_soft_cap"),
+        (json!({"use_local_attn": true, "attn_types": ["local", "local"]}), "window_size"),
+        (json!({"use_local_attn": true, "attn_types": ["local"], "window_size": 4}), "attn_types"),
+        (json!({"use_local_attn": true, "attn_types": ["near", "far"], "window_size": 4}), "attn_types"),
+        (json!({"use_local_attn": true}), "attn_types"),
+        (json!({"positional_embedding_type": "rotary", "rotary_dim": 3}), "positions.global.dim"),
+        (json!({"positional_embedding_type": "rotary", "rotary_base": 0}), "positions.global.base"),
+        (json!({"num_experts": 4}), "experts_per_token"),
+        (json!({"num_experts": 4, "experts_per_token": 5}), "mlp.experts_per_token"),
+    ];
+    let opened = |fields: &Value| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("cfg.json"), fields.to_string()).unwrap();
+        // A checkpoint without a tensor: what is missing is an error after every number has been read.
+        safetensors::serialize_to_file(
+            [] as [(&str, safetensors::tensor::TensorView); 0],
+            None,
+            &folder.path().join("model.safetensors"),
+        )
+        .unwrap();
+        Load::new().open(folder.path()).unwrap_err()
+    };
+    assert!(matches!(opened(&good), Error::MissingTensor { .. }), "{}", opened(&good));
+    for (change, field) in cases {
+        let mut fields = good.clone();
+        fields.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        match opened(&fields) {
+            Error::ConfigField { field: found, .. } => assert_eq!(found, field, "{change}"),
+            other => panic!("{change}: {other}"),
+        }
+    }
+}
+
 #[test]
 fn an_unknown_architecture_is_answered_with_those_that_are_known() {
     let config = json!({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}});

@@ -31,6 +31,7 @@ mod real_models;
 mod running;
 mod sources;
 #[cfg(feature = "toy")]
+mod tied;
 mod toy;
 mod weights;
 #[cfg(unix)]

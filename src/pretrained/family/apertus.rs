@@ -7,8 +7,7 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "apertus", architectures: &["ApertusForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("apertus", &["ApertusForCausalLM"], config, names);
 
 const DEFAULTS: Defaults = Defaults {
     intermediate_size: 14336,
@@ -34,7 +33,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.only("post_norm", false)?;
     json.only("mlp_bias", false)?;
     let mut config = llama_style::config(json, &DEFAULTS)?;
-    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Plain);
+    llama_style::set_mlp_kind(&mut config, MlpKind::Plain);
     config.attention.qk_norm = Some(QkNorm::PerHead(Normalization::RMS));
     Ok(config)
 }

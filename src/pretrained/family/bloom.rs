@@ -6,14 +6,8 @@ use crate::config::Positions;
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    model_type: "bloom",
-    architectures: &["BloomForCausalLM"],
-    config,
-    names,
-    ignored: &[],
-    ..gpt2_style::FAMILY
-};
+pub(super) const FAMILY: Family =
+    Family { ignored: &[], ..gpt2_style::family("bloom", &["BloomForCausalLM"], config, names) };
 
 const FIELDS: Fields = Fields {
     d_model: (&["n_embed", "hidden_size"], 64),

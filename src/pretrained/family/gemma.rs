@@ -6,8 +6,7 @@ use crate::config::Activation;
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "gemma", architectures: &["GemmaForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("gemma", &["GemmaForCausalLM"], config, names);
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 3072,

@@ -6,8 +6,7 @@ use crate::config::NormPosition;
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "gemma2", architectures: &["Gemma2ForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("gemma2", &["Gemma2ForCausalLM"], config, names);
 
 /// What transformers takes where the file is silent.
 pub(super) const DEFAULTS: Defaults = Defaults {

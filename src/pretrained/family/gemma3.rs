@@ -9,8 +9,7 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "gemma3_text", architectures: &["Gemma3ForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("gemma3_text", &["Gemma3ForCausalLM"], config, names);
 
 const DEFAULTS: Defaults =
     Defaults { vocab_size: 262_208, max_position_embeddings: 131_072, rope: None, ..gemma2::DEFAULTS };

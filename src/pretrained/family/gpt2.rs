@@ -5,7 +5,7 @@ use super::{ConfigJson, Family};
 use crate::pretrained::parts::{Entry, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family { config, names, ..gpt2_style::FAMILY };
+pub(super) const FAMILY: Family = gpt2_style::family("gpt2", &["GPT2LMHeadModel"], config, names);
 
 fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = unscaled(json, &GPT2)?;

@@ -8,15 +8,22 @@ use crate::{Config, Result};
 
 use View::AsIs;
 
-/// What the relatives' entries in the table of families have in common.
-pub(super) const FAMILY: Family = Family {
-    model_type: "gpt2",
-    architectures: &["GPT2LMHeadModel"],
-    prefix: "transformer.",
-    config: |json| config(json, &GPT2),
-    names: |_, _| Ok(Vec::new()),
-    ignored: &["attn.bias", "attn.masked_bias"],
-};
+/// A relative's entry in the table of families.
+pub(super) const fn family(
+    model_type: &'static str,
+    architectures: &'static [&'static str],
+    config: fn(&ConfigJson) -> Result<Config>,
+    names: fn(&Config, &ConfigJson) -> Result<Vec<Entry>>,
+) -> Family {
+    Family {
+        model_type,
+        architectures,
+        prefix: "transformer.",
+        config,
+        names,
+        ignored: &["attn.bias", "attn.masked_bias"],
+    }
+}
 
 /// A number under whichever of these names a file has it, and what transformers takes where the file is silent.
 pub(super) type Field<T> = (&'static [&'static str], T);

@@ -5,13 +5,7 @@ use super::{gpt2, ConfigJson, Family};
 use crate::pretrained::parts::{Entry, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    model_type: "gpt_bigcode",
-    architectures: &["GPTBigCodeForCausalLM"],
-    config,
-    names,
-    ..gpt2_style::FAMILY
-};
+pub(super) const FAMILY: Family = gpt2_style::family("gpt_bigcode", &["GPTBigCodeForCausalLM"], config, names);
 
 const FIELDS: Fields = Fields { activation: (&["activation_function"], "gelu_pytorch_tanh"), ..GPT2 };
 

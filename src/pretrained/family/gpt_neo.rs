@@ -9,12 +9,8 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Error, Result};
 
 pub(super) const FAMILY: Family = Family {
-    model_type: "gpt_neo",
-    architectures: &["GPTNeoForCausalLM"],
-    config,
-    names,
     ignored: &["attn.attention.bias", "attn.attention.masked_bias"],
-    ..gpt2_style::FAMILY
+    ..gpt2_style::family("gpt_neo", &["GPTNeoForCausalLM"], config, names)
 };
 
 const FIELDS: Fields = Fields {

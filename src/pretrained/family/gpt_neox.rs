@@ -45,7 +45,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.only("num_key_value_heads", config.n_heads)?;
     json.only("rope_theta", json.or(ROPE.theta_field, ROPE.theta)?)?;
     json.only("partial_rotary_factor", json.or(ROPE.partial_field, 0.25)?)?;
-    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Plain);
+    llama_style::set_mlp_kind(&mut config, MlpKind::Plain);
     config.norms.kind = Normalization::LN;
     config.parallel_attn_mlp = json.or("use_parallel_residual", true)?;
     Ok(config)

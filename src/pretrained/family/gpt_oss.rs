@@ -7,8 +7,7 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "gpt_oss", architectures: &["GptOssForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("gpt_oss", &["GptOssForCausalLM"], config, names);
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 2880,
@@ -46,7 +45,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
             limit: json.or("swiglu_limit", 7.0)?,
         },
     };
-    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Experts(experts.clone()));
+    llama_style::set_mlp_kind(&mut config, MlpKind::Experts(experts));
     config.attention.sinks = true;
     let window = json.unless_null("sliding_window", Some(128))?;
     config.attention.reach = layer_types(json, config.n_layers, window, |layer| layer % 2 == 0)?;

@@ -6,8 +6,7 @@ use crate::config::{Positions, Rotary};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "gptj", architectures: &["GPTJForCausalLM"], config, names, ..gpt2_style::FAMILY };
+pub(super) const FAMILY: Family = gpt2_style::family("gptj", &["GPTJForCausalLM"], config, names);
 
 const FIELDS: Fields = Fields {
     d_model: (&["hidden_size", "n_embd"], 4096),

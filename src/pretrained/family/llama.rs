@@ -5,7 +5,7 @@ use super::{ConfigJson, Family};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family { config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("llama", &["LlamaForCausalLM"], config, names);
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["pretraining_tp"]);

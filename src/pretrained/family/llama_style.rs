@@ -2,21 +2,21 @@
 
 use super::{ConfigJson, Family};
 use crate::config::{
-    MlpConfig, NormConfig, Normalization, PerLayer, Positions, Reach, RopeScaling, Rotary, MAX_LAYERS,
+    MlpConfig, MlpKind, NormConfig, Normalization, PerLayer, Positions, Reach, RopeScaling, Rotary, MAX_LAYERS,
 };
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-/// What the relatives' entries in the table of families have in common.
-pub(super) const FAMILY: Family = Family {
-    model_type: "llama",
-    architectures: &["LlamaForCausalLM"],
-    prefix: "",
-    config: |json| config(json, &LLAMA),
-    names: |_, _| Ok(Vec::new()),
-    ignored: &["rotary_emb.inv_freq"],
-};
+/// A relative's entry in the table of families.
+pub(super) const fn family(
+    model_type: &'static str,
+    architectures: &'static [&'static str],
+    config: fn(&ConfigJson) -> Result<Config>,
+    names: fn(&Config, &ConfigJson) -> Result<Vec<Entry>>,
+) -> Family {
+    Family { model_type, architectures, prefix: "", config, names, ignored: &["rotary_emb.inv_freq"] }
+}
 
 /// What transformers takes where a family's `config.json` is silent.
 pub(super) struct Defaults {
@@ -80,6 +80,13 @@ pub(super) fn config(json: &ConfigJson, default: &Defaults) -> Result<Config> {
         tie_word_embeddings: json.or("tie_word_embeddings", default.tie_word_embeddings)?,
         ..new
     })
+}
+
+/// Another kind of MLPs than gated ones.
+pub(super) fn set_mlp_kind(config: &mut Config, kind: MlpKind) {
+    if let Some(mlp) = &mut config.mlp {
+        mlp.kind = kind;
+    }
 }
 
 /// A window of this default, over every layer; `null` is none.

@@ -5,8 +5,7 @@ use super::{ConfigJson, Family};
 use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "mistral", architectures: &["MistralForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("mistral", &["MistralForCausalLM"], config, names);
 
 /// What transformers takes where the file is silent.
 pub(super) const DEFAULTS: Defaults =

@@ -7,8 +7,7 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "mixtral", architectures: &["MixtralForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("mixtral", &["MixtralForCausalLM"], config, names);
 
 const DEFAULTS: Defaults =
     Defaults { norm_eps: 1e-5, rope: Some(Rope { theta: 1e6, ..Rope::DEFAULT }), ..mistral::DEFAULTS };
@@ -23,7 +22,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
         routing: Routing::SoftmaxRenormalized,
         gate: ExpertGate::Plain,
     };
-    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Experts(experts.clone()));
+    llama_style::set_mlp_kind(&mut config, MlpKind::Experts(experts));
     Ok(config)
 }
 

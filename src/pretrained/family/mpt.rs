@@ -6,14 +6,8 @@ use crate::config::Positions;
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    model_type: "mpt",
-    architectures: &["MptForCausalLM", "MPTForCausalLM"],
-    config,
-    names,
-    ignored: &[],
-    ..gpt2_style::FAMILY
-};
+pub(super) const FAMILY: Family =
+    Family { ignored: &[], ..gpt2_style::family("mpt", &["MptForCausalLM", "MPTForCausalLM"], config, names) };
 
 const FIELDS: Fields = Fields {
     d_model: (&["hidden_size", "d_model"], 2048),

@@ -6,8 +6,7 @@ use crate::config::{NormConfig, Normalization};
 use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "olmo", architectures: &["OlmoForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("olmo", &["OlmoForCausalLM"], config, names);
 
 /// What transformers takes where the file is silent.
 pub(super) const DEFAULTS: Defaults = Defaults { vocab_size: 50304, norm_eps: 1e-5, ..LLAMA };

@@ -6,8 +6,7 @@ use crate::config::{NormPosition, Normalization, QkNorm};
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "olmo2", architectures: &["Olmo2ForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("olmo2", &["Olmo2ForCausalLM"], config, names);
 
 fn config(json: &ConfigJson) -> Result<Config> {
     Ok(with_norms_after(llama_style::config(json, &olmo::DEFAULTS)?))

@@ -5,13 +5,7 @@ use super::{olmo, olmo2, ConfigJson, Family};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family = Family {
-    model_type: "olmo3",
-    architectures: &["Olmo3ForCausalLM"],
-    config,
-    names: olmo2::names,
-    ..llama_style::FAMILY
-};
+pub(super) const FAMILY: Family = llama_style::family("olmo3", &["Olmo3ForCausalLM"], config, olmo2::names);
 
 const THETA: f64 = 500_000.0;
 

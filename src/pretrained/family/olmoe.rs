@@ -6,8 +6,7 @@ use crate::config::{ExpertGate, Experts, MlpKind, Normalization, QkNorm, Routing
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "olmoe", architectures: &["OlmoeForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("olmoe", &["OlmoeForCausalLM"], config, names);
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 2048,
@@ -30,7 +29,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
         },
         gate: ExpertGate::Plain,
     };
-    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Experts(experts.clone()));
+    llama_style::set_mlp_kind(&mut config, MlpKind::Experts(experts));
     config.attention.qk_norm = Some(QkNorm::AllHeads(Normalization::RMS));
     config.attention.clip_qkv = json.get("clip_qkv")?;
     Ok(config)

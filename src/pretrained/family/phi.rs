@@ -7,8 +7,7 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "phi", architectures: &["PhiForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("phi", &["PhiForCausalLM"], config, names);
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 2048,
@@ -24,7 +23,7 @@ const DEFAULTS: Defaults = Defaults {
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["embd_pdrop", "resid_pdrop"]);
     let mut config = llama_style::config(json, &DEFAULTS)?;
-    config.mlp.iter_mut().for_each(|mlp| mlp.kind = MlpKind::Plain);
+    llama_style::set_mlp_kind(&mut config, MlpKind::Plain);
     config.norms.kind = Normalization::LN;
     config.parallel_attn_mlp = true;
     config.attention.qk_norm = json.or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN));

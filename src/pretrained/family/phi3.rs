@@ -7,8 +7,7 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "phi3", architectures: &["Phi3ForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("phi3", &["Phi3ForCausalLM"], config, names);
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 3072,

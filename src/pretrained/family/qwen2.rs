@@ -6,8 +6,7 @@ use crate::config::{PerLayer, Reach};
 use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "qwen2", architectures: &["Qwen2ForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("qwen2", &["Qwen2ForCausalLM"], config, names);
 
 /// What transformers takes where the file is silent.
 pub(super) const DEFAULTS: Defaults = Defaults {

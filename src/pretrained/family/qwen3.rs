@@ -6,8 +6,7 @@ use crate::config::{Normalization, QkNorm};
 use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "qwen3", architectures: &["Qwen3ForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("qwen3", &["Qwen3ForCausalLM"], config, names);
 
 fn config(json: &ConfigJson) -> Result<Config> {
     let defaults = Defaults { head_dim: Some(128), ..qwen2::DEFAULTS };

@@ -8,8 +8,7 @@ use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "stablelm", architectures: &["StableLmForCausalLM"], config, names, ..llama_style::FAMILY };
+pub(super) const FAMILY: Family = llama_style::family("stablelm", &["StableLmForCausalLM"], config, names);
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 2560,

@@ -1,6 +1,6 @@
 //! TransformerLens' own configurations (`cfg.json`, its `HookedTransformerConfig` as a dictionary) and names of weights.
 
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::ConfigJson;
 use crate::config::{
@@ -8,7 +8,7 @@ use crate::config::{
     PerLayer, Positions, Reach, RopeScaling, Rotary, Routing,
 };
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
-use crate::{Config, Error, Result};
+use crate::{Config, Result};
 
 /// Fields that say what is looked at, or where, rather than what is computed.
 const HARMLESS: &[&str] = &[
@@ -27,6 +27,7 @@ const HARMLESS: &[&str] = &[
     "tokenizer_name",
     "tokenizer_prepends_bos",
     "init_mode",
+    "quantization_method",
     "seed",
     "init_weights",
     "n_params",
@@ -50,78 +51,94 @@ pub(crate) fn config(json: &ConfigJson) -> Result<Config> {
     json.only("use_qk_norm", false)?;
     json.only("use_normalization_before_and_after", false)?;
     json.only("post_embedding_ln", false)?;
-    let unsupported = |field: &str, value: Value| Error::field(field, value, "this value is not supported");
-    let n_heads: usize = json.required("n_heads")?;
-    let d_head: usize = json.required("d_head")?;
-    let d_vocab: usize = json.required("d_vocab")?;
-    let normalization_type = match json.get::<String>("normalization_type")?.as_deref() {
-        None => Normalization::None,
-        Some("LN") => Normalization::LN,
-        Some("LNPre") => Normalization::LNPre,
-        Some("RMS") => Normalization::RMS,
-        Some("RMSPre") => Normalization::RMSPre,
-        Some(other) => return Err(unsupported("normalization_type", other.into())),
-    };
-    let attention_dir = match json.or("attention_dir", "causal".to_string())?.as_str() {
-        "causal" => AttentionDir::Causal,
-        "bidirectional" => AttentionDir::Bidirectional,
-        other => return Err(unsupported("attention_dir", other.into())),
-    };
-    let positions = match json.or("positional_embedding_type", "standard".to_string())?.as_str() {
-        "standard" => Positions::Learned,
-        "rotary" => Positions::rotary(rotary(json, d_head)?),
-        "shortformer" => Positions::Shortformer,
-        "alibi" => Positions::Alibi { bias_max: 8.0 },
-        other => return Err(unsupported("positional_embedding_type", other.into())),
-    };
-    json.ignore(ROTARY);
-    let last = match (json.or("final_rms", false)?, normalization_type) {
-        (true, Normalization::LN) => Some(Normalization::RMS),
-        (true, Normalization::LNPre) => Some(Normalization::RMSPre),
-        _ => None,
-    };
-    let cap = |field| -> Result<Option<f64>> { Ok(json.get::<f64>(field)?.filter(|cap| *cap != -1.0)) };
-    let new =
-        Config::new(json.required("n_layers")?, json.required("d_model")?, n_heads, d_vocab, json.required("n_ctx")?);
-    let config = Config {
+    let (n_heads, d_vocab): (usize, usize) = (json.required("n_heads")?, json.required("d_vocab")?);
+    let (n_layers, d_model, n_ctx) = (json.required("n_layers")?, json.required("d_model")?, json.required("n_ctx")?);
+    let d_head = json.required("d_head")?;
+    Ok(Config {
         model_name: json.or("model_name", "custom".into())?,
         original_architecture: json.get("original_architecture")?.unwrap_or_default(),
         d_head,
         n_key_value_heads: json.get("n_key_value_heads")?.unwrap_or(n_heads),
-        d_vocab_out: json.get("d_vocab_out")?.filter(|n: &i64| *n != -1).map_or(Ok(d_vocab), usize::try_from).map_err(
-            |_| json.refuse("d_vocab_out", "a negative number", "it must be -1, for d_vocab, or at least 1"),
-        )?,
-        attention: AttentionConfig {
-            direction: attention_dir,
-            reach: reach(json)?,
-            scale: match json.or("use_attn_scale", true)? {
-                true => json.get("attn_scale")?.filter(|scale| *scale != -1.0),
-                false => Some(1.0),
-            },
-            scale_by_inverse_layer_idx: json.or("scale_attn_by_inverse_layer_idx", false)?,
-            scores_soft_cap: cap("attn_scores_soft_cap")?,
-            clip_qkv: json.get("clip_qkv")?,
-            sinks: json.or("use_attention_sinks", false)?,
-            qk_norm: None,
-        },
-        positions,
-        mlp: mlp_config(json)?,
-        norms: NormConfig { last, eps: json.or("eps", 1e-5)?, ..NormConfig::new(normalization_type) },
+        d_vocab_out: unless_minus_one(json, "d_vocab_out")?.unwrap_or(d_vocab),
+        attention: attention(json, n_layers)?,
+        positions: positions(json, d_head)?,
+        mlp: mlp(json)?,
+        norms: norms(json)?,
         parallel_attn_mlp: json.or("parallel_attn_mlp", false)?,
-        output_logits_soft_cap: cap("output_logits_soft_cap")?,
-        ..new
+        output_logits_soft_cap: unless_minus_one(json, "output_logits_soft_cap")?,
+        tie_word_embeddings: json.or("tie_word_embeddings", false)?,
+        ..Config::new(n_layers, d_model, n_heads, d_vocab, n_ctx)
+    })
+}
+
+/// A number for which TransformerLens writes −1 where there is none.
+fn unless_minus_one<T: DeserializeOwned>(json: &ConfigJson, field: &str) -> Result<Option<T>> {
+    match json.get::<f64>(field)? {
+        Some(-1.0) => Ok(None),
+        _ => json.get(field),
+    }
+}
+
+/// What a name stands for.
+fn choice<T: Copy>(json: &ConfigJson, field: &str, default: &str, choices: &[(&str, T)]) -> Result<T> {
+    let name: String = json.or(field, default.into())?;
+    let found = choices.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+    found.ok_or_else(|| {
+        let known: Vec<&str> = choices.iter().map(|(known, _)| *known).filter(|known| !known.is_empty()).collect();
+        json.refuse(field, name, &format!("expected one of {}", known.join(", ")))
+    })
+}
+
+fn attention(json: &ConfigJson, n_layers: usize) -> Result<AttentionConfig> {
+    json.ignore(&["attn_scale"]);
+    Ok(AttentionConfig {
+        direction: choice(
+            json,
+            "attention_dir",
+            "causal",
+            &[("causal", AttentionDir::Causal), ("bidirectional", AttentionDir::Bidirectional)],
+        )?,
+        reach: reach(json, n_layers)?,
+        scale: match json.or("use_attn_scale", true)? {
+            true => unless_minus_one(json, "attn_scale")?,
+            false => Some(1.0),
+        },
+        scale_by_inverse_layer_idx: json.or("scale_attn_by_inverse_layer_idx", false)?,
+        scores_soft_cap: unless_minus_one(json, "attn_scores_soft_cap")?,
+        clip_qkv: json.get("clip_qkv")?,
+        sinks: json.or("use_attention_sinks", false)?,
+        qk_norm: None,
+    })
+}
+
+fn norms(json: &ConfigJson) -> Result<NormConfig> {
+    let kinds = [
+        ("", Normalization::None), // `null` there
+        ("LN", Normalization::LN),
+        ("LNPre", Normalization::LNPre),
+        ("RMS", Normalization::RMS),
+        ("RMSPre", Normalization::RMSPre),
+    ];
+    let kind = choice(json, "normalization_type", "", &kinds)?;
+    let last = match (json.or("final_rms", false)?, kind) {
+        (true, Normalization::LN) => Some(Normalization::RMS),
+        (true, Normalization::LNPre) => Some(Normalization::RMSPre),
+        _ => None,
     };
-    json.ignore(&["attn_scale", "tie_word_embeddings", "quantization_method"]);
-    Ok(config)
+    Ok(NormConfig { last, eps: json.or("eps", 1e-5)?, ..NormConfig::new(kind) })
 }
 
 /// Which layers have a window.
-fn reach(json: &ConfigJson) -> Result<PerLayer<Reach>> {
+fn reach(json: &ConfigJson, n_layers: usize) -> Result<PerLayer<Reach>> {
     json.ignore(&["attn_types", "window_size"]);
     if !json.or("use_local_attn", false)? {
         return Ok(PerLayer::default());
     }
     let types: Vec<String> = json.required("attn_types")?;
+    if types.len() != n_layers {
+        let why = format!("it must have one entry for each of the {n_layers} layers");
+        return Err(json.refuse("attn_types", format!("a list of {}", types.len()), &why));
+    }
     let reach = |name: &String| match name.as_str() {
         "global" => Ok(Reach::Global),
         "local" => json.required("window_size").map(Reach::Window),
@@ -130,8 +147,8 @@ fn reach(json: &ConfigJson) -> Result<PerLayer<Reach>> {
     Ok(PerLayer::from_layers(types.iter().map(reach).collect::<Result<_>>()?))
 }
 
-/// The MLPs; `None` of a model of attention only.
-fn mlp_config(json: &ConfigJson) -> Result<Option<MlpConfig>> {
+/// The MLPs; `None` for a model of attention only.
+fn mlp(json: &ConfigJson) -> Result<Option<MlpConfig>> {
     json.ignore(&["d_mlp", "act_fn", "gated_mlp", "num_experts", "experts_per_token", "norm_topk_prob"]);
     if json.or("attn_only", false)? {
         return Ok(None);
@@ -154,6 +171,17 @@ fn mlp_config(json: &ConfigJson) -> Result<Option<MlpConfig>> {
         (None, false) => MlpKind::Plain,
     };
     Ok(Some(MlpConfig { d_mlp: json.required("d_mlp")?, activation, kind }))
+}
+
+fn positions(json: &ConfigJson, d_head: usize) -> Result<Positions> {
+    json.ignore(ROTARY); // where positions are not rotary, these change nothing
+    let kinds = ["standard", "rotary", "shortformer", "alibi"].map(|kind| (kind, kind));
+    Ok(match choice(json, "positional_embedding_type", "standard", &kinds)? {
+        "rotary" => Positions::rotary(rotary(json, d_head)?),
+        "shortformer" => Positions::Shortformer,
+        "alibi" => Positions::Alibi { bias_max: 8.0 },
+        _ => Positions::Learned,
+    })
 }
 
 /// Fields of a rotation.
@@ -184,7 +212,6 @@ fn rotary(json: &ConfigJson, d_head: usize) -> Result<Rotary> {
     if let Some(base) = json.get::<f64>("rotary_base_local")? {
         return Err(json.refuse("rotary_base_local", base, "another rotation of local layers is not supported here"));
     }
-    json.ignore(ROTARY); // YaRN's own; those of scaling by parts are read where that is on
     let scaling = match json.or("use_NTK_by_parts_rope", false)? {
         true => RopeScaling::Llama3 {
             factor: json.or("NTK_by_parts_factor", 8.0)?,
@@ -245,7 +272,7 @@ pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
         at(U, "unembed.W_U", Transposed),
         at(UB, "unembed.b_U", AsIs),
     ];
-    all.extend(if mixture { experts() } else { mlp(config.gated_mlp()) });
+    all.extend(if mixture { experts() } else { dense(config.gated_mlp()) });
     // Matrices are always needed; biases, gains and positions where the state dict has them in its first block.
     let optional = |entry: &Entry| !matches!(entry.part, WE | Q | K | V | O | In | Out | U | Router);
     let needed = |entry: &Entry| match entry.part {
@@ -258,7 +285,7 @@ pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
 }
 
 /// A plain or gated MLP; TransformerLens' bias of a gated one is added to the product.
-fn mlp(gated: bool) -> Vec<Entry> {
+fn dense(gated: bool) -> Vec<Entry> {
     let mut all = vec![
         at(In, "blocks.{l}.mlp.W_in", Transposed),
         at(Gate, "blocks.{l}.mlp.W_gate", Transposed),
