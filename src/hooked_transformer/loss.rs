@@ -2,33 +2,44 @@
 
 use tch::{Kind, Tensor};
 
-use crate::tensor::scalar::Scalar;
+use crate::tensor::precision::at_least_float;
+use crate::tensor::scalar::{arange, Scalar};
 use crate::text::input::Tokens;
 use crate::{Error, Result};
 
-/// Cross entropy of each token given those before it, in nats and fp32: `[batch, pos − 1]`, or its mean.
+/// Cross entropy of each token given those before it, in nats and at least fp32: `[batch, pos − 1]`, or its mean.
 ///
-/// Padding is no token: it counts zero, and not at all in the mean.
+/// Padding is not a token: it counts zero, and not at all in the mean. Each token is predicted at the last real token before it.
 pub(crate) fn next_token(logits: &Tensor, tokens: &Tokens, per_token: bool) -> Result<Tensor> {
-    let len = logits.size()[1];
-    let log_probs = logits.f_narrow(1, 0, len - 1)?.f_log_softmax(-1, Kind::Float)?; // [batch, pos - 1, d_vocab]
-    let next = tokens.ids.f_narrow(1, 1, len - 1)?.f_unsqueeze(-1)?; // [batch, pos - 1, 1]
-    let loss = log_probs.f_gather(-1, &next, false)?.f_squeeze_dim(-1)?.f_neg()?; // [batch, pos - 1]
+    let [batch, len] = [logits.size()[0], logits.size()[1]];
+    let kind = at_least_float(logits.f_kind()?);
+    let log_probs = logits.f_narrow(1, 0, len - 1)?.f_log_softmax(-1, kind)?; // [batch, pos - 1, d_vocab]
+    let next = tokens.ids.f_narrow(1, 1, len - 1)?; // [batch, pos - 1]
     let none = || Error::invalid("a loss needs at least two tokens: the first is predicted from nothing");
     let Some(mask) = &tokens.mask else {
+        let loss = log_probs.f_gather(-1, &next.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?.f_neg()?; // [batch, pos - 1]
         return match per_token {
             true => Ok(loss),
             false if len < 2 => Err(none()),
-            false => Ok(loss.f_mean(Kind::Float)?),
+            false => Ok(loss.f_mean(kind)?),
         };
     };
-    let real = mask.f_narrow(1, 1, len - 1)?.f_logical_and(&mask.f_narrow(1, 0, len - 1)?)?;
-    let loss = loss.fill_where(&real.f_logical_not()?, 0.0)?;
+    if len < 2 {
+        return if per_token { Ok(Tensor::f_zeros([batch, 0], (kind, logits.device()))?) } else { Err(none()) };
+    }
+    // The column of the last real token up to each column; −1 where there is none.
+    let columns = arange(0..len, logits.device())?.f_expand([batch, len], false)?;
+    let (last, _) = columns.fill_where(&mask.f_logical_not()?, -1.0)?.f_cummax(1)?; // [batch, pos]
+    let from = last.f_narrow(1, 0, len - 1)?; // [batch, pos - 1]
+    let predicted = mask.f_narrow(1, 1, len - 1)?.f_logical_and(&from.at_least_int(0)?.f_eq_tensor(&from)?)?;
+    let row = arange(0..batch, logits.device())?.f_unsqueeze(1)?; // [batch, 1]
+    let loss = log_probs.f_index(&[Some(&row), Some(&from.at_least_int(0)?), Some(&next)])?.f_neg()?; // [batch, pos - 1]
+    let loss = loss.fill_where(&predicted.f_logical_not()?, 0.0)?;
     if per_token {
         return Ok(loss);
     }
-    match real.f_sum(Kind::Int64)?.f_int64_value(&[])? {
+    match predicted.f_sum(Kind::Int64)?.f_int64_value(&[])? {
         0 => Err(none()),
-        count => Ok(loss.f_sum(Kind::Float)?.div_number(count as f64)?),
+        count => loss.f_sum(kind)?.div_number(count as f64),
     }
 }

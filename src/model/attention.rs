@@ -4,9 +4,8 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
-use super::context::{Context, AT_ONCE};
+use super::context::{Context, FusedMask, AT_ONCE};
 use super::linear::{cast, Linear};
-use super::mask::Mask;
 use super::norm::Norm;
 use crate::config::QkNorm;
 use crate::hook;
@@ -157,36 +156,41 @@ impl Attention {
 
     /// Values mixed by the pattern: `[batch, pos, head, d_head]`.
     ///
-    /// Scores and pattern exist only where somebody looks at them, or the model does to them what the
-    /// fused kernel cannot.
+    /// Scores and pattern are formed where a hook point shows them.
     fn mix(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
-        let mask = context.mask(layer);
         let (q, k, v) = (q.f_transpose(1, 2)?, k.f_transpose(1, 2)?, v.f_transpose(1, 2)?); // [batch, head, pos, d_head]
         if !tap.plan.forms_pattern(layer) {
-            let size = q.size();
-            let entries = size[0] * size[1] * size[2] * k.size()[2];
-            let z = match (mask, self.is_fusible()) {
-                (Mask::None, true) => self.fused(&q, &k, &v, None, false)?,
-                (Mask::Causal, true) => self.fused(&q, &k, &v, None, true)?,
-                (Mask::Additive(added), true) => self.fused(&q, &k, &v, Some(added), false)?,
-                (Mask::TooLarge, _) => self.in_blocks(&q, &k, &v, context)?,
-                (_, false) if entries > AT_ONCE => self.in_blocks(&q, &k, &v, context)?,
-                (_, false) => {
-                    let (k, v) = (self.per_query_head(k)?, self.per_query_head(v)?);
-                    self.softmax(&self.scores(&q, &k, &context.additive_mask(layer)?)?)?.f_matmul(&v)?
-                }
-            };
+            let z = self.mix_unobserved(&q, &k, &v, context)?;
             return Ok(context.without_padding(z.f_transpose(1, 2)?)?); // [batch, pos, head, d_head]
         }
         let (k, v) = (self.per_query_head(k)?, self.per_query_head(v)?);
-        let scores = self.scores(&q, &k, &context.additive_mask(layer)?)?;
+        let scores = self.scores(&q, &k, context.scores_mask(layer)?)?;
         let scores = tap.at(hook::attn_scores(layer), scores)?; // [batch, head, query, key]
-        let pattern = self.softmax(&scores)?;
-        drop(scores);
+        let pattern = self.softmax(&context.open_padding(scores)?)?;
         let pattern = context.without_padding(pattern.f_transpose(1, 2)?)?.f_transpose(1, 2)?;
         let pattern = tap.at(hook::pattern(layer), pattern)?; // [batch, head, query, key]
         Ok(pattern.f_matmul(&v)?.f_transpose(1, 2)?) // [batch, pos, head, d_head]
+    }
+
+    /// Values mixed without a pattern that is shown: `[batch, head, pos, d_head]`, as all of its arguments.
+    fn mix_unobserved(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context) -> Result<Tensor> {
+        let size = q.size();
+        let entries = size[0] * size[1] * size[2] * k.size()[2];
+        match context.fused_mask(self.layer)? {
+            FusedMask::InBlocks => self.in_blocks(q, k, v, context),
+            _ if !self.is_fusible() && entries > AT_ONCE => self.in_blocks(q, k, v, context),
+            _ if !self.is_fusible() => {
+                let (k, v) = (self.per_query_head(k.shallow_clone())?, self.per_query_head(v.shallow_clone())?);
+                let scores = self.scores(q, &k, context.scores_mask(self.layer)?)?;
+                Ok(self.softmax(&context.open_padding(scores)?)?.f_matmul(&v)?)
+            }
+            FusedMask::Causal => self.fused(q, k, v, None, true),
+            FusedMask::All(keys) => self.fused(q, &columns(k, keys)?, &columns(v, keys)?, None, false),
+            FusedMask::Additive(keys, added) => {
+                self.fused(q, &columns(k, keys)?, &columns(v, keys)?, Some(added), false)
+            }
+        }
     }
 
     /// Whether libtorch's kernel does all that is done to scores.
@@ -194,13 +198,13 @@ impl Attention {
         self.soft_cap.is_none() && self.sinks.is_none()
     }
 
-    /// Values mixed without forming the pattern: `[batch, head, pos, d_head]`, as all of its arguments.
+    /// Values mixed by libtorch's kernel: `[batch, head, pos, d_head]`, as all of its arguments.
     fn fused(&self, q: &Tensor, k: &Tensor, v: &Tensor, added: Option<&Tensor>, causal: bool) -> Result<Tensor> {
         let grouped = self.n_kv_heads != self.n_heads;
         Ok(Tensor::f_scaled_dot_product_attention(q, k, v, added, 0.0, causal, 1.0 / self.scale, grouped)?)
     }
 
-    /// The same for some queries at a time, where all of them would need a mask, or scores, that grow with the square of the
+    /// Values mixed for some queries at a time, where all of them would need a mask, or scores, that grow with the square of the
     /// length.
     fn in_blocks(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context) -> Result<Tensor> {
         let fusible = self.is_fusible();
@@ -214,11 +218,10 @@ impl Attention {
         for start in (0..size[2]).step_by(step as usize) {
             let queries = start..(start + step).min(size[2]);
             let (keys, added) = context.block(self.layer, &queries)?;
-            let of = |x: &Tensor, range: &Range<i64>| x.f_narrow(2, range.start, range.end - range.start);
-            let (q, k, v) = (of(q, &queries)?, of(&k, &keys)?, of(&v, &keys)?);
+            let (q, k, v) = (columns(q, &queries)?, columns(&k, &keys)?, columns(&v, &keys)?);
             parts.push(match fusible {
                 true => self.fused(&q, &k, &v, Some(&added), false)?,
-                false => self.softmax(&self.scores(&q, &k, &Some(added))?)?.f_matmul(&v)?,
+                false => self.softmax(&self.scores(&q, &k, Some(&added))?)?.f_matmul(&v)?,
             });
         }
         Ok(Tensor::f_cat(&parts, 2)?)
@@ -233,7 +236,7 @@ impl Attention {
     }
 
     /// Scaled, capped and masked scores: `[batch, head, query, key]`.
-    fn scores(&self, q: &Tensor, k: &Tensor, mask: &Option<Tensor>) -> Result<Tensor> {
+    fn scores(&self, q: &Tensor, k: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let size = q.size();
         let (queries, keys) = (size[2], k.size()[2]);
         let shape = [size[0], size[1], queries, keys];
@@ -298,5 +301,14 @@ impl Attention {
     pub(crate) fn w_o(&self) -> Result<Tensor> {
         let w = self.o.w()?; // [head * d_head, d_model]
         Ok(w.f_reshape([self.n_heads, self.d_head, -1])?)
+    }
+}
+
+/// Some positions of `[batch, head, pos, d_head]`: itself, where these are all.
+fn columns(x: &Tensor, range: &Range<i64>) -> Result<Tensor> {
+    let len = range.end - range.start;
+    match len == x.size()[2] {
+        true => Ok(x.shallow_clone()),
+        false => Ok(x.f_narrow(2, range.start, len)?),
     }
 }

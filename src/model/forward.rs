@@ -1,14 +1,14 @@
 //! The forward pass, from tokens to logits.
 
-use std::sync::Arc;
-
 use tch::Tensor;
 
-use super::context::{Context, Padding};
+use super::context::Context;
+use super::layout::Layout;
 use super::Transformer;
 use crate::config::PositionalEmbedding;
 use crate::run::kept::KeptPositions;
 use crate::run::{Flow, Halt, Plan, Tap};
+use crate::tensor::span::Span;
 use crate::text::input::Tokens;
 
 impl Transformer {
@@ -25,17 +25,15 @@ impl Transformer {
             return Err(Halt::Done);
         }
         let weights = self.weights();
-        let config = self.shared_config();
-        let token_positions = tokens.positions()?;
+        let config = self.config();
+        let size = tokens.ids.size(); // [batch, pos]
+        let layout = Layout::new(size[0], Span::whole(size[1] as usize), None, tokens.mask.as_ref())?;
         let shortformer = config.positional_embedding_type() == PositionalEmbedding::Shortformer;
+        let token_positions = layout.new_positions()?;
         let (mut resid, pos_embed) = weights.embed.forward(&tokens.ids, token_positions.as_ref(), shortformer, tap)?;
-        let padding = match (&tokens.mask, &token_positions) {
-            (Some(mask), Some(positions)) => Some(Padding { mask, positions }),
-            _ => None,
-        };
-        let of = (resid.f_kind()?, resid.device());
+        let options = (resid.f_kind()?, resid.device());
         let apart = pos_embed.filter(|_| shortformer);
-        let context = Context::new(&Arc::clone(config), self.tables(), tokens.ids.size()[1], padding, apart, of)?;
+        let context = Context::new(config, self.tables(), layout, 0..plan.n_layers, apart, options)?;
         for block in &weights.blocks[..plan.n_layers] {
             resid = block.forward(resid, &context, tap)?; // [batch, pos, d_model]
         }

@@ -1,115 +1,133 @@
-//! What a query may see, and what ALiBi adds to its scores.
+//! [`MaskKind`]: what a query may see, and what ALiBi adds to its scores.
 
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
+use super::layout::Layout;
 use crate::config::{AttentionDir, Positions};
 use crate::tensor::scalar::{arange, Scalar};
-use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Result};
 
-/// What is added to a layer's scores: −∞ where a query may not look, ALiBi's penalty elsewhere.
-#[derive(Debug)]
-pub(crate) enum Mask {
-    /// Nothing.
-    None,
-    /// −∞ on the keys after each query, and nothing else.
-    Causal,
-    /// This, `[batch or 1, head or 1, query, key]`.
-    Additive(SharedTensor),
-    /// More than is made at once: [`Context::block`](super::context::Context::block) makes it for some queries at a time.
-    TooLarge,
-}
-
-/// Which mask a layer needs; layers that need the same share one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Which mask a layer needs. Layers that need the same share one.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct MaskKind {
     causal: bool,
     /// Only where the window is shorter than the sequence.
-    window: Option<usize>,
-    alibi: bool,
+    window: Option<i64>,
+    /// ALiBi's `bias_max`, and the number of heads.
+    alibi: Option<(f64, usize)>,
 }
 
 impl MaskKind {
-    pub(crate) fn of(config: &Config, layer: usize, len: i64) -> Self {
+    /// The mask of a layer for queries that can look at `n_keys` keys.
+    pub(crate) fn of(config: &Config, layer: usize, n_keys: usize) -> Self {
         MaskKind {
             causal: config.attention_dir() == AttentionDir::Causal,
-            window: config.window(layer).filter(|window| (*window as i64) < len),
-            alibi: matches!(config.positions, Positions::Alibi { .. }),
+            window: config.window(layer).filter(|window| *window < n_keys).map(|window| window as i64),
+            alibi: match config.positions {
+                Positions::Alibi { bias_max } => Some((bias_max, config.n_heads)),
+                _ => None,
+            },
         }
     }
 
-    /// The mask for sequences of `len`, without padding.
-    pub(crate) fn build(self, config: &Config, len: i64, kind: Kind, device: Device) -> Result<Mask> {
-        if self.is_plain() {
-            return Ok(if self.causal { Mask::Causal } else { Mask::None });
-        }
-        Ok(Mask::Additive(self.additive(config, &(0..len), &(0..len), kind, device)?.into()))
+    pub(crate) fn is_causal(self) -> bool {
+        self.causal
     }
 
-    /// Whether libtorch's kernel needs no tensor to know what each query sees, where nothing is padded.
+    /// Whether the distance between query and key counts for nothing but the direction.
     pub(crate) fn is_plain(self) -> bool {
-        self.window.is_none() && !self.alibi
+        self.window.is_none() && self.alibi.is_none()
+    }
+
+    /// Whether every key that these queries can see is seen by all of them alike, where nothing is padded.
+    pub(crate) fn is_trivial(self, queries: &Range<i64>) -> bool {
+        self.alibi.is_none() && (queries.end - queries.start == 1 || (self.window.is_none() && !self.causal))
     }
 
     /// How many heads see differently: the mask's second axis.
-    pub(crate) fn heads(self, config: &Config) -> i64 {
-        if self.alibi {
-            config.n_heads as i64
-        } else {
-            1
-        }
+    pub(crate) fn heads(self) -> i64 {
+        self.alibi.map_or(1, |(_, heads)| heads as i64)
     }
 
-    /// The keys that any of these queries can see.
-    pub(crate) fn keys(self, queries: &Range<i64>, len: i64) -> Range<i64> {
-        let reach = self.window.map_or(len, |window| window as i64 - 1);
-        let end = if self.causal { queries.end } else { (queries.end + reach).min(len) };
+    /// The keys that any of these queries can see, out of `0..n_keys`, where nothing is padded.
+    pub(crate) fn keys(self, queries: &Range<i64>, n_keys: i64) -> Range<i64> {
+        let reach = self.window.map_or(n_keys, |window| window - 1);
+        let end = if self.causal { queries.end } else { (queries.end + reach).min(n_keys) };
         (queries.start - reach).max(0)..end
     }
 
-    /// What is added to the scores of these queries and keys: `[1, head or 1, query, key]`.
+    /// What is added to the scores of these queries and keys: −∞ where a query may not look, ALiBi's penalty elsewhere.
+    /// `[batch or 1, head or 1, query, key]`.
+    ///
+    /// Distances are between positions, so that padding within a row counts for nothing.
     pub(crate) fn additive(
         self,
-        config: &Config,
+        layout: &Layout,
         queries: &Range<i64>,
         keys: &Range<i64>,
-        kind: Kind,
-        device: Device,
+        (kind, device): (Kind, Device),
     ) -> Result<Tensor> {
-        let (n_queries, n_keys) = (queries.end - queries.start, keys.end - keys.start);
-        let mut allowed = Tensor::f_ones([n_queries, n_keys], (Kind::Bool, device))?; // [query, key]
-        let same = queries.start - keys.start; // the diagonal of keys that are their query
+        let shape = [queries.end - queries.start, keys.end - keys.start];
+        let mut visible = Tensor::f_ones(shape, (Kind::Bool, device))?; // [query, key]
         if self.causal {
-            allowed = allowed.f_tril(same)?;
+            visible = visible.f_tril(queries.start - keys.start)?; // the diagonal of keys that are their query
         }
-        if let Some(window) = self.window {
-            // The query's own position and the `window - 1` before it (and after it, where it may look there).
-            allowed = allowed.f_triu(same + 1 - window as i64)?;
-            if !self.causal {
-                allowed = allowed.f_tril(same + window as i64 - 1)?;
+        if let Some(padding) = &layout.padding {
+            let real = padding.real.f_narrow(1, keys.start, keys.end - keys.start)?;
+            visible = visible.f_logical_and(&real.f_unsqueeze(1)?)?; // [batch, query, key]
+        }
+        let by_position = self.alibi.is_some() || (self.window.is_some() && layout.padding.is_some());
+        let distance = match by_position {
+            true => Some(distance(layout, queries, keys, device)?), // [batch or 1, query, key]
+            false => None,
+        };
+        // The query's own position and the `window - 1` before it (and after it, where it may look there).
+        match (self.window, &distance) {
+            (None, _) => {}
+            (Some(window), Some(distance)) => {
+                let far = distance.f_abs()?.gt_number(window as f64 - 1.0)?;
+                visible = visible.f_logical_and(&far.f_logical_not()?)?;
+            }
+            (Some(window), None) => {
+                let same = queries.start - keys.start;
+                visible = visible.f_triu(same + 1 - window)?.f_tril(same + window - 1)?;
             }
         }
-        let zeros = Tensor::f_zeros([1, 1, n_queries, n_keys], (Kind::Float, device))?;
-        let mut added = zeros.fill_where(&allowed.f_logical_not()?, f64::NEG_INFINITY)?;
-        if let Positions::Alibi { bias_max } = config.positions {
-            let positions =
-                |range: &Range<i64>| -> Result<Tensor> { Ok(arange(range.clone(), device)?.f_to_kind(Kind::Float)?) };
-            let distance = positions(keys)?.f_unsqueeze(0)?.f_sub(&positions(queries)?.f_unsqueeze(1)?)?; // [query, key]
-            let slopes = Tensor::f_from_slice(&alibi_slopes(config.n_heads, bias_max))?
-                .f_to_kind(Kind::Float)?
-                .f_to_device(device)?
-                .f_reshape([1, config.n_heads as i64, 1, 1])?;
-            // Keys after the query, where they may be seen, are as far as those before it.
-            added = added.f_sub(&slopes.f_mul(&distance.f_abs()?)?)?; // [1, head, query, key]
+        while visible.dim() < 4 {
+            visible = visible.f_unsqueeze(-3)?; // [batch or 1, 1, query, key]
         }
-        Ok(added.f_to_kind(kind)?)
+        let hidden = visible.f_logical_not()?;
+        let added = match (self.alibi, distance) {
+            (Some((bias_max, n_heads)), Some(distance)) => {
+                let slopes = Tensor::f_from_slice(&alibi_slopes(n_heads, bias_max))?
+                    .f_to_kind(Kind::Float)?
+                    .f_to_device(device)?
+                    .f_reshape([1, n_heads as i64, 1, 1])?;
+                // Keys after the query, where they may be seen, are as far as those before it.
+                slopes.f_mul(&distance.f_abs()?.f_unsqueeze(1)?)?.f_neg()? // [batch or 1, head, query, key]
+            }
+            _ => Tensor::f_zeros(hidden.size(), (Kind::Float, device))?,
+        };
+        Ok(added.fill_where(&hidden, f64::NEG_INFINITY)?.f_to_kind(kind)?)
     }
 }
 
-/// ALiBi's slopes: powers of `2^(-bias_max / n)` for a power of two, and for other numbers of heads
-/// those of the next smaller power followed by every second one of the next larger.
+/// How far each key lies behind its query, in positions: `[batch or 1, query, key]`, negative before it.
+fn distance(layout: &Layout, queries: &Range<i64>, keys: &Range<i64>, device: Device) -> Result<Tensor> {
+    let positions = |range: &Range<i64>| -> Result<Tensor> {
+        let positions = match &layout.padding {
+            Some(padding) => padding.positions.f_narrow(1, range.start, range.end - range.start)?,
+            None => arange(range.clone(), device)?.f_unsqueeze(0)?,
+        };
+        Ok(positions.f_to_kind(Kind::Float)?)
+    };
+    Ok(positions(keys)?.f_unsqueeze(1)?.f_sub(&positions(queries)?.f_unsqueeze(2)?)?)
+}
+
+/// ALiBi's slopes: powers of `2^(-bias_max / n)` for a power of two, and for other numbers of heads those of the next smaller
+/// power followed by every second one of the next larger.
 fn alibi_slopes(n_heads: usize, bias_max: f64) -> Vec<f64> {
     let powers = |n: usize, count: usize, every: usize| {
         (0..count).map(move |i| 2f64.powf(-bias_max * (i * every + 1) as f64 / n as f64))

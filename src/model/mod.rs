@@ -9,6 +9,7 @@ pub(crate) mod block;
 pub(crate) mod context;
 pub(crate) mod embed;
 pub(crate) mod forward;
+pub(crate) mod layout;
 pub(crate) mod linear;
 pub(crate) mod mask;
 pub(crate) mod mlp;
@@ -17,6 +18,7 @@ pub(crate) mod norm;
 pub(crate) mod placed_norm;
 pub(crate) mod rotary;
 pub(crate) mod state_dict;
+pub(crate) mod tables;
 pub(crate) mod unembed;
 
 use std::sync::Arc;
@@ -34,7 +36,7 @@ use crate::Config;
 pub struct Transformer {
     config: Arc<Config>,
     weights: Arc<Weights>,
-    tables: Arc<context::Tables>,
+    tables: Arc<tables::Tables>,
 }
 
 /// All weights, by component.
@@ -71,7 +73,7 @@ impl Transformer {
         &self.weights
     }
 
-    pub(crate) fn tables(&self) -> &context::Tables {
+    pub(crate) fn tables(&self) -> &tables::Tables {
         &self.tables
     }
 

@@ -1,4 +1,4 @@
-//! Rotary position embedding: the tables, made once a length, and their use.
+//! Rotary position embedding (Su et al. 2021, "RoFormer"): the angles of each position, and their use.
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,7 +8,7 @@ use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
 /// Cosines and sines for each position and pair.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RotaryTable {
     cos: SharedTensor,     // [pos, 1, dim / 2], or [batch, pos, 1, dim / 2]
     sin: SharedTensor,     // as cos
@@ -18,9 +18,9 @@ pub(crate) struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// The table for positions `0..len`.
-    pub(crate) fn new(rotary: &Rotary, len: i64, kind: Kind, device: Device) -> Result<Self> {
-        let (inverse, factor) = inverse_frequencies(rotary, len as usize);
+    /// The angles at the positions `0..len` of sequences of this class.
+    pub(crate) fn new(rotary: &Rotary, class: LengthClass, len: i64, kind: Kind, device: Device) -> Result<Self> {
+        let (inverse, factor) = inverse_frequencies(rotary, class);
         let inverse = Tensor::f_from_slice(&inverse)?; // [dim / 2], f64
         let positions = arange(0..len, Device::Cpu)?.f_to_kind(Kind::Double)?;
         let angles = positions.f_outer(&inverse)?.f_unsqueeze(1)?; // [pos, 1, dim / 2]
@@ -36,33 +36,49 @@ impl RotaryTable {
         })
     }
 
-    /// The rows of this table for the position of each token.
-    pub(crate) fn at(&self, positions: &Tensor) -> Result<Self> {
+    /// How many positions the table has.
+    pub(crate) fn len(&self) -> i64 {
+        self.cos.size()[0]
+    }
+
+    /// The rows of these positions, as views.
+    pub(crate) fn narrow(&self, start: i64, len: i64) -> Result<Self> {
+        self.map(|table| Ok(table.f_narrow(0, start, len)?))
+    }
+
+    /// The row of each token's position: `positions` is `[batch, pos]`.
+    pub(crate) fn gather(&self, positions: &Tensor) -> Result<Self> {
         let size = positions.size(); // [batch, pos]
         let flat = positions.f_reshape(-1)?;
-        let rows = |table: &Tensor| -> Result<Tensor> {
-            Ok(table.f_index_select(0, &flat)?.f_reshape([size[0], size[1], 1, self.dim / 2])?)
+        self.map(|table| Ok(table.f_index_select(0, &flat)?.f_view([size[0], size[1], 1, self.dim / 2])?))
+    }
+
+    /// The rows of several tables of `[batch, pos, 1, dim / 2]`, one batch after the other.
+    pub(crate) fn stack(tables: &[RotaryTable]) -> Result<Option<Self>> {
+        let Some(first) = tables.first() else { return Ok(None) };
+        let join = |part: fn(&RotaryTable) -> &SharedTensor| -> Result<SharedTensor> {
+            let parts: Vec<&Tensor> = tables.iter().map(|table| &**part(table)).collect();
+            Ok(Tensor::f_cat(&parts, 0)?.into())
         };
-        let (cos, sin, neg_sin) = (rows(&self.cos)?, rows(&self.sin)?, rows(&self.neg_sin)?);
-        Ok(RotaryTable {
-            cos: cos.into(),
-            sin: sin.into(),
-            neg_sin: neg_sin.into(),
-            dim: self.dim,
-            adjacent_pairs: self.adjacent_pairs,
-        })
+        let (cos, sin, neg_sin) = (join(|t| &t.cos)?, join(|t| &t.sin)?, join(|t| &t.neg_sin)?);
+        Ok(Some(RotaryTable { cos, sin, neg_sin, ..first.clone() }))
+    }
+
+    fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let (cos, sin, neg_sin) = (f(&self.cos)?.into(), f(&self.sin)?.into(), f(&self.neg_sin)?.into());
+        Ok(RotaryTable { cos, sin, neg_sin, dim: self.dim, adjacent_pairs: self.adjacent_pairs })
     }
 
     /// Rotates the first `dim` entries of each head: `[batch, pos, head, d_head]`.
     pub(crate) fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let size = x.size();
         let d_head = size[size.len() - 1];
-        let turned = if self.dim == d_head { x.shallow_clone() } else { x.f_narrow(-1, 0, self.dim)? };
+        let rotated = if self.dim == d_head { x.shallow_clone() } else { x.f_narrow(-1, 0, self.dim)? };
         let half = self.dim / 2;
         let (a, b) = if self.adjacent_pairs {
-            (turned.f_slice(-1, 0, None, 2)?, turned.f_slice(-1, 1, None, 2)?)
+            (rotated.f_slice(-1, 0, None, 2)?, rotated.f_slice(-1, 1, None, 2)?)
         } else {
-            (turned.f_narrow(-1, 0, half)?, turned.f_narrow(-1, half, half)?)
+            (rotated.f_narrow(-1, 0, half)?, rotated.f_narrow(-1, half, half)?)
         }; // each [batch, pos, head, dim / 2]
         let first = a.f_mul(&self.cos)?.f_addcmul(&b, &self.neg_sin)?;
         let second = b.f_mul(&self.cos)?.f_addcmul(&a, &self.sin)?;
@@ -80,8 +96,39 @@ impl RotaryTable {
     }
 }
 
+/// Which angles sequences of a length have. Most models have one class; some stretch their wavelengths past the trained context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LengthClass {
+    /// Sequences within the trained context, and all sequences of models whose angles do not depend on the length.
+    Trained,
+    /// Sequences past the trained context, of any length (LongRoPE).
+    Extended,
+    /// Sequences of this length, past the trained context (dynamic scaling).
+    Exactly(usize),
+}
+
+impl LengthClass {
+    /// The class of sequences of `len` tokens.
+    pub(crate) fn of(rotary: &Rotary, len: usize) -> Self {
+        match &rotary.scaling {
+            RopeScaling::Dynamic { original_max_position_embeddings: trained, .. } if len > *trained => {
+                LengthClass::Exactly(len)
+            }
+            RopeScaling::LongRope { original_max_position_embeddings: trained, .. } if len > *trained => {
+                LengthClass::Extended
+            }
+            _ => LengthClass::Trained,
+        }
+    }
+
+    /// Whether the class of a sequence depends on its length.
+    pub(crate) fn varies(rotary: &Rotary) -> bool {
+        matches!(rotary.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
+    }
+}
+
 /// The angle that each pair turns from one position to the next, and what cosine and sine are multiplied by.
-fn inverse_frequencies(rotary: &Rotary, len: usize) -> (Vec<f64>, f64) {
+fn inverse_frequencies(rotary: &Rotary, class: LengthClass) -> (Vec<f64>, f64) {
     let dim = rotary.dim as f64;
     let plain = |base: f64| -> Vec<f64> { (0..rotary.dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim)).collect() };
     match &rotary.scaling {
@@ -90,7 +137,7 @@ fn inverse_frequencies(rotary: &Rotary, len: usize) -> (Vec<f64>, f64) {
         RopeScaling::Dynamic { factor, original_max_position_embeddings: trained } => {
             // As transformers: the base grows with the length once it passes the trained one.
             let trained = *trained as f64;
-            let length = (len as f64).max(trained);
+            let length = if let LengthClass::Exactly(len) = class { len as f64 } else { trained };
             let grown = factor * length / trained - (factor - 1.0);
             (plain(rotary.base * grown.powf(dim / (dim - 2.0))), 1.0)
         }
@@ -136,13 +183,8 @@ fn inverse_frequencies(rotary: &Rotary, len: usize) -> (Vec<f64>, f64) {
             });
             (scaled.collect(), *attention_factor)
         }
-        RopeScaling::LongRope {
-            short_factor,
-            long_factor,
-            attention_factor,
-            original_max_position_embeddings: trained,
-        } => {
-            let divisors = if len > *trained { long_factor } else { short_factor };
+        RopeScaling::LongRope { short_factor, long_factor, attention_factor, .. } => {
+            let divisors = if class == LengthClass::Trained { short_factor } else { long_factor };
             let scaled = plain(rotary.base).into_iter().zip(divisors).map(|(f, d)| f / d);
             (scaled.collect(), *attention_factor)
         }

@@ -21,8 +21,6 @@ pub(crate) trait Scalar {
     fn at_most(&self, high: f64) -> Result<Tensor>;
     /// `min(max(self, low), high)`
     fn between(&self, low: f64, high: f64) -> Result<Tensor>;
-    /// `self == number`, as bools.
-    fn eq_number(&self, number: f64) -> Result<Tensor>;
     /// `self == number` of whole numbers, as bools.
     fn eq_int(&self, number: i64) -> Result<Tensor>;
     /// `self + number` of whole numbers.
@@ -62,10 +60,6 @@ impl Scalar for Tensor {
 
     fn between(&self, low: f64, high: f64) -> Result<Tensor> {
         Ok(scalar::clamp(self, low, high)?)
-    }
-
-    fn eq_number(&self, number: f64) -> Result<Tensor> {
-        Ok(scalar::eq(self, number)?)
     }
 
     fn eq_int(&self, number: i64) -> Result<Tensor> {

@@ -2,7 +2,6 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::tensor::scalar::Scalar;
 use crate::text::tokenizer::{Bos, PaddingSide, Tokenizer};
 use crate::{Config, Error, Result};
 
@@ -95,12 +94,6 @@ impl Tokens {
             ids: Tensor::f_from_slice(&ids)?.f_view(shape)?,
             mask: if uneven { Some(Tensor::f_from_slice(&mask)?.f_view(shape)?) } else { None },
         })
-    }
-
-    /// Each token's position, where padding shifts any: `[batch, pos]`.
-    pub(crate) fn positions(&self) -> Result<Option<Tensor>> {
-        let Some(mask) = &self.mask else { return Ok(None) };
-        Ok(Some(mask.f_cumsum(1, Kind::Int64)?.add_int(-1)?.at_least_int(0)?))
     }
 
     /// Checks that the model can run on these: not empty, not too long, no id outside the vocabulary.

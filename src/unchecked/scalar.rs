@@ -87,7 +87,6 @@ with_number! {
     div => atg_div_scalar,
     clamp_min => atg_clamp_min,
     clamp_max => atg_clamp_max,
-    eq => atg_eq,
     gt => atg_gt,
     fill => atg_fill_,
 }

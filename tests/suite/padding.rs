@@ -1,11 +1,11 @@
 //! A batch of texts of different lengths gives each row what it gets alone, on whichever side it is padded.
 
-use crate::common::{families, max_diff, raw, tokenizer, Fixture, Tally};
+use crate::common::models::in_fp64;
+use crate::common::{families, max_diff, raw, tokenizer, Tally};
 use approx::assert_abs_diff_eq;
 use rstest::rstest;
 use tch::{Device, IndexOp, Kind, Tensor};
-use tch_lens::config::{Activation, AttentionConfig, MlpConfig, PerLayer, Positions, Reach};
-use tch_lens::{Bos, Config, HookFilter, HookedTransformer, Init, Load, Output, PaddingSide, Run, Tokens};
+use tch_lens::{Bos, HookFilter, HookedTransformer, Load, Output, PaddingSide, Run, Tokens};
 
 const TOLERANCE: f64 = 1e-4;
 /// In fp64 nothing but a mistake is larger; in fp32 the activations of a model without norms are too large to tell.
@@ -25,31 +25,37 @@ fn real(row: &[i64], longest: usize, side: PaddingSide) -> (i64, i64) {
     }
 }
 
-fn rows_are_as_if_alone(what: &str, model: &HookedTransformer, side: PaddingSide, tally: &mut Tally) {
+/// Rows whose tokens stand in these columns of seven, with a token that is looked at by mistake elsewhere.
+fn placed(rows: &[Vec<i64>], columns: &[Vec<i64>]) -> Tokens {
+    let (mut ids, mut mask) = (Vec::new(), Vec::new());
+    for (row, columns) in rows.iter().zip(columns) {
+        let place = |column: i64| columns.iter().position(|c| *c == column);
+        ids.extend((0..7).map(|column| place(column).map_or(2, |i| row[i])));
+        mask.extend((0..7).map(|column| place(column).is_some()));
+    }
+    let shape = [rows.len() as i64, 7];
+    Tokens { ids: Tensor::from_slice(&ids).view(shape), mask: Some(Tensor::from_slice(&mask).view(shape)) }
+}
+
+fn rows_are_as_if_alone(what: &str, model: &HookedTransformer, columns: &[Vec<i64>], tally: &mut Tally) {
     let rows = rows();
-    let longest = 7;
-    let batch = Tokens::padded(&rows, 0, side).unwrap();
-    let run = || Run::new().padding_side(side);
-    let fused = model.run(&batch, run()).unwrap().logits.unwrap();
-    let formed = model.run(&batch, run().cache(HookFilter::All)).unwrap(); // scores and patterns are formed
-    for (i, row) in rows.iter().enumerate() {
+    let batch = placed(&rows, columns);
+    let fused = model.run(&batch, Run::new()).unwrap().logits.unwrap();
+    let formed = model.run(&batch, Run::new().cache(HookFilter::All)).unwrap(); // scores and patterns are formed
+    for (i, (row, columns)) in rows.iter().zip(columns).enumerate() {
         let i = i as i64;
-        let (start, len) = real(row, longest, side);
+        let columns = Tensor::from_slice(columns);
+        let of_row = |x: &Tensor, axis: i64| x.i(i).index_select(axis - 1, &columns);
         let (alone, cache) = model.run_with_cache(row.clone()).unwrap();
-        tally.compare(&format!("{what}, row {i}"), &fused.i(i).narrow(0, start, len), &alone.i(0), FP64_TOLERANCE);
+        tally.compare(&format!("{what}, row {i}"), &of_row(&fused, 1), &alone.i(0), FP64_TOLERANCE);
         let logits = formed.logits.as_ref().unwrap();
-        tally.compare(
-            &format!("{what}, row {i}, formed"),
-            &logits.i(i).narrow(0, start, len),
-            &alone.i(0),
-            FP64_TOLERANCE,
-        );
+        tally.compare(&format!("{what}, row {i}, formed"), &of_row(logits, 1), &alone.i(0), FP64_TOLERANCE);
         for point in cache.keys() {
             let Some(position) = point.axes().position else { continue }; // experts' rows: of the whole batch
             let name = point.to_string();
-            let mut ours = formed.cache[point].i(i).narrow(position as i64 - 1, start, len);
+            let mut ours = of_row(&formed.cache[point], position as i64);
             if name.ends_with("hook_pattern") || name.ends_with("hook_attn_scores") {
-                ours = ours.narrow(-1, start, len);
+                ours = ours.index_select(-1, &columns);
             }
             tally.compare(&format!("{what}, row {i}, {name}"), &ours, &cache[point].i(0), FP64_TOLERANCE);
         }
@@ -66,32 +72,19 @@ fn rows_are_as_if_alone(what: &str, model: &HookedTransformer, side: PaddingSide
     }
 }
 
-fn in_fp64() -> Load {
-    Load::new().no_processing().kind(Kind::Double)
-}
-
+/// Padding may be anywhere: a row's positions count its real tokens, and ALiBi and windows measure between those.
 #[rstest]
-#[case::left(PaddingSide::Left)]
-#[case::right(PaddingSide::Right)]
-fn each_row_gets_what_it_gets_alone(#[case] side: PaddingSide) {
+#[case::left(["1111111", "0000111", "0011111", "0000001"])]
+#[case::right(["1111111", "1110000", "1111100", "1000000"])]
+#[case::holes(["1111111", "1011000", "1100111", "0001000"])]
+#[case::wide_holes(["1111111", "0100011", "1011101", "0100000"])]
+fn each_row_gets_what_it_gets_alone(#[case] masks: [&str; 4]) {
+    let columns = masks.map(|mask| (0..7).filter(|i| mask.as_bytes()[*i as usize] == b'1').collect::<Vec<i64>>());
     let mut tally = Tally::default();
-    for family in families() {
-        let model = in_fp64().open(Fixture::folder(&family)).unwrap();
-        rows_are_as_if_alone(&family, &model, side, &mut tally);
+    for (what, model) in in_fp64() {
+        rows_are_as_if_alone(&what, &model, &columns, &mut tally);
     }
-    let small = Config { mlp: Some(MlpConfig::plain(32, Activation::GeluNew)), ..Config::new(2, 24, 3, 16, 16) };
-    let alibi = Config { positions: Positions::Alibi { bias_max: 8.0 }, ..small.clone() };
-    let reach = PerLayer::All(Reach::Window(2));
-    let local = Config { attention: AttentionConfig { reach, ..AttentionConfig::default() }, ..small };
-    for (what, config) in [("alibi", alibi), ("local", local)] {
-        let weights = HookedTransformer::init_with(config.clone(), Init::Gpt2 { std: Some(0.3) }, 0)
-            .unwrap()
-            .state_dict()
-            .unwrap();
-        let model = in_fp64().state_dict(config, weights).unwrap();
-        rows_are_as_if_alone(what, &model, side, &mut tally);
-    }
-    tally.finish(&format!("{side:?}"));
+    tally.finish("padded rows");
 }
 
 /// Texts pad themselves, on the side asked for.
@@ -145,25 +138,28 @@ fn a_row_of_nothing_but_padding_is_zero_and_never_nan() {
     }
 }
 
-#[test]
-fn the_loss_is_that_of_the_real_tokens() {
+#[rstest]
+#[case::left(["1111111", "0000111", "0011111", "0000001"], [6, 2, 4, 0])]
+#[case::right(["1111111", "1110000", "1111100", "1000000"], [6, 2, 4, 0])]
+#[case::holes(["1111111", "1010010", "0111101", "0001000"], [6, 2, 4, 0])]
+fn the_loss_is_that_of_the_real_tokens(#[case] masks: [&str; 4], #[case] predicted: [i64; 4]) {
     let model = raw("llama_gqa_tied");
     let (mut sum, mut count) = (0.0, 0.0);
-    for row in rows().into_iter().filter(|row| row.len() > 1) {
+    let rows: Vec<_> = rows().into_iter().zip(predicted).map(|(row, n)| row[..n as usize + 1].to_vec()).collect();
+    for row in rows.iter().filter(|row| row.len() > 1) {
         let n = row.len() as f64 - 1.0;
         sum += model.loss(row).unwrap() * n;
         count += n;
     }
-    for side in [PaddingSide::Left, PaddingSide::Right] {
-        let batch = Tokens::padded(&rows(), 0, side).unwrap();
-        let loss = model.loss(&batch).unwrap();
-        assert_abs_diff_eq!(loss, sum / count, epsilon = TOLERANCE);
-        let per_token = model.run(&batch, Run::new().output(Output::LossPerToken)).unwrap().loss.unwrap();
-        assert_eq!(per_token.size(), [4, 6]);
-        let counted = per_token.ne(0.0).sum_dim_intlist([1i64].as_slice(), false, Kind::Int64);
-        assert_eq!(Vec::<i64>::try_from(counted).unwrap(), [6, 2, 4, 0]);
-        assert_abs_diff_eq!(per_token.sum(Kind::Double).double_value(&[]), sum, epsilon = 1e-3);
-    }
+    let columns = masks.map(|mask| (0..7).filter(|i| mask.as_bytes()[*i as usize] == b'1').collect::<Vec<i64>>());
+    let batch = placed(&rows, &columns);
+    let loss = model.loss(&batch).unwrap();
+    assert_abs_diff_eq!(loss, sum / count, epsilon = TOLERANCE);
+    let per_token = model.run(&batch, Run::new().output(Output::LossPerToken)).unwrap().loss.unwrap();
+    assert_eq!(per_token.size(), [4, 6]);
+    let counted = per_token.ne(0.0).sum_dim_intlist([1i64].as_slice(), false, Kind::Int64);
+    assert_eq!(Vec::<i64>::try_from(counted).unwrap(), predicted);
+    assert_abs_diff_eq!(per_token.sum(Kind::Double).double_value(&[]), sum, epsilon = 1e-3);
 }
 
 /// In half precision as well: −∞ and sums that overflow are where padding usually goes wrong.

@@ -1,0 +1,76 @@
+//! [`Layout`]: where the tokens of a run stand.
+
+use tch::{Kind, Tensor};
+
+use crate::tensor::scalar::Scalar;
+use crate::tensor::span::Span;
+use crate::Result;
+
+/// Where the tokens of a run stand: which columns the run computes, and which columns are padding.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) batch: i64,
+    pub(crate) span: Span,
+    /// Absent where every token is real.
+    pub(crate) padding: Option<Padding>,
+}
+
+/// The padding of a batch, over the columns of the past and the new ones. It may be anywhere in a row.
+///
+/// A token's position is the number of real tokens before it in its row, so a row has the positions that it has alone.
+#[derive(Debug)]
+pub(crate) struct Padding {
+    /// Which tokens are real: `[batch, key]`, bool.
+    pub(crate) real: Tensor,
+    /// The position of each token, and of padding any valid one: `[batch, key]`, int64.
+    pub(crate) positions: Tensor,
+}
+
+impl Layout {
+    /// Rows of `span.new` tokens, after a past with this padding. `mask` says which of the new tokens are real: `[batch, new]`.
+    pub(crate) fn new(batch: i64, span: Span, past: Option<&Padding>, mask: Option<&Tensor>) -> Result<Self> {
+        let padding = match (past, mask) {
+            (None, None) => None,
+            (None, Some(mask)) if span.past == 0 => Some(Padding::new(mask.shallow_clone())?),
+            (past, mask) => {
+                let kind = |of: Option<&Tensor>| of.map(|t| (Kind::Bool, t.device()));
+                let options = kind(mask).or(kind(past.map(|p| &p.real))).unwrap_or((Kind::Bool, tch::Device::Cpu));
+                let all = |n: usize| Ok::<_, crate::Error>(Tensor::f_ones([batch, n as i64], options)?);
+                let before = past.map_or_else(|| all(span.past), |past| Ok(past.real.shallow_clone()))?;
+                let new = mask.map_or_else(|| all(span.new), |mask| Ok(mask.shallow_clone()))?;
+                Some(Padding::new(Tensor::f_cat(&[before, new], 1)?)?)
+            }
+        };
+        Ok(Layout { batch, span, padding })
+    }
+
+    /// The positions of the new tokens, where padding shifts any: `[batch, new]`.
+    pub(crate) fn new_positions(&self) -> Result<Option<Tensor>> {
+        self.padding.as_ref().map(|padding| self.new_columns(&padding.positions)).transpose()
+    }
+
+    /// Which of the new tokens are padding: `[batch, new]`, bool.
+    pub(crate) fn new_padding(&self) -> Result<Option<Tensor>> {
+        let padding = |padding: &Padding| Ok(self.new_columns(&padding.real)?.f_logical_not()?);
+        self.padding.as_ref().map(padding).transpose()
+    }
+
+    /// The length of each row, the past included and padding not. Copies from the device where a row is padded.
+    pub(crate) fn row_lengths(&self) -> Result<Vec<usize>> {
+        let Some(padding) = &self.padding else { return Ok(vec![self.span.keys(); self.batch as usize]) };
+        let lengths = Vec::<i64>::try_from(padding.real.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Int64)?)?;
+        Ok(lengths.into_iter().map(|n| n as usize).collect())
+    }
+
+    /// The new columns of `[batch, key]`.
+    fn new_columns(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_narrow(1, self.span.past as i64, self.span.new as i64)?)
+    }
+}
+
+impl Padding {
+    fn new(real: Tensor) -> Result<Self> {
+        let positions = real.f_cumsum(1, Kind::Int64)?.add_int(-1)?.at_least_int(0)?;
+        Ok(Padding { real, positions })
+    }
+}

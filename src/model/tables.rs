@@ -1,0 +1,223 @@
+//! [`Tables`]: masks and rotary angles, made once for a model and narrowed to the span of each run.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tch::{Device, Kind, Tensor};
+
+use super::layout::Layout;
+use super::mask::MaskKind;
+use super::rotary::{LengthClass, RotaryTable};
+use crate::config::{AttnType, Rotary};
+use crate::tensor::span::Span;
+use crate::unchecked::threads::SharedTensor;
+use crate::{Config, Result};
+
+/// Masks and rotary angles from position 0 on. Each is made when it is first needed, grows by doubling, and is narrowed to the
+/// positions of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    masks: Mutex<Vec<(MaskKind, SharedTensor)>>,
+    rotary: Mutex<Vec<Angles>>,
+}
+
+/// One rotation's angles for sequences of a class.
+#[derive(Debug)]
+struct Angles {
+    of_local_layers: bool,
+    class: LengthClass,
+    table: RotaryTable,
+    /// What the last run took of it.
+    last: (Span, RotaryTable),
+}
+
+/// The shortest table that is made.
+const SHORTEST: usize = 64;
+/// Masks of more entries than this are made for each run: 16 MB in fp32.
+const LARGEST_MASK: i64 = 1 << 22;
+/// Masks of no more kinds than this are kept.
+const KEPT_MASKS: usize = 4;
+
+impl Tables {
+    /// What is added to the scores of these queries over these keys, where nothing is padded: `[1, head or 1, query, key]`.
+    pub(crate) fn mask(
+        &self,
+        kind: MaskKind,
+        queries: &Range<i64>,
+        keys: &Range<i64>,
+        options: (Kind, Device),
+    ) -> Result<Tensor> {
+        let unpadded = |n: i64| Layout { batch: 1, span: Span::whole(n as usize), padding: None };
+        let n = queries.end.max(keys.end);
+        let longest = ((LARGEST_MASK / kind.heads()) as f64).sqrt() as i64;
+        let mut masks = lock(&self.masks);
+        let found = masks.iter().position(|(of, _)| *of == kind);
+        if n > longest || (found.is_none() && masks.len() >= KEPT_MASKS) {
+            drop(masks);
+            return kind.additive(&unpadded(n), queries, keys, options);
+        }
+        let index = match found {
+            Some(index) if masks[index].1.size()[2] >= n => index,
+            found => {
+                let len = doubled(n as usize, longest as usize) as i64;
+                let mask = kind.additive(&unpadded(len), &(0..len), &(0..len), options)?;
+                if let Some(index) = found {
+                    masks.remove(index);
+                }
+                masks.push((kind, mask.into()));
+                masks.len() - 1
+            }
+        };
+        let rows = masks[index].1.f_narrow(2, queries.start, queries.end - queries.start)?;
+        Ok(rows.f_narrow(3, keys.start, keys.end - keys.start)?)
+    }
+
+    /// The angles of a layer's queries and keys, if positions are rotary.
+    pub(crate) fn rotary(
+        &self,
+        config: &Config,
+        layer: usize,
+        layout: &Layout,
+        options: (Kind, Device),
+    ) -> Result<Option<RotaryTable>> {
+        let Some(rotary) = config.rotation(layer) else { return Ok(None) };
+        let local = config.attn_type(layer) == AttnType::Local;
+        let n_keys = layout.span.keys();
+        let of_class = |class| self.angles((rotary, local, class), layout.span, config.n_ctx, options);
+        let Some(positions) = layout.new_positions()? else {
+            return of_class(LengthClass::of(rotary, n_keys)).map(|(_, narrowed)| Some(narrowed));
+        };
+        if !LengthClass::varies(rotary) {
+            return of_class(LengthClass::Trained)?.0.gather(&positions).map(Some);
+        }
+        // Each row has the angles that it has alone.
+        let of_row = |(row, length): (usize, usize)| {
+            let (table, _) = of_class(LengthClass::of(rotary, length))?;
+            table.gather(&positions.f_narrow(0, row as i64, 1)?)
+        };
+        let rows = layout.row_lengths()?.into_iter().enumerate().map(of_row).collect::<Result<Vec<_>>>()?;
+        RotaryTable::stack(&rows)
+    }
+
+    /// The angles of all positions up to the end of a span at least, and those of the span.
+    fn angles(
+        &self,
+        (rotary, of_local_layers, class): (&Rotary, bool, LengthClass),
+        span: Span,
+        n_ctx: usize,
+        (kind, device): (Kind, Device),
+    ) -> Result<(RotaryTable, RotaryTable)> {
+        let mut kept = lock(&self.rotary);
+        let found = kept.iter().position(|angles| angles.of_local_layers == of_local_layers && angles.class == class);
+        let index = match found {
+            Some(index) if kept[index].table.len() >= span.keys() as i64 => index,
+            found => {
+                let len = doubled(span.keys(), n_ctx) as i64;
+                let table = RotaryTable::new(rotary, class, len, kind, device)?;
+                if let Some(index) = found {
+                    kept.remove(index);
+                }
+                if let LengthClass::Exactly(_) = class {
+                    // Every length has its own: only the last is kept.
+                    kept.retain(|angles| {
+                        angles.of_local_layers != of_local_layers || !matches!(angles.class, LengthClass::Exactly(_))
+                    });
+                }
+                let last = (Span::whole(len as usize), table.clone());
+                kept.push(Angles { of_local_layers, class, table, last });
+                kept.len() - 1
+            }
+        };
+        let angles = &mut kept[index];
+        if angles.last.0 != span {
+            angles.last = (span, angles.table.narrow(span.past as i64, span.new as i64)?);
+        }
+        Ok((angles.table.clone(), angles.last.1.clone()))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The next power of two, but at most `longest` where that suffices for `n`.
+fn doubled(n: usize, longest: usize) -> usize {
+    n.next_power_of_two().max(SHORTEST).min(longest.max(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Positions, RopeScaling};
+
+    const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
+
+    fn unpadded(past: usize, new: usize) -> Layout {
+        Layout { batch: 1, span: Span { past, new }, padding: None }
+    }
+
+    #[test]
+    fn a_narrowed_mask_is_the_mask_of_the_span() {
+        let local = Config {
+            attention: crate::config::AttentionConfig {
+                reach: crate::config::PerLayer::All(crate::config::Reach::Window(5)),
+                ..Default::default()
+            },
+            ..Config::new(1, 8, 3, 10, 4096)
+        };
+        let alibi = Config { positions: Positions::Alibi { bias_max: 8.0 }, ..local.clone() };
+        for config in [Config::new(1, 8, 3, 10, 4096), local, alibi] {
+            let tables = Tables::default();
+            for (past, new) in [(0, 7), (3, 4), (90, 1), (60, 10), (1200, 9), (0, 1300)] {
+                let span = Span { past, new };
+                let kind = MaskKind::of(&config, 0, span.keys());
+                let keys = 0..span.keys() as i64;
+                let found = tables.mask(kind, &span.columns(), &keys, OPTIONS).unwrap();
+                let expected = kind.additive(&unpadded(past, new), &span.columns(), &keys, OPTIONS).unwrap();
+                assert_eq!(found, expected, "{past} + {new}");
+            }
+            let kept = tables.masks.lock().unwrap();
+            assert!(kept.iter().all(|(_, mask)| (mask.numel() as i64) <= LARGEST_MASK));
+        }
+    }
+
+    #[test]
+    fn angles_are_made_when_a_table_doubles_and_not_for_each_step() {
+        let config = Config { positions: Positions::rotary(Rotary::new(4, 100.0)), ..Config::new(1, 8, 2, 10, 500) };
+        let tables = Tables::default();
+        let mut lengths = Vec::new();
+        for past in 0..500 {
+            let table = tables.rotary(&config, 0, &unpadded(past, 1), OPTIONS).unwrap().unwrap();
+            let kept = tables.rotary.lock().unwrap();
+            assert_eq!((kept.len(), table.len()), (1, 1));
+            lengths.push(kept[0].table.len());
+        }
+        lengths.dedup();
+        assert_eq!(lengths, [64, 128, 256, 500]);
+    }
+
+    #[test]
+    fn angles_are_those_of_the_class_of_the_length() {
+        let trained = 8;
+        let dynamic = RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: trained };
+        let long = RopeScaling::LongRope {
+            short_factor: vec![1.0, 1.0],
+            long_factor: vec![2.0, 4.0],
+            attention_factor: 1.0,
+            original_max_position_embeddings: trained,
+        };
+        for (scaling, kept_in_the_end) in [(dynamic, 2), (long, 2), (RopeScaling::None, 1)] {
+            let rotary = Rotary { scaling, ..Rotary::new(4, 100.0) };
+            let config = Config { positions: Positions::rotary(rotary.clone()), ..Config::new(1, 8, 2, 10, 500) };
+            let tables = Tables::default();
+            for len in [3, 8, 9, 20, 9, 4] {
+                let found = tables.rotary(&config, 0, &unpadded(0, len), OPTIONS).unwrap().unwrap();
+                let class = LengthClass::of(&rotary, len);
+                let expected = RotaryTable::new(&rotary, class, len as i64, OPTIONS.0, OPTIONS.1).unwrap();
+                let x = Tensor::randn([1, len as i64, 2, 4], OPTIONS);
+                assert_eq!(found.rotate(&x).unwrap(), expected.rotate(&x).unwrap(), "{rotary:?}, {len}");
+            }
+            assert_eq!(tables.rotary.lock().unwrap().len(), kept_in_the_end, "{rotary:?}");
+        }
+    }
+}
