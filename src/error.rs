@@ -251,6 +251,17 @@ pub enum Error {
         expected: Vec<i64>,
     },
 
+    /// A weight that a format of checkpoints cannot hold.
+    #[error("the model cannot be written as {format}: `{name}`: {why}")]
+    NotRepresentable {
+        /// The format.
+        format: String,
+        /// The weight, as [`Transformer::parameters`](crate::Transformer::parameters) names it.
+        name: String,
+        /// What rules it out.
+        why: String,
+    },
+
     /// A device that this machine, or this libtorch, does not have.
     #[error("there is no device {device:?}: {why}")]
     NoDevice {
@@ -258,6 +269,13 @@ pub enum Error {
         device: tch::Device,
         /// Which ones there are.
         why: String,
+    },
+
+    /// A kind that weights cannot have.
+    #[error("weights cannot be of kind {kind:?}: use Float, BFloat16, Half or Double")]
+    UnsupportedKind {
+        /// The kind asked for.
+        kind: Kind,
     },
 
     /// libtorch refused an operation.

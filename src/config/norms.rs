@@ -63,6 +63,11 @@ impl Normalization {
         matches!(self, Normalization::LN | Normalization::LNPre)
     }
 
+    /// Whether gain and bias are folded into the weights that read the norm.
+    pub(crate) fn is_folded(self) -> bool {
+        matches!(self, Normalization::LNPre | Normalization::RMSPre)
+    }
+
     /// The same norm with its gain and bias folded away.
     pub(crate) fn folded(self) -> Self {
         match self {

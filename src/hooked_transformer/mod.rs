@@ -7,14 +7,18 @@ mod directions;
 mod init;
 mod load;
 mod loss;
+mod moving;
 mod run;
 mod save;
+mod save_hugging_face;
 mod text;
 #[cfg(feature = "toy")]
 mod toy;
 
 use std::ops::Deref;
 use std::sync::Arc;
+
+use serde_json::{Map, Value};
 
 use crate::model::Transformer;
 use crate::pretrained::processing::Processing;
@@ -45,6 +49,8 @@ pub struct HookedTransformer {
     tokenizer: Option<Tokenizer>,
     default_prepend_bos: bool,
     processing: Arc<[Processing]>,
+    /// The `config.json` that the model was read with, where that is Hugging Face's.
+    hugging_face: Option<Arc<Map<String, Value>>>,
 }
 
 impl Deref for HookedTransformer {
@@ -57,8 +63,14 @@ impl Deref for HookedTransformer {
 
 impl From<Pretrained> for HookedTransformer {
     fn from(pretrained: Pretrained) -> Self {
-        let Pretrained { model, tokenizer, default_prepend_bos, processing } = pretrained;
-        HookedTransformer { model, tokenizer, default_prepend_bos, processing: processing.into() }
+        let Pretrained { model, tokenizer, default_prepend_bos, processing, hugging_face } = pretrained;
+        HookedTransformer {
+            model,
+            tokenizer,
+            default_prepend_bos,
+            processing: processing.into(),
+            hugging_face: hugging_face.map(Arc::new),
+        }
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::context::{Context, FusedMask, AT_ONCE};
-use super::linear::{cast, Linear};
+use super::linear::Linear;
 use super::norm::Norm;
+use super::parameters::module;
+use super::part::Part;
 use crate::config::QkNorm;
 use crate::hook;
 use crate::run::{Flow, Tap};
@@ -38,6 +40,14 @@ pub(crate) struct Attention {
     pub(crate) qk_norm: Option<QkNorm>,
 }
 
+module!(Attention, () => (), {
+    qkv: (Part::Qkv, Part::QkvB),
+    q_norm: (Part::QNormW, Part::QNormB),
+    k_norm: (Part::KNormW, Part::KNormB),
+    sinks: Part::Sinks,
+    o: (Part::O, Part::OB),
+} plain { layer, n_heads, n_kv_heads, d_head, scale, soft_cap, clip, qk_norm });
+
 /// What attention reads: one stream, or one each for queries, keys and values.
 pub(crate) enum AttentionInput {
     /// `[batch, pos, d_model]`
@@ -64,16 +74,6 @@ impl Attention {
             clip: config.clip_qkv(),
             qk_norm: config.qk_norm(),
         }
-    }
-
-    /// Converts the weights.
-    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        self.qkv.cast(kind)?;
-        self.o.cast(kind)?;
-        for norm in [&mut self.q_norm, &mut self.k_norm].into_iter().flatten() {
-            norm.cast(kind)?;
-        }
-        cast(&mut self.sinks, kind)
     }
 
     /// What the heads add to the stream, before any norm after them: `[batch, pos, d_model]`.

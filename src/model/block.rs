@@ -1,12 +1,14 @@
 //! [`Block`]: attention and MLP around the residual stream.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::attention::{Attention, AttentionInput};
 use super::context::Context;
 use super::mlp::Mlp;
 use super::moe::MixtureOfExperts;
 use super::norm::Norm;
+use super::parameters::module;
+use super::part::Part;
 use crate::config::NormPosition;
 use crate::hook;
 use crate::run::{Flow, Tap};
@@ -25,6 +27,15 @@ pub(crate) struct Block {
     pub(crate) parallel: bool,
     pub(crate) layer: usize,
 }
+
+module!(Block, () => (), {
+    ln1: (Part::Ln1W, Part::Ln1B),
+    attn: (),
+    ln1_post: (Part::Ln1PostW, Part::Ln1PostB),
+    ln2: (Part::Ln2W, Part::Ln2B),
+    mlp: (),
+    ln2_post: (Part::Ln2PostW, Part::Ln2PostB),
+} plain { norm_position, parallel, layer });
 
 /// A block's neurons: its own, or shared out among experts.
 #[derive(Clone, Debug)]
@@ -145,19 +156,6 @@ impl Block {
             })
         };
         Ok(AttentionInput::Split { q: branch(&q)?, k: branch(&k)?, v: normalized_v })
-    }
-
-    /// Converts the weights.
-    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        for norm in [&mut self.ln1, &mut self.ln1_post, &mut self.ln2, &mut self.ln2_post] {
-            norm.cast(kind)?;
-        }
-        self.attn.cast(kind)?;
-        match &mut self.mlp {
-            None => Ok(()),
-            Some(MlpOrExperts::Mlp(mlp)) => mlp.cast(kind),
-            Some(MlpOrExperts::Experts(experts)) => experts.cast(kind),
-        }
     }
 }
 

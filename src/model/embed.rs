@@ -1,10 +1,11 @@
 //! [`Embed`]: from tokens to the residual stream.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::block::sum;
-use super::linear::cast;
 use super::norm::Norm;
+use super::parameters::module;
+use super::part::Part;
 use crate::config::Normalization;
 use crate::hook;
 use crate::run::{Flow, Tap};
@@ -20,6 +21,8 @@ pub(crate) struct Embed {
     pub(crate) w_pos: Option<SharedTensor>,
     pub(crate) ln: Norm,
 }
+
+module!(Embed, () => (), { w_e: Part::WE, ln: (Part::EmbedLnW, Part::EmbedLnB), w_pos: Part::WPos } plain {});
 
 impl Embed {
     /// The stream before the first block, and the position embedding, each `[batch, pos, d_model]`; the latter is
@@ -41,13 +44,6 @@ impl Embed {
         let ours = self.ln.kind == Normalization::None && !tap.live(hook::embed());
         let stream = if apart { embed } else { sum(&pos_embed, embed, ours)? };
         Ok((stream, Some(pos_embed)))
-    }
-
-    /// Converts the weights.
-    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        self.w_e = self.w_e.f_to_kind(kind)?.into();
-        cast(&mut self.w_pos, kind)?;
-        self.ln.cast(kind)
     }
 
     /// The position embedding of each token: `[batch, pos, d_model]`.

@@ -1,6 +1,9 @@
 //! [`Linear`]: a matrix product and what is added to it.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
+
+use super::parameters::module;
+use super::part::Part;
 
 use crate::unchecked::onednn::{self, Then};
 use crate::unchecked::threads::SharedTensor;
@@ -15,6 +18,8 @@ pub(crate) struct Linear {
     pub(crate) weight: SharedTensor,       // [out, in]
     pub(crate) bias: Option<SharedTensor>, // [out]
 }
+
+module!(Linear, (w, b) => (Part, Part), { weight: w, bias: b } plain {});
 
 impl Linear {
     /// `[…, in]` to `[…, out]`.
@@ -40,18 +45,4 @@ impl Linear {
     pub(crate) fn w(&self) -> Result<Tensor> {
         Ok(self.weight.f_tr()?)
     }
-
-    /// Converts the weights.
-    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        self.weight = self.weight.f_to_kind(kind)?.into();
-        cast(&mut self.bias, kind)
-    }
-}
-
-/// Converts a weight that may be absent.
-pub(crate) fn cast(weight: &mut Option<SharedTensor>, kind: Kind) -> Result<()> {
-    if let Some(weight) = weight {
-        *weight = weight.f_to_kind(kind)?.into();
-    }
-    Ok(())
 }

@@ -2,8 +2,10 @@
 
 use tch::{Kind, Tensor};
 
-use super::linear::{cast, Linear};
+use super::linear::Linear;
 use super::norm::Norm;
+use super::parameters::module;
+use super::part::Part;
 use crate::config::Activation;
 use crate::hook;
 use crate::run::{Flow, Tap};
@@ -30,6 +32,15 @@ pub(crate) struct Mlp {
     pub(crate) layer: usize,
 }
 
+module!(Mlp, () => (), {
+    w_in: (Part::In, Part::InB),
+    gate: (Part::Gate, Part::GateB),
+    b_product: Part::ProductB,
+    ln: (Part::MlpLnW, Part::MlpLnB),
+    w_out: (Part::Out, Part::OutB),
+    act: (),
+} plain { layer });
+
 /// An activation function, with xIELU's parameters where it is that.
 #[derive(Clone, Debug)]
 pub(crate) struct Act {
@@ -38,20 +49,11 @@ pub(crate) struct Act {
     pub(crate) xielu: Option<[SharedTensor; 4]>,
 }
 
-impl Mlp {
-    /// Converts the weights.
-    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        self.w_in.cast(kind)?;
-        if let Some(gate) = &mut self.gate {
-            gate.cast(kind)?;
-        }
-        cast(&mut self.b_product, kind)?;
-        if let Some(ln) = &mut self.ln {
-            ln.cast(kind)?;
-        }
-        self.w_out.cast(kind)
-    }
+module!(Act, () => (), {
+    xielu: [Part::XieluPositive, Part::XieluNegative, Part::XieluBeta, Part::XieluEps],
+} plain { function });
 
+impl Mlp {
     /// `[batch, pos, d_model]` to `[batch, pos, d_model]`.
     pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;

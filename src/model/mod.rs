@@ -15,9 +15,10 @@ pub(crate) mod mask;
 pub(crate) mod mlp;
 pub(crate) mod moe;
 pub(crate) mod norm;
+pub(crate) mod parameters;
+pub(crate) mod part;
 pub(crate) mod placed_norm;
 pub(crate) mod rotary;
-pub(crate) mod state_dict;
 pub(crate) mod tables;
 pub(crate) mod unembed;
 

@@ -4,6 +4,8 @@ use tch::{Kind, Tensor};
 
 use super::linear::Linear;
 use super::mlp::Act;
+use super::parameters::module;
+use super::part::Part;
 use crate::config::{ExpertGate, Experts, Routing};
 use crate::hook;
 use crate::run::{Flow, Tap};
@@ -23,6 +25,8 @@ pub(crate) struct MixtureOfExperts {
     pub(crate) layer: usize,
 }
 
+module!(MixtureOfExperts, () => (), { router: (Part::Router, Part::RouterB), experts: (), act: () } plain { moe, layer });
+
 /// One expert: a gated MLP.
 #[derive(Clone, Debug)]
 pub(crate) struct Expert {
@@ -31,18 +35,13 @@ pub(crate) struct Expert {
     pub(crate) w_out: Linear,
 }
 
-impl MixtureOfExperts {
-    /// Converts the weights.
-    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        self.router.cast(kind)?;
-        for expert in &mut self.experts {
-            expert.gate.cast(kind)?;
-            expert.w_in.cast(kind)?;
-            expert.w_out.cast(kind)?;
-        }
-        Ok(())
-    }
+module!(Expert, () => (), {
+    w_in: (Part::In, Part::InB),
+    gate: (Part::Gate, Part::GateB),
+    w_out: (Part::Out, Part::OutB),
+} plain {});
 
+impl MixtureOfExperts {
     /// `[batch, pos, d_model]` to `[batch, pos, d_model]`.
     pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;

@@ -1,8 +1,10 @@
 //! [`Norm`]: layer norm and root-mean-square norm, with TransformerLens' two hook points within.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::linear::cast;
+use super::parameters::module;
+use super::part::Part;
+
 use crate::config::Normalization;
 use crate::hook::HookPoint;
 use crate::run::{Flow, Tap};
@@ -22,6 +24,8 @@ pub(crate) struct Norm {
     pub(crate) b: Option<SharedTensor>, // [d]
     pub(crate) eps: f64,
 }
+
+module!(Norm, (gain, bias) => (Part, Part), { w: gain, b: bias } plain { kind, eps });
 
 /// The hook points of a norm: its scale and its quotient.
 pub(crate) type NormPoints = (HookPoint, HookPoint);
@@ -84,12 +88,6 @@ impl Norm {
             true => rms(&wide.f_sub(&wide.f_mean_dim([-1i64].as_slice(), true, None)?)?, self.eps),
             false => rms(&wide, self.eps),
         }
-    }
-
-    /// Converts the gain and bias.
-    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        cast(&mut self.w, kind)?;
-        cast(&mut self.b, kind)
     }
 
     /// `normalized · w + b`.

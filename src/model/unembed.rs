@@ -1,9 +1,11 @@
 //! [`Unembed`]: from the residual stream to logits.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::linear::Linear;
 use super::norm::Norm;
+use super::parameters::module;
+use super::part::Part;
 use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::tensor::scalar::Scalar;
@@ -17,6 +19,8 @@ pub(crate) struct Unembed {
     pub(crate) u: Linear,
     pub(crate) soft_cap: Option<f64>,
 }
+
+module!(Unembed, () => (), { ln_final: (Part::LnFinalW, Part::LnFinalB), u: (Part::U, Part::UB) } plain { soft_cap });
 
 impl Unembed {
     /// `[batch, pos, d_model]` to `[batch, pos, d_vocab_out]`.
@@ -32,12 +36,6 @@ impl Unembed {
     /// Logits of a stream that no hook point shows, as if the model ended there: `[…, d_model]` to `[…, d_vocab_out]`.
     pub(crate) fn read(&self, resid: &Tensor) -> Result<Tensor> {
         self.cap(self.u.forward(&self.ln_final.apply(resid)?)?)
-    }
-
-    /// Converts the weights.
-    pub(crate) fn cast(&mut self, kind: Kind) -> Result<()> {
-        self.ln_final.cast(kind)?;
-        self.u.cast(kind)
     }
 
     /// Logits squashed to the cap, where the model has one (Gemma 2).

@@ -9,12 +9,16 @@ mod family;
 pub mod fuzzing;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
+pub(crate) mod hugging_face;
 mod parts;
 pub(crate) mod processing;
+mod reader;
 mod rope;
 pub(crate) mod saved;
 mod source;
+mod state_dict;
 mod steps;
+mod tasks;
 mod tied;
 
 use std::fmt;
@@ -43,6 +47,8 @@ pub(crate) struct Pretrained {
     /// Whether texts get the BOS token first where a call does not say.
     pub(crate) default_prepend_bos: bool,
     pub(crate) processing: Vec<Processing>,
+    /// The `config.json` of a Hugging Face folder.
+    pub(crate) hugging_face: Option<Map<String, Value>>,
 }
 
 /// How a checkpoint is loaded.
@@ -176,7 +182,7 @@ impl Load {
         crate::unchecked::cuda::load();
         let Found { folder, name } = self.source.find(name_or_folder)?;
         let folder = folder.as_path();
-        if folder.join(saved::OWN).is_file() {
+        if folder.join(saved::SAVED).is_file() {
             return self.read_saved(folder);
         }
         let (config, json) = (folder.join("config.json"), folder.join("cfg.json"));
@@ -222,7 +228,7 @@ impl Load {
         tokenizer: impl FnOnce() -> Result<Option<Tokenizer>>,
         checkpoint: impl FnOnce(&Family) -> Result<Checkpoint>,
     ) -> Result<Pretrained> {
-        let json = ConfigJson::new(fields);
+        let json = ConfigJson::new(fields.clone());
         let family = family::of(&json)?;
         let mut config = (family.config)(&json)?;
         let names = (family.names)(&config, &json)?;
@@ -238,7 +244,8 @@ impl Load {
         if checkpoint.lacks_prefix(family.prefix, &names) {
             checkpoint = checkpoint.with_prefix(family.prefix, &names);
         }
-        self.assemble(config, &checkpoint, names, family.ignored, tokenizer)
+        let read = self.assemble(config, &checkpoint, names, family.ignored, tokenizer)?;
+        Ok(Pretrained { hugging_face: Some(fields), ..read })
     }
 
     /// Lays out the weights, and processes them as wanted.
@@ -258,7 +265,13 @@ impl Load {
         config.norms = processor.norms(&config);
         config.tie_word_embeddings = weights.is_tied();
         let model = Transformer::new(config, weights);
-        Ok(Pretrained { model, tokenizer: tokenizer()?, default_prepend_bos: true, processing: processor.report() })
+        Ok(Pretrained {
+            model,
+            tokenizer: tokenizer()?,
+            default_prepend_bos: true,
+            processing: processor.report(),
+            hugging_face: None,
+        })
     }
 }
 

@@ -1,80 +1,18 @@
-//! [`Part`]: every weight that a transformer can have, and how a checkpoint's tensor is seen as one.
+//! [`Entry`]: where a part of the model lies in a checkpoint, and how to read and write it there.
 //!
-//! A family is a table of [`Entry`]s: this part lies in the tensor of that name, seen that way. Everything is a view of the
-//! checkpoint, so that nothing is copied before it is laid out in the model.
+//! A family is a table of entries. A [`View`] works in both directions: it shows the part within a checkpoint's tensor, and puts a
+//! part back. Reading copies nothing: a part is copied once, when it is laid out in the model.
 
 use tch::{Kind, Tensor};
 
+use crate::model::part::Location;
 use crate::tensor::scalar::Scalar;
 use crate::{Config, Result};
 
-/// A weight of a transformer. Matrices are in libtorch's orientation, `[out, in]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Part {
-    /// Token embedding: `[d_vocab, d_model]`.
-    WE,
-    /// Position embedding: `[n_ctx, d_model]`.
-    WPos,
-    EmbedLnW,
-    EmbedLnB,
-    Ln1W,
-    Ln1B,
-    /// `[n_heads · d_head, d_model]`
-    Q,
-    QB,
-    /// `[n_kv_heads · d_head, d_model]`
-    K,
-    KB,
-    V,
-    VB,
-    QNormW,
-    QNormB,
-    KNormW,
-    KNormB,
-    /// `[n_heads]`
-    Sinks,
-    /// `[d_model, n_heads · d_head]`
-    O,
-    OB,
-    Ln1PostW,
-    Ln1PostB,
-    Ln2W,
-    Ln2B,
-    /// `[d_mlp, d_model]`; of a mixture, each expert's.
-    In,
-    InB,
-    /// `[d_mlp, d_model]`
-    Gate,
-    GateB,
-    /// TransformerLens' bias of a gated MLP, added to the product of gate and linear part: `[d_mlp]`.
-    ProductB,
-    MlpLnW,
-    MlpLnB,
-    /// `[d_model, d_mlp]`
-    Out,
-    OutB,
-    /// `[num_experts, d_model]`
-    Router,
-    RouterB,
-    /// xIELU's four, of one entry each.
-    XieluAlphaP,
-    XieluAlphaN,
-    /// The alphas as they are used: their softplus, and for the negative half plus beta.
-    XieluPositive,
-    XieluNegative,
-    XieluBeta,
-    XieluEps,
-    Ln2PostW,
-    Ln2PostB,
-    LnFinalW,
-    LnFinalB,
-    /// `[d_vocab_out, d_model]`
-    U,
-    UB,
-}
+pub(crate) use crate::model::part::Part;
 
 /// Where a part lies: the checkpoint's name, with `{l}` for the layer, `{e}` for the expert and `{h}` for the head, and how
-/// it is seen.
+/// the part is seen in that tensor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     pub(crate) part: Part,
@@ -82,22 +20,34 @@ pub(crate) struct Entry {
     pub(crate) view: View,
 }
 
-/// Where a part lies.
-pub(crate) const fn at(part: Part, name: &'static str, view: View) -> Entry {
+/// An [`Entry`].
+pub(crate) const fn entry(part: Part, name: &'static str, view: View) -> Entry {
     Entry { part, name, view }
 }
 
-/// How a checkpoint's tensor is seen as a part.
+pub(crate) use entry as at;
+
+impl Entry {
+    /// The tensor's name for this block, expert and head.
+    pub(crate) fn tensor_name(&self, location: Location, head: usize) -> String {
+        let replace = |name: String, placeholder, index: usize| name.replace(placeholder, &index.to_string());
+        let name = replace(self.name.into(), "{l}", location.layer.unwrap_or(0));
+        replace(replace(name, "{e}", location.expert.unwrap_or(0)), "{h}", head)
+    }
+
+    /// Whether each head has a tensor of its own.
+    pub(crate) fn is_per_head(&self) -> bool {
+        self.name.contains("{h}")
+    }
+}
+
+/// How a part is seen in a checkpoint's tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum View {
-    /// As it is: a `Linear`'s weight, a bias, a gain.
+    /// Unchanged: a `Linear`'s weight, a bias, a gain.
     AsIs,
     /// A `Conv1D`'s weight, `[in, out]`.
     Transposed,
-    /// The same two, but turned round in memory: our own files lay matrices out as their names say, and keep a list
-    /// of those that the model has the other way round.
-    AsIsTurned,
-    TransposedTurned,
     /// A gain stored as its difference from one (Gemma).
     PlusOne,
     /// Multiplied by `√d_model` (Gemma's embedding).
@@ -116,8 +66,6 @@ pub(crate) enum View {
     Heads,
     /// TransformerLens' `[head, d_head, d_model]`, of O.
     HeadsOut,
-    /// The same, turned round in memory.
-    HeadsOutTurned,
     /// TransformerLens' `[head, d_head]`, of the biases.
     Flat,
     /// One expert of `[expert, in, 2 · out]` (or `[expert, 2 · out]`), every second column from this one on (gpt-oss).
@@ -129,43 +77,28 @@ pub(crate) enum View {
 }
 
 impl View {
-    /// The same view, with the matrix turned round in memory.
-    pub(crate) fn turned(self) -> Self {
-        match self {
-            View::AsIs => View::AsIsTurned,
-            View::Transposed => View::TransposedTurned,
-            View::HeadsOut => View::HeadsOutTurned,
-            other => other,
-        }
-    }
-
-    /// Whether it has other numbers than the checkpoint.
+    /// Whether the part has other numbers than the checkpoint.
     pub(crate) fn computes(self) -> bool {
         matches!(self, View::PlusOne | View::TimesSqrtDModel)
     }
 
-    /// Whether it is no view of the checkpoint, but new memory.
-    pub(crate) fn copies(self) -> bool {
-        matches!(self, View::AsIsTurned | View::TransposedTurned | View::HeadsOutTurned)
-    }
-
-    /// The shape that a tensor has in a checkpoint for this view of it to have `shape`.
-    pub(crate) fn stored(self, shape: &[i64], config: &Config) -> Vec<i64> {
+    /// The shape of the checkpoint's tensor, for a part of shape `shape`.
+    pub(crate) fn checkpoint_shape(self, shape: &[i64], config: &Config) -> Vec<i64> {
         let reversed = |shape: &[i64]| shape.iter().rev().copied().collect::<Vec<_>>();
         let with_rows = |rows: i64| [&[rows], &shape[1..]].concat();
         let d_head = config.d_head as i64;
         let qkv = with_rows((config.n_heads + 2 * config.n_key_value_heads) as i64 * d_head);
         let experts = config.num_experts().unwrap_or(0) as i64;
         match self {
-            View::AsIs | View::AsIsTurned | View::PlusOne | View::TimesSqrtDModel => shape.to_vec(),
-            View::Transposed | View::TransposedTurned => reversed(shape),
+            View::AsIs | View::PlusOne | View::TimesSqrtDModel => shape.to_vec(),
+            View::Transposed => reversed(shape),
             View::RowsFrom(row) => with_rows(shape[0] + row),
             View::QkvBlock(_) => qkv,
             View::QkvBlockTransposed(_) => reversed(&qkv),
             View::QkvPerHead(_) => with_rows(3 * shape[0]),
             View::Half(_) => with_rows(2 * shape[0]),
             View::Heads => vec![shape[0] / d_head, shape[1], d_head],
-            View::HeadsOut | View::HeadsOutTurned => vec![shape[1] / d_head, d_head, shape[0]],
+            View::HeadsOut => vec![shape[1] / d_head, d_head, shape[0]],
             View::Flat => vec![shape[0] / d_head, d_head],
             View::ExpertEverySecond(_) => [&[experts], reversed(&with_rows(2 * shape[0])).as_slice()].concat(),
             View::ExpertTransposed => [&[experts], reversed(shape).as_slice()].concat(),
@@ -173,58 +106,83 @@ impl View {
         }
     }
 
-    /// The part within `tensor`, which has the shape that [`View::stored`] gives.
+    /// The part within `tensor`, which has the shape that [`View::checkpoint_shape`] gives.
     ///
-    /// What is computed rather than seen is computed in `kind`, the model's.
-    pub(crate) fn of(self, tensor: &Tensor, config: &Config, expert: usize, kind: Kind) -> Result<Tensor> {
-        let (n_q, n_kv) = (config.n_heads as i64, config.n_key_value_heads as i64);
-        let d_head = config.d_head as i64;
-        let block = |which: usize| match which {
-            0 => (0, n_q * d_head),
-            1 => (n_q * d_head, n_kv * d_head),
-            _ => ((n_q + n_kv) * d_head, n_kv * d_head),
-        };
-        let size = tensor.size();
+    /// A view computes in `kind`, the model's.
+    pub(crate) fn read(self, tensor: &Tensor, config: &Config, expert: usize, kind: Kind) -> Result<Tensor> {
         Ok(match self {
             View::AsIs => tensor.shallow_clone(),
             View::Transposed => tensor.f_transpose(0, -1)?,
-            View::AsIsTurned => tensor.f_tr()?.f_contiguous()?.f_tr()?,
-            View::TransposedTurned => tensor.f_tr()?.f_contiguous()?,
             View::PlusOne => tensor.f_to_kind(kind)?.add_number(1.0)?,
-            View::TimesSqrtDModel => {
-                // As transformers: the factor is rounded to the model's kind first.
-                let factor = Tensor::f_from_slice(&[(config.d_model as f64).sqrt()])?.f_to_kind(kind)?;
-                tensor.f_to_kind(kind)?.f_mul(&factor)?
-            }
-            View::RowsFrom(row) => tensor.f_slice(0, row, None, 1)?,
-            View::QkvBlock(which) => {
-                let (start, len) = block(which);
-                tensor.f_narrow(0, start, len)?
-            }
-            View::QkvBlockTransposed(which) => {
-                let (start, len) = block(which);
-                tensor.f_narrow(-1, start, len)?.f_transpose(0, -1)?
-            }
-            View::QkvPerHead(which) => {
-                let rest = size.get(1).copied().into_iter();
-                let shape: Vec<i64> = [n_q, 3, d_head].into_iter().chain(rest.clone()).collect();
-                let flat: Vec<i64> = [n_q * d_head].into_iter().chain(rest).collect();
-                tensor.f_reshape(shape)?.f_select(1, which as i64)?.f_reshape(flat)?
-            }
-            View::Half(which) => {
-                let half = size.first().copied().unwrap_or(0) / 2;
-                tensor.f_narrow(0, which as i64 * half, half)?
-            }
+            View::TimesSqrtDModel => tensor.f_to_kind(kind)?.f_mul(&sqrt_d_model(config, tensor, kind)?)?,
             View::Heads => tensor.f_transpose(1, 2)?.f_flatten(0, 1)?,
             View::HeadsOut => tensor.f_flatten(0, 1)?.f_tr()?,
-            View::HeadsOutTurned => tensor.f_flatten(0, 1)?.f_tr()?.f_contiguous()?,
             View::Flat => tensor.f_flatten(0, -1)?,
+            View::QkvPerHead(_) => self.region(tensor, config, expert)?.f_flatten(0, 1)?,
+            _ => self.region(tensor, config, expert)?,
+        })
+    }
+
+    /// The checkpoint's tensor of a part that is all of one; `None` where it is one of several in it.
+    ///
+    /// It shares the part's memory, unless the view computes.
+    pub(crate) fn write(self, part: &Tensor, config: &Config) -> Result<Option<Tensor>> {
+        let d_head = config.d_head as i64;
+        Ok(Some(match self {
+            View::AsIs => part.shallow_clone(),
+            View::Transposed => part.f_transpose(0, -1)?,
+            View::PlusOne => part.add_number(-1.0)?,
+            View::TimesSqrtDModel => part.f_div(&sqrt_d_model(config, part, part.f_kind()?)?)?,
+            View::Heads => part.f_view([-1, d_head, part.size()[1]])?.f_transpose(1, 2)?, // [head, d_model, d_head]
+            View::HeadsOut => part.f_tr()?.f_reshape([-1, d_head, part.size()[0]])?,      // [head, d_head, d_model]
+            View::Flat => part.f_view([-1, d_head])?,
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Where a part lies in a tensor that holds several. Its entries are in the part's order, its axes may be more: heads and
+    /// their width are two.
+    pub(crate) fn region(self, tensor: &Tensor, config: &Config, expert: usize) -> Result<Tensor> {
+        let (n_heads, n_kv_heads) = (config.n_heads as i64, config.n_key_value_heads as i64);
+        let d_head = config.d_head as i64;
+        let block = |third: usize| match third {
+            0 => (0, n_heads * d_head),
+            1 => (n_heads * d_head, n_kv_heads * d_head),
+            _ => ((n_heads + n_kv_heads) * d_head, n_kv_heads * d_head),
+        };
+        Ok(match self {
+            View::RowsFrom(row) => tensor.f_slice(0, row, None, 1)?,
+            View::QkvBlock(third) => {
+                let (start, len) = block(third);
+                tensor.f_narrow(0, start, len)?
+            }
+            View::QkvBlockTransposed(third) => {
+                let (start, len) = block(third);
+                tensor.f_narrow(-1, start, len)?.f_transpose(0, -1)?
+            }
+            View::QkvPerHead(third) => {
+                let columns = tensor.size().get(1).copied();
+                let shape: Vec<i64> = [n_heads, 3, d_head].into_iter().chain(columns).collect();
+                tensor.f_reshape(shape)?.f_select(1, third as i64)? // [head, d_head], or [head, d_head, d_model]
+            }
+            View::Half(half) => {
+                let rows = tensor.size().first().copied().unwrap_or(0) / 2;
+                tensor.f_narrow(0, half as i64 * rows, rows)?
+            }
             View::ExpertEverySecond(first) => {
-                let one = tensor.f_select(0, expert as i64)?;
-                one.f_slice(-1, first as i64, None, 2)?.f_transpose(0, -1)?
+                let matrix = tensor.f_select(0, expert as i64)?;
+                matrix.f_slice(-1, first as i64, None, 2)?.f_transpose(0, -1)?
             }
             View::ExpertTransposed => tensor.f_select(0, expert as i64)?.f_tr()?,
             View::Expert => tensor.f_select(0, expert as i64)?,
+            View::AsIs | View::Transposed | View::PlusOne | View::TimesSqrtDModel => tensor.shallow_clone(),
+            View::Heads | View::HeadsOut | View::Flat => tensor.shallow_clone(),
         })
     }
+}
+
+/// `√d_model`, rounded to `kind` first, as transformers does.
+fn sqrt_d_model(config: &Config, tensor: &Tensor, kind: Kind) -> Result<Tensor> {
+    let factor = Tensor::f_from_slice(&[(config.d_model as f64).sqrt()])?;
+    Ok(factor.f_to_kind(kind)?.f_to_device(tensor.device())?)
 }

@@ -28,7 +28,7 @@ pub(crate) fn tie(config: &mut Config, names: &mut [Entry], checkpoint: &Checkpo
         }
         (false, true) => {
             // TransformerLens stores the unembedding the other way round.
-            let view = if u.view == View::AsIs { e.view } else { View::TransposedTurned };
+            let view = if u.view == View::AsIs { e.view } else { View::Transposed };
             names[embedding] = Entry { name: u.name, view, ..e };
             Ok(None)
         }
@@ -76,10 +76,7 @@ mod tests {
         let transposed = View::Transposed;
         assert_eq!(tied(transposed, &[("e", e.copy())]), ([as_is, as_is], true, Some("u")));
         assert_eq!(tied(transposed, &[("e", e.copy()), ("u", u.copy())]), ([as_is, as_is], true, Some("u")));
-        assert_eq!(
-            tied(transposed, &[("u", u.copy())]),
-            ([("u", View::TransposedTurned), ("u", transposed)], true, None)
-        );
+        assert_eq!(tied(transposed, &[("u", u.copy())]), ([("u", View::Transposed), ("u", transposed)], true, None));
         assert_eq!(tied(View::AsIs, &[("u", e.copy())]), ([("u", View::AsIs), ("u", View::AsIs)], true, None));
         assert_eq!(tied(transposed, &[("e", e.copy()), ("u", other)]), ([as_is, ("u", transposed)], false, None));
         // Of neither, the embedding's name is the one to ask for.

@@ -25,6 +25,7 @@ mod malformed;
 mod memory;
 mod names;
 mod padding;
+mod parameters;
 mod positions;
 mod processing;
 mod real_models;

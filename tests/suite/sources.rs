@@ -159,8 +159,8 @@ fn what_is_no_gpt2_is_not_written_as_one() {
     let error = |load: Load, name: &str| {
         load.open(fixture(name)).unwrap().save_hugging_face(folder.path(), Kind::Float).unwrap_err().to_string()
     };
-    let llama = error(Load::new().no_processing(), "llama");
-    assert!(llama.contains("which has no gated MLP"), "{llama}");
+    let gated = error(Load::new().no_processing(), "toy_gated_ln");
+    assert!(gated.contains("which has no gated MLP"), "{gated}");
     let folded = error(Load::new(), "gpt2");
     assert!(folded.contains("folded norms (load it with `no_processing`)"), "{folded}");
     assert!(!folder.path().join("config.json").exists());

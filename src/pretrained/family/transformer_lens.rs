@@ -7,6 +7,7 @@ use crate::config::{
     Activation, AttentionConfig, AttentionDir, ExpertGate, Experts, MlpConfig, MlpKind, NormConfig, Normalization,
     PerLayer, Positions, Reach, RopeScaling, Rotary, Routing,
 };
+use crate::model::part::Location;
 use crate::pretrained::parts::{at, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
@@ -229,10 +230,22 @@ fn rotary(json: &ConfigJson, d_head: usize) -> Result<Rotary> {
     })
 }
 
-/// TransformerLens' names, for a state dict of `has` these.
+/// The entries of a state dict in which `has` says which tensors there are.
 pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
-    let grouped = has("blocks.0.attn._W_K");
-    let mixture = config.experts().is_some();
+    // Matrices are always needed; biases, gains and positions where the state dict has them in its first block.
+    let optional = |entry: &Entry| !matches!(entry.part, WE | Q | K | V | O | In | Out | U | Router);
+    let needed = |entry: &Entry| match entry.part {
+        WPos => config.has_w_pos(),
+        Gate => config.gated_mlp(),
+        _ => false,
+    };
+    let first = |entry: &Entry| has(&entry.tensor_name(Location::default(), 0));
+    let table = table(config, has("blocks.0.attn._W_K"));
+    table.into_iter().filter(|entry| !optional(entry) || needed(entry) || first(entry)).collect()
+}
+
+/// All that TransformerLens has names for; keys and values that query heads share have names of their own.
+pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
     let mut all = vec![
         at(WE, "embed.W_E", AsIs),
         at(WPos, "pos_embed.W_pos", AsIs),
@@ -272,16 +285,8 @@ pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
         at(U, "unembed.W_U", Transposed),
         at(UB, "unembed.b_U", AsIs),
     ];
-    all.extend(if mixture { experts() } else { dense(config.gated_mlp()) });
-    // Matrices are always needed; biases, gains and positions where the state dict has them in its first block.
-    let optional = |entry: &Entry| !matches!(entry.part, WE | Q | K | V | O | In | Out | U | Router);
-    let needed = |entry: &Entry| match entry.part {
-        WPos => config.has_w_pos(),
-        Gate => config.gated_mlp(),
-        _ => false,
-    };
-    let first = |entry: &Entry| has(&entry.name.replace("{l}", "0").replace("{e}", "0"));
-    all.into_iter().filter(|entry| !optional(entry) || needed(entry) || first(entry)).collect()
+    all.extend(if config.experts().is_some() { experts() } else { dense(config.gated_mlp()) });
+    all
 }
 
 /// A plain or gated MLP; TransformerLens' bias of a gated one is added to the product.

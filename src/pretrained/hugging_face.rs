@@ -1,0 +1,75 @@
+//! A model as a Hugging Face checkpoint: its family's own table of names, written through.
+
+use serde_json::{Map, Value};
+use tch::{Kind, Tensor};
+
+use super::config_json::ConfigJson;
+use super::family;
+use super::parts::{Entry, Part, View};
+use super::state_dict::write;
+use crate::model::parameters::{check_kind, PartTensor};
+use crate::model::Transformer;
+use crate::{Config, Result};
+
+/// The tensors of a checkpoint, and its `config.json`.
+pub(crate) type HuggingFace = (Vec<(String, Tensor)>, Map<String, Value>);
+
+/// The model in the form of the family that `fields`, a `config.json`, names. The tensors are in `kind`.
+///
+/// # Errors
+///
+/// [`Error::NotRepresentable`](crate::Error::NotRepresentable) for a weight that the family's checkpoints cannot hold;
+/// [`Error::UnsupportedKind`](crate::Error::UnsupportedKind).
+pub(crate) fn hugging_face(model: &Transformer, mut fields: Map<String, Value>, kind: Kind) -> Result<HuggingFace> {
+    check_kind(kind)?;
+    let json = ConfigJson::new(fields.clone());
+    let family = family::of(&json)?;
+    let config = (family.config)(&json)?;
+    let mut table = (family.names)(&config, &json)?;
+    let parts = model.parts()?;
+    let tied = config.tie_word_embeddings && is_one_matrix(&parts, &table, &config)?;
+    if tied {
+        tie(&mut table);
+    }
+    let format = format!("a checkpoint of {}", family.architectures[0]);
+    let mut tensors = write(&parts, &table, &config, &format)?;
+    for (_, tensor) in &mut tensors {
+        *tensor = tensor.f_to_kind(kind)?;
+    }
+    if tied != config.tie_word_embeddings {
+        fields.insert("tie_word_embeddings".into(), tied.into());
+    }
+    // transformers writes `dtype`, and wrote `torch_dtype` before.
+    let field = if fields.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+    fields.insert(field.into(), dtype(kind).into());
+    Ok((tensors, fields))
+}
+
+/// Has the unembedding read the embedding's tensor.
+fn tie(table: &mut [Entry]) {
+    let Some(name) = table.iter().find(|entry| entry.part == Part::WE).map(|entry| entry.name) else { return };
+    for entry in table.iter_mut().filter(|entry| entry.part == Part::U) {
+        (entry.name, entry.view) = (name, View::AsIs);
+    }
+}
+
+/// Whether embedding and unembedding can be read from one tensor.
+fn is_one_matrix(parts: &[PartTensor], table: &[Entry], config: &Config) -> Result<bool> {
+    let part = |part| parts.iter().find(|(address, _)| address.part == part).map(|(_, tensor)| tensor);
+    let view = table.iter().find(|entry| entry.part == Part::WE).map(|entry| entry.view);
+    let (Some(embedding), Some(unembedding), Some(view)) = (part(Part::WE), part(Part::U), view) else {
+        return Ok(false);
+    };
+    Ok(embedding.size() == unembedding.size()
+        && view.read(unembedding, config, 0, embedding.f_kind()?)?.f_equal(embedding)?)
+}
+
+/// A kind's name in `config.json`.
+fn dtype(kind: Kind) -> &'static str {
+    match kind {
+        Kind::BFloat16 => "bfloat16",
+        Kind::Half => "float16",
+        Kind::Double => "float64",
+        _ => "float32",
+    }
+}

@@ -1,0 +1,202 @@
+//! A model's parts as a checkpoint's tensors: the tables of names that loading reads, written through.
+
+use std::collections::btree_map::Entry::{Occupied, Vacant};
+use std::collections::{BTreeMap, BTreeSet};
+
+use tch::{Device, Kind, Tensor};
+
+use super::family::transformer_lens;
+use super::parts::{Entry, Part, View};
+use crate::model::parameters::PartTensor;
+use crate::model::part::{Address, Location, Role};
+use crate::model::Transformer;
+use crate::tensor::scalar::full;
+use crate::{Config, Error, Result};
+
+impl Transformer {
+    /// The weights by TransformerLens' names and in its shapes, as views of the model's own memory: what
+    /// [`Load::state_dict`](crate::Load::state_dict) reads.
+    ///
+    /// `embed.W_E` `[d_vocab, d_model]`, `pos_embed.W_pos` `[n_ctx, d_model]`, `blocks.0.attn.W_Q`
+    /// `[head, d_model, d_head]`, `blocks.0.attn.b_Q` `[head, d_head]`, `blocks.0.attn.W_O` `[head, d_head, d_model]`,
+    /// `blocks.0.mlp.W_in` `[d_model, d_mlp]`, `unembed.W_U` `[d_model, d_vocab_out]`, and so on; with grouped-query
+    /// attention `_W_K` and its like `[kv_head, d_model, d_head]`; experts as `blocks.0.mlp.experts.3.W_in.weight`
+    /// `[d_mlp, d_model]`. What TransformerLens has no name for: a gated MLP's `b_gate` and `b_up`, which it leaves
+    /// out, and xIELU's `act_fn.positive` and `act_fn.negative`, its alphas as they are used.
+    ///
+    /// ```
+    /// use tch_lens::HookedTransformer;
+    /// let model = HookedTransformer::toy()?;
+    /// let (name, w_q) = model.state_dict()?.into_iter().find(|(name, _)| name.ends_with("W_Q")).unwrap();
+    /// assert_eq!(name, "blocks.0.attn.W_Q");
+    /// assert_eq!(w_q.size(), [4, 128, 32]);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// libtorch's own.
+    pub fn state_dict(&self) -> Result<Vec<(String, Tensor)>> {
+        let parts = self.parts()?;
+        let present: BTreeSet<Part> = parts.iter().map(|(address, _)| address.part).collect();
+        let grouped = self.config().n_key_value_heads != self.config().n_heads;
+        let table = transformer_lens::table(self.config(), grouped);
+        let table: Vec<Entry> = table.into_iter().filter(|entry| present.contains(&entry.part)).collect();
+        write(&parts, &table, self.config(), "TransformerLens' state dict")
+    }
+}
+
+/// The parts of a model as the tensors of a checkpoint in `format`, which `table` describes.
+///
+/// A bias or gain that the model lacks is written as zeros or ones. One that the table lacks may be left out where it is
+/// zero or one.
+///
+/// # Errors
+///
+/// [`Error::NotRepresentable`] for a part that the checkpoint cannot hold.
+pub(crate) fn write(
+    parts: &[PartTensor],
+    table: &[Entry],
+    config: &Config,
+    format: &str,
+) -> Result<Vec<(String, Tensor)>> {
+    let mut writer = Writer { config, format, names: Vec::new(), tensors: BTreeMap::new() };
+    for (address, part) in parts {
+        match table.iter().find(|entry| entry.part == address.part) {
+            Some(entry) => writer.add(entry, *address, part)?,
+            None if is_neutral(address.part.role(), part)? => {}
+            None => return Err(writer.error(*address, "the format has no such weight")),
+        }
+    }
+    let present: BTreeSet<Address> = parts.iter().map(|(address, _)| *address).collect();
+    let options = parts
+        .first()
+        .map_or(Ok((Kind::Float, Device::Cpu)), |(_, part)| part.f_kind().map(|kind| (kind, part.device())))?;
+    for entry in table {
+        for location in locations(entry, config) {
+            let address = Address { location, part: entry.part };
+            if present.contains(&address) {
+                continue;
+            }
+            let neutral =
+                neutral(entry.part.role()).ok_or_else(|| writer.error(address, "this model has no such weight"))?;
+            writer.add(entry, address, &full(&entry.part.shape(config), neutral, options)?)?;
+        }
+    }
+    writer.finish()
+}
+
+/// What a model computes with where it lacks a part of this role.
+fn neutral(role: Role) -> Option<f64> {
+    match role {
+        Role::Bias => Some(0.0),
+        Role::Gain => Some(1.0),
+        Role::Matrix | Role::Parameter | Role::Constant => None,
+    }
+}
+
+/// Whether a model computes the same without this part.
+fn is_neutral(role: Role, part: &Tensor) -> Result<bool> {
+    let Some(neutral) = neutral(role) else { return Ok(false) };
+    let same = full(&part.size(), neutral, (part.f_kind()?, part.device()))?;
+    Ok(part.f_equal(&same)?)
+}
+
+/// The places of an entry's part in a model of this shape.
+fn locations(entry: &Entry, config: &Config) -> Vec<Location> {
+    if !entry.name.contains("{l}") {
+        return vec![Location::default()];
+    }
+    let per_expert = matches!(entry.part, Part::In | Part::InB | Part::Gate | Part::GateB | Part::Out | Part::OutB);
+    let experts = config.num_experts().filter(|_| per_expert);
+    let blocks = (0..config.n_layers).map(Location::block);
+    match experts {
+        None => blocks.collect(),
+        Some(experts) => blocks.flat_map(|block| (0..experts).map(move |expert| block.expert(expert))).collect(),
+    }
+}
+
+/// A checkpoint in the making.
+struct Writer<'a> {
+    config: &'a Config,
+    format: &'a str,
+    /// In the order in which they were first written to.
+    names: Vec<String>,
+    tensors: BTreeMap<String, Written>,
+}
+
+/// A tensor of the checkpoint.
+struct Written {
+    tensor: Tensor,
+    /// The parts that are all of it. Several must agree.
+    parts: Vec<(View, Address, Tensor)>,
+}
+
+impl Writer<'_> {
+    fn add(&mut self, entry: &Entry, address: Address, part: &Tensor) -> Result<()> {
+        if !entry.is_per_head() {
+            return self.add_tensor(entry.tensor_name(address.location, 0), entry.view, address, part);
+        }
+        let heads = part.size().first().copied().unwrap_or(0);
+        for head in 0..heads {
+            let name = entry.tensor_name(address.location, head as usize);
+            self.add_tensor(name, entry.view, address, &part.f_select(0, head)?)?;
+        }
+        Ok(())
+    }
+
+    fn add_tensor(&mut self, name: String, view: View, address: Address, part: &Tensor) -> Result<()> {
+        let config = self.config;
+        let whole = view.write(part, config)?;
+        let written = match self.tensors.entry(name) {
+            Vacant(vacant) => {
+                let tensor = match &whole {
+                    Some(whole) => whole.shallow_clone(),
+                    None => {
+                        let shape = view.checkpoint_shape(&part.size(), config);
+                        Tensor::f_zeros(shape, (part.f_kind()?, part.device()))?
+                    }
+                };
+                self.names.push(vacant.key().clone());
+                vacant.insert(Written { tensor, parts: Vec::new() })
+            }
+            Occupied(occupied) => occupied.into_mut(),
+        };
+        match whole {
+            Some(whole) => {
+                // Exact numbers are better than computed ones.
+                if !view.computes() {
+                    written.tensor = whole;
+                }
+                written.parts.push((view, address, part.shallow_clone()));
+            }
+            None => {
+                let mut region = view.region(&written.tensor, config, address.location.expert.unwrap_or(0))?;
+                region.f_copy_(&part.f_reshape(region.size())?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the parts which share a tensor agree on it.
+    fn finish(mut self) -> Result<Vec<(String, Tensor)>> {
+        let mut all = Vec::with_capacity(self.names.len());
+        for name in std::mem::take(&mut self.names) {
+            let Some(Written { tensor, parts }) = self.tensors.remove(&name) else { continue };
+            if let [(_, first, _), others @ ..] = parts.as_slice() {
+                for (view, address, part) in others {
+                    if !view.read(&tensor, self.config, 0, part.f_kind()?)?.f_equal(part)? {
+                        let why = format!("the format keeps it as one tensor with `{first}`, and here the two differ");
+                        return Err(self.error(*address, &why));
+                    }
+                }
+            }
+            all.push((name, tensor));
+        }
+        Ok(all)
+    }
+
+    fn error(&self, address: Address, why: &str) -> Error {
+        Error::NotRepresentable { format: self.format.into(), name: address.to_string(), why: why.into() }
+    }
+}

@@ -1,0 +1,175 @@
+//! The parameter tree: tied weights stay tied by every move, counts and names agree, and a Hugging Face folder is written back
+//! as it was.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rstest::rstest;
+use tch::{Device, Kind, Tensor};
+use tch_lens::{Error, HookedTransformer, Load};
+
+use crate::common;
+
+/// The folder of every fixture that is a model of ours, and its model as the checkpoint has it.
+fn models() -> impl Iterator<Item = (String, PathBuf, HookedTransformer)> {
+    common::families().into_iter().filter_map(|name| {
+        let folder = common::fixtures().join(&name);
+        let model = HookedTransformer::from_pretrained_no_processing(&folder).ok()?; // an encoder
+        Some((name, folder, model))
+    })
+}
+
+/// Whether the unembedding lies in the embedding's memory.
+fn is_tied(model: &HookedTransformer) -> bool {
+    model.w_e().unwrap().data_ptr() == model.w_u().unwrap().data_ptr()
+}
+
+fn tied_models() -> Vec<(String, HookedTransformer)> {
+    let tied: Vec<_> = models().filter(|(_, _, model)| is_tied(model)).map(|(name, _, model)| (name, model)).collect();
+    assert!(tied.len() >= 9, "{} models are tied", tied.len());
+    tied
+}
+
+#[rstest]
+#[case::double("to_kind(Double)", |model: &HookedTransformer| model.to_kind(Kind::Double).unwrap())]
+#[case::half("to_kind(Half)", |model: &HookedTransformer| model.to_kind(Kind::Half).unwrap())]
+#[case::device("to(Cpu)", |model: &HookedTransformer| model.to(Device::Cpu).unwrap())]
+#[case::state_dict("state_dict", |model: &HookedTransformer| {
+    Load::new().no_processing().state_dict(model.config().clone(), model.state_dict().unwrap()).unwrap()
+})]
+#[case::saved("save_pretrained", |model: &HookedTransformer| {
+    let folder = tempfile::tempdir().unwrap();
+    model.save_pretrained(folder.path()).unwrap();
+    HookedTransformer::from_pretrained(folder.path()).unwrap()
+})]
+#[case::hugging_face("save_hugging_face", |model: &HookedTransformer| {
+    let folder = tempfile::tempdir().unwrap();
+    model.save_hugging_face(folder.path(), Kind::Float).unwrap();
+    HookedTransformer::from_pretrained_no_processing(folder.path()).unwrap()
+})]
+fn tied_weights_stay_tied(#[case] what: &str, #[case] change: fn(&HookedTransformer) -> HookedTransformer) {
+    for (name, model) in tied_models() {
+        let changed = change(&model);
+        assert!(is_tied(&changed), "{name}: {what}");
+        assert_eq!(changed.n_params(), model.n_params(), "{name}: {what}");
+        assert!(changed.config().tie_word_embeddings, "{name}: {what}");
+        let same = changed.to_kind(Kind::Float).unwrap().w_e().unwrap();
+        let diff = (same - model.w_e().unwrap()).abs().max().double_value(&[]);
+        assert!(diff < 2e-3, "{name}: {what}: {diff}");
+    }
+}
+
+#[test]
+fn a_model_in_another_kind_is_another_model() {
+    let model = common::raw("llama");
+    let double = model.to_kind(Kind::Double).unwrap();
+    assert_eq!((model.kind(), double.kind()), (Kind::Float, Kind::Double));
+    assert!(double.parameters().iter().all(|(_, tensor)| tensor.kind() == Kind::Double));
+    let loaded = Load::new().no_processing().kind(Kind::Double).open(common::Fixture::folder("llama")).unwrap();
+    let tokens = [1, 2, 3, 10];
+    assert_eq!(double.forward(tokens).unwrap(), loaded.forward(tokens).unwrap());
+    // Back again, the numbers are the same, in memory of their own.
+    let back = double.to_kind(Kind::Float).unwrap();
+    assert_eq!(back.forward(tokens).unwrap(), model.forward(tokens).unwrap());
+    assert_ne!(back.w_e().unwrap().data_ptr(), model.w_e().unwrap().data_ptr());
+    // What is of that kind already is shared.
+    assert_eq!(model.to_kind(Kind::Float).unwrap().w_e().unwrap().data_ptr(), model.w_e().unwrap().data_ptr());
+}
+
+#[rstest]
+#[case(Kind::Int)]
+#[case(Kind::Int64)]
+#[case(Kind::Bool)]
+#[case(Kind::Uint8)]
+#[case(Kind::ComplexFloat)]
+#[case(Kind::Float8e4m3fn)]
+fn other_kinds_are_refused(#[case] kind: Kind) {
+    let refused = |result: tch_lens::Result<HookedTransformer>| match result {
+        Err(Error::UnsupportedKind { kind: found }) => assert_eq!(found, kind),
+        other => panic!("{other:?}"),
+    };
+    let folder = common::Fixture::folder("gpt2");
+    let model = common::raw("gpt2");
+    refused(Load::new().kind(kind).open(&folder));
+    refused(Load::new().kind(kind).state_dict(model.config().clone(), model.state_dict().unwrap()));
+    refused(model.to_kind(kind));
+    let saved = tempfile::tempdir().unwrap();
+    refused(model.save_hugging_face(saved.path().join("model"), kind).map(|_| model));
+    assert!(!saved.path().join("model").exists());
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    let error = common::raw("gpt2").to(Device::Cuda(99)).unwrap_err();
+    assert!(matches!(error, Error::NoDevice { .. }), "{error}");
+}
+
+#[test]
+fn a_moved_model_keeps_its_tokenizer_and_its_report() {
+    let model = HookedTransformer::toy().unwrap();
+    let moved = model.to_kind(Kind::Double).unwrap().to(Device::Cpu).unwrap();
+    assert_eq!(moved.processing(), model.processing());
+    assert_eq!(moved.to_str_tokens("Mary and John").unwrap(), model.to_str_tokens("Mary and John").unwrap());
+}
+
+#[test]
+fn parameters_have_names_of_their_own_and_are_counted_once() {
+    for (name, _, model) in models() {
+        let parameters = model.parameters();
+        let names: std::collections::BTreeSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names.len(), parameters.len(), "{name}");
+        let numbers: usize = parameters.iter().map(|(_, tensor)| tensor.numel()).sum();
+        assert_eq!(model.n_params(), numbers, "{name}");
+        // The state dict has the same numbers, a tied matrix twice, and xIELU's constants.
+        let in_state_dict: usize = model
+            .state_dict()
+            .unwrap()
+            .iter()
+            .filter(|(tensor, _)| !(tensor.contains("act_fn") || is_tied(&model) && tensor == "unembed.W_U"))
+            .map(|(_, tensor)| tensor.numel())
+            .sum();
+        assert_eq!(in_state_dict, numbers, "{name}");
+    }
+}
+
+/// A file's tensors that a forward pass reads.
+fn file(folder: &Path) -> BTreeMap<String, Tensor> {
+    common::read(&folder.join("model.safetensors"))
+}
+
+#[test]
+fn a_hugging_face_folder_is_written_back_as_it_was() {
+    let (mut same, mut refused) = (0, Vec::new());
+    for (name, folder, model) in models() {
+        if !folder.join("config.json").exists() || !folder.join("model.safetensors").exists() {
+            continue; // in TransformerLens' form
+        }
+        let written = tempfile::tempdir().unwrap();
+        match model.save_hugging_face(written.path(), Kind::Float) {
+            Err(error) => {
+                assert!(matches!(error, Error::NotRepresentable { .. }), "{name}: {error}");
+                refused.push(format!("{name}: {error}"));
+                continue;
+            }
+            Ok(()) => same += 1,
+        }
+        let (ours, theirs) = (file(written.path()), file(&folder));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>(), "{name}");
+        for (tensor, ours) in &ours {
+            // OPT's first two positions are never read, and are zero.
+            let first = if tensor.ends_with("embed_positions.weight") { 2 } else { 0 };
+            let rows = |t: &Tensor| t.slice(0, first, None, 1);
+            let diff = common::max_diff(&format!("{name}: {tensor}"), &rows(ours), &rows(&theirs[tensor]));
+            // `1 + w` was rounded once.
+            let tolerance = if name.starts_with("gemma") { 1.2e-7 } else { 0.0 };
+            assert!(diff <= tolerance, "{name}: {tensor} differs by {diff}");
+        }
+        let again = HookedTransformer::from_pretrained_no_processing(written.path()).unwrap();
+        let tokens = [1, 2, 3, 10];
+        assert_eq!(again.forward(tokens).unwrap(), model.forward(tokens).unwrap(), "{name}");
+    }
+    println!("{same} folders written back; {refused:#?}");
+    assert!(same >= 25, "{same}");
+    // xIELU's parameters are kept after their softplus.
+    assert!(refused.iter().all(|error| error.starts_with("apertus")), "{refused:#?}");
+}
