@@ -147,6 +147,28 @@ pub enum Error {
         /// What the hook returned.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A hook changed in place a tensor that it was only shown.
+    #[error("the hook at `{name}` changed in place a tensor that it was only shown: use `Hooks::edit`, which gives it a copy to change")]
+    EditedInPlace {
+        /// The hook point.
+        name: String,
+    },
+    /// A user's hook panicked.
+    #[error("the hook at `{name}` panicked: {}", shortened(.message))]
+    HookPanicked {
+        /// The hook point.
+        name: String,
+        /// What the panic said.
+        message: String,
+    },
+    /// A patch that cannot act at its point.
+    #[error("the patch at `{name}` cannot be made: {what}")]
+    Patch {
+        /// The hook point.
+        name: String,
+        /// Why not.
+        what: String,
+    },
     /// A slice outside the axis that it slices.
     #[error("{slice} is out of range for the {axis} axis, which has {len} entries")]
     SliceOutOfRange {

@@ -64,7 +64,7 @@ pub use pretrained::fuzzing;
 pub use pretrained::hub::Hub;
 pub use pretrained::processing::{Processing, Step};
 pub use pretrained::Load;
-pub use run::{HookError, Hooks, Plan};
+pub use run::{Done, HookError, Hooks, Patch, PatchValue, Plan, Replacement};
 pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;

@@ -5,9 +5,10 @@ use std::ops::Index;
 use indexmap::IndexMap;
 use tch::{Device, Tensor};
 
-use crate::hook::{self, presence, HookName, HookPoint, Presence};
+use crate::hook::{self, presence, HookName, HookPoint, PointSet, Presence};
 use crate::model::Transformer;
 use crate::run::kept::KeptPositions;
+use crate::run::Recording;
 use crate::tensor::columns::Columns;
 use crate::tensor::routed::rows_at;
 use crate::tensor::slice::Slice;
@@ -35,6 +36,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct ActivationCache {
     entries: IndexMap<HookPoint, Tensor>,
+    /// Where the run put something else in place of what the model computed.
+    changed: PointSet,
     model: Transformer,
     tokenizer: Option<Tokenizer>,
     tokens: Tokens,
@@ -45,13 +48,14 @@ pub struct ActivationCache {
 
 impl ActivationCache {
     pub(crate) fn new(
-        entries: IndexMap<HookPoint, Tensor>,
+        recording: Recording,
         model: Transformer,
         tokenizer: Option<Tokenizer>,
         tokens: Tokens,
         kept: KeptPositions,
     ) -> Self {
-        ActivationCache { entries, model, tokenizer, tokens, kept, has_batch_dim: true }
+        let Recording { entries, changed } = recording;
+        ActivationCache { entries, changed, model, tokenizer, tokens, kept, has_batch_dim: true }
     }
 
     /// The model that ran.
@@ -134,6 +138,26 @@ impl ActivationCache {
     /// Whether an activation is there; a name that is none is not.
     pub fn contains(&self, name: impl HookName) -> bool {
         name.resolve(self.model.config()).is_ok_and(|point| self.entries.contains_key(&point))
+    }
+
+    /// Whether the run put something else at a hook point in place of what the model computed there, by a replacement, an edit or
+    /// a patch. It is known of every point of the run, kept or not.
+    ///
+    /// ```
+    /// use tch_lens::{hook, Hooks, HookedTransformer, Patch, Run};
+    /// let model = HookedTransformer::toy()?;
+    /// let hooks = Hooks::new().patch(hook::z(1), Patch::zero().head(2));
+    /// let cache = model.run("When Mary", Run::new().hooks(hooks).cache("resid_post"))?.cache;
+    /// assert!(cache.is_changed(hook::z(1)) && !cache.is_changed(hook::resid_post(1)));
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn is_changed(&self, name: impl HookName) -> bool {
+        name.resolve(self.model.config()).is_ok_and(|point| self.changed.contains(point))
+    }
+
+    /// The points at which the run put something else in place, in firing order.
+    pub fn changed(&self) -> impl Iterator<Item = HookPoint> + '_ {
+        self.changed.iter(self.model.config())
     }
 
     /// The hook points kept, in the order in which they fired.
@@ -255,6 +279,7 @@ impl Clone for ActivationCache {
     fn clone(&self) -> Self {
         ActivationCache {
             entries: self.entries.iter().map(|(point, tensor)| (*point, tensor.shallow_clone())).collect(),
+            changed: self.changed.clone(),
             model: self.model.clone(),
             tokenizer: self.tokenizer.clone(),
             tokens: self.tokens.clone(),

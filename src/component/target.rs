@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::hook::{self, HookPoint};
+use crate::layer::Layer;
 use crate::{Config, Error, Result};
 
 /// The input that a decomposition adds up to: who reads the residual stream there.
@@ -41,6 +42,22 @@ pub(crate) struct Reach {
 }
 
 impl Target {
+    /// [`Target::Attn`] of a layer given as `usize`, `i32` or `i64`.
+    ///
+    /// ```
+    /// use tch_lens::Target;
+    /// assert_eq!(Target::attn(3usize), Target::Attn(3));
+    /// assert_eq!(Target::attn(-1), Target::Attn(-1));
+    /// ```
+    pub fn attn(layer: impl Into<Layer>) -> Self {
+        Target::Attn(layer.into().signed())
+    }
+
+    /// [`Target::Mlp`] of a layer given as `usize`, `i32` or `i64`.
+    pub fn mlp(layer: impl Into<Layer>) -> Self {
+        Target::Mlp(layer.into().signed())
+    }
+
     /// How much of a model of this shape lies before the target.
     pub(crate) fn reach(self, config: &Config) -> Result<Reach> {
         let (target, attn_layers, mlp_layers) = match self {

@@ -20,4 +20,4 @@ pub use site::*;
 
 pub(crate) use presence::{all_points, presence, Presence};
 pub(crate) use set::PointSet;
-pub(crate) use site::Place;
+pub(crate) use site::{Extent, Place};

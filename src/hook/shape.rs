@@ -41,8 +41,29 @@ impl HookPoint {
 }
 
 impl Extent {
+    /// Its name in sentences.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Extent::Batch => "batch",
+            Extent::Pos => "pos",
+            Extent::Key => "key",
+            Extent::Head => "head",
+            Extent::KvHead => "kv_head",
+            Extent::Row => "row",
+            Extent::DModel => "d_model",
+            Extent::DHead => "d_head",
+            Extent::DMlp => "d_mlp",
+            Extent::Heads => "head · d_head",
+            Extent::KvHeads => "kv_head · d_head",
+            Extent::DVocabOut => "d_vocab_out",
+            Extent::Expert => "expert",
+            Extent::Chosen => "experts_per_token",
+            Extent::One => "1",
+        }
+    }
+
     /// How many entries it has.
-    fn size(self, config: &Config, batch: usize, pos: usize) -> usize {
+    pub(crate) fn size(self, config: &Config, batch: usize, pos: usize) -> usize {
         let moe = config.experts();
         match self {
             Extent::Batch => batch,

@@ -290,6 +290,11 @@ impl Site {
         self.row().place
     }
 
+    /// Whether its activation is the memory of the weights or of the caller's tokens.
+    pub(crate) fn is_alias(self) -> bool {
+        matches!(self, Site::Tokens | Site::PosEmbed)
+    }
+
     /// Its bit in a set of points.
     #[inline]
     pub(crate) const fn bit(self) -> u128 {

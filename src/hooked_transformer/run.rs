@@ -174,14 +174,14 @@ impl HookedTransformer {
         }
 
         let budget = self.budget(&plan, budget, &tokens)?;
-        let mut tap = Tap::new(&plan, hooks, &kept, budget);
+        let mut tap = Tap::new(&plan, hooks, (&tokens, 0), &kept, budget)?;
         let end = match self.forward_pass(&tokens, &plan, stop_at_layer.is_some(), &kept, &mut tap) {
             Ok(end) => Some(end),
             Err(Halt::Done) => None,
             Err(Halt::Failed(error)) => return Err(error),
         };
-        let entries = tap.into_cache();
-        let cache = ActivationCache::new(entries, self.model.clone(), self.tokenizer.clone(), tokens.clone(), kept);
+        let recording = tap.finish()?;
+        let cache = ActivationCache::new(recording, self.model.clone(), self.tokenizer.clone(), tokens.clone(), kept);
         let mut outcome = Outcome { logits: None, loss: None, resid: None, cache };
         match (end, stop_at_layer) {
             (Some(resid), Some(_)) => outcome.resid = Some(resid),

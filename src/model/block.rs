@@ -12,7 +12,7 @@ use super::part::Part;
 use crate::config::NormPosition;
 use crate::hook;
 use crate::run::{Flow, Tap};
-use crate::{Error, Result};
+use crate::Result;
 
 /// One block: each sublayer reads the stream and adds to it.
 #[derive(Clone, Debug)]
@@ -113,9 +113,6 @@ impl Block {
         if tap.live(hook::attn_in(layer)) {
             let seen = tap.at(hook::attn_in(layer), for_each_head(resid_pre, n_heads)?)?;
             if tap.hooked(hook::attn_in(layer)) {
-                if n_kv_heads != n_heads {
-                    return Err(Error::invalid(GROUPED_ATTN_IN).into());
-                }
                 attn_in = seen; // [batch, pos, head, d_model]
             }
         }
@@ -166,10 +163,6 @@ pub(crate) fn sum(stream: &Tensor, mut out: Tensor, ours: bool) -> Result<Tensor
     }
     Ok(stream.f_add(&out)?)
 }
-
-/// Heads of a group share keys and values, so a stream for each head does not say what these read.
-const GROUPED_ATTN_IN: &str = "a hook at `hook_attn_in` needs as many keys and values as heads; in this grouped-query \
-                               model, hook `hook_q_input`, `hook_k_input` and `hook_v_input`";
 
 /// The stream as each head sees it: `[batch, pos, head, d_model]`, a view that takes no memory.
 fn for_each_head(x: &Tensor, heads: i64) -> Result<Tensor> {

@@ -2,42 +2,91 @@
 
 use tch::Tensor;
 
+use super::patch::Patch;
 use crate::hook::{HookFilter, HookPoint};
 
-/// What a fallible hook may fail with.
+/// What a hook may fail with.
 pub type HookError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A hook: sees an activation, and may return what is to stand in its place.
-pub(crate) type HookFn<'a> = Box<dyn FnMut(&Tensor, HookPoint) -> Result<Option<Tensor>, HookError> + 'a>;
-
-/// What to do at which hook points, in the order in which it was said.
+/// What to do at which hook points. Several hooks at one point act in the order in which they were added.
 ///
-/// A hook gets the activation by reference and the point's typed name. To change it, it returns another
-/// tensor of the same shape, kind and device; nothing else can change an activation, so what is
-/// cached stays what it was.
+/// | to | use | the hook gets |
+/// | --- | --- | --- |
+/// | look | [`observe`](Hooks::observe) | `&Tensor` |
+/// | put a known value in a known place | [`patch`](Hooks::patch) | nothing: a [`Patch`] is data |
+/// | change entries in place | [`edit`](Hooks::edit) | `&mut Tensor`, a copy of its own |
+/// | compute another tensor | [`replace`](Hooks::replace) | `&Tensor` |
+/// | keep gradients from flowing | [`stop_gradient`](Hooks::stop_gradient) | nothing |
 ///
 /// ```
-/// use tch_lens::{hook, Hooks, HookedTransformer};
+/// use tch_lens::{hook, Hooks, HookedTransformer, Patch};
 /// let model = HookedTransformer::toy()?;
+/// let prompt = "When Mary and John went to the shop";
 /// let mut norms = Vec::new();
 /// let hooks = Hooks::new()
-///     .replace(hook::z(0), |z, _point| z * 0.0) // ablate the attention of block 0
+///     .patch(hook::z(0), Patch::zero().head(1).pos(-1)) // ablate a head at the last position
+///     .edit(hook::z(1), |z, _point| {
+///         let _ = z.select(2, 1).zero_(); // TransformerLens' `z[:, :, 1] = 0`
+///     })
+///     .replace(hook::mlp_out(-1), |mlp_out, _point| mlp_out * 0.5)
 ///     .observe("resid_post", |resid, point| norms.push((point, resid.norm().double_value(&[]))));
-/// let logits = model.run_with_hooks("When Mary and John went to the shop", hooks)?;
+/// let logits = model.run_with_hooks(prompt, hooks)?;
 /// assert_eq!(norms.len(), 4);
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
+///
+/// # What a hook may do
+///
+/// A tensor that a hook gets by `&` is the run's own. A hook that changes it in place (`z.select(2, 1).zero_()`) ends the run
+/// with [`Error::EditedInPlace`](crate::Error::EditedInPlace); so does one that changes what it was shown earlier, as far as
+/// the cache keeps that. Weights and the caller's tokens are never handed out, only copies, so no hook changes them. A hook that
+/// panics ends the run with [`Error::HookPanicked`](crate::Error::HookPanicked), which names the point.
 #[derive(Default)]
 pub struct Hooks<'a> {
     pub(crate) entries: Vec<Entry<'a>>,
 }
 
-/// A hook, and where it stands.
+/// A hook, and the points at which it acts.
 pub(crate) struct Entry<'a> {
-    pub(crate) at: HookFilter<'a>,
-    /// Whether it may return something, so that what comes out of its points may differ from what goes in.
-    pub(crate) replaces: bool,
-    pub(crate) hook: HookFn<'a>,
+    pub(crate) points: HookFilter<'a>,
+    pub(crate) action: Action<'a>,
+}
+
+/// What happens at a point.
+pub(crate) enum Action<'a> {
+    /// Something looks.
+    Observe(Box<dyn FnMut(&Tensor, HookPoint) -> Result<(), HookError> + 'a>),
+    /// Another tensor may be put in place of what is there.
+    Replace(Box<dyn FnMut(&Tensor, HookPoint) -> Result<Option<Tensor>, HookError> + 'a>),
+    /// A copy of what is there is changed and put in its place.
+    Edit(Box<dyn FnMut(&mut Tensor, HookPoint) -> Result<(), HookError> + 'a>),
+    /// Known entries get known values.
+    Patch(Patch),
+    /// The value stays, gradients end here.
+    StopGradient,
+}
+
+impl Action<'_> {
+    /// Whether what comes out may have other values than what went in.
+    pub(crate) fn changes(&self) -> bool {
+        match self {
+            Action::Observe(_) | Action::StopGradient => false,
+            Action::Replace(_) | Action::Edit(_) | Action::Patch(_) => true,
+        }
+    }
+
+    /// Whether the run must go on with what comes out: with other values, or with the same ones off the graph.
+    pub(crate) fn is_on_path(&self) -> bool {
+        !matches!(self, Action::Observe(_))
+    }
+
+    /// Whether it runs a function of the caller's.
+    pub(crate) fn is_closure(&self) -> bool {
+        match self {
+            Action::Observe(_) | Action::Replace(_) | Action::Edit(_) => true,
+            Action::Patch(_) | Action::StopGradient => false,
+        }
+    }
 }
 
 impl<'a> Hooks<'a> {
@@ -46,33 +95,122 @@ impl<'a> Hooks<'a> {
         Hooks::default()
     }
 
-    /// Adds a hook that looks.
-    pub fn observe(mut self, at: impl Into<HookFilter<'a>>, mut f: impl FnMut(&Tensor, HookPoint) + 'a) -> Self {
-        let hook: HookFn = Box::new(move |tensor, point| {
-            f(tensor, point);
-            Ok(None)
-        });
-        self.entries.push(Entry { at: at.into(), replaces: false, hook });
-        self
-    }
-
-    /// Adds a hook that returns what stands in the activation's place.
-    pub fn replace(self, at: impl Into<HookFilter<'a>>, mut f: impl FnMut(&Tensor, HookPoint) -> Tensor + 'a) -> Self {
-        self.add(at, move |tensor, point| Ok(Some(f(tensor, point))))
-    }
-
-    /// Adds a hook that may fail, and may or may not replace.
-    pub fn add(
-        mut self,
-        at: impl Into<HookFilter<'a>>,
-        f: impl FnMut(&Tensor, HookPoint) -> Result<Option<Tensor>, HookError> + 'a,
+    /// Adds a hook that looks: `f` gets the activation and the point, and returns nothing or a `Result`.
+    pub fn observe<R: Done>(
+        self,
+        points: impl Into<HookFilter<'a>>,
+        mut f: impl FnMut(&Tensor, HookPoint) -> R + 'a,
     ) -> Self {
-        self.entries.push(Entry { at: at.into(), replaces: true, hook: Box::new(f) });
-        self
+        self.add(points, Action::Observe(Box::new(move |tensor, point| f(tensor, point).done())))
     }
 
-    /// Whether there are none.
+    /// Adds a hook that returns what stands in the activation's place: of the same shape, kind and device. It returns a tensor,
+    /// an `Option` of one (`None` leaves what is there), or a `Result` of either.
+    pub fn replace<R: Replacement>(
+        self,
+        points: impl Into<HookFilter<'a>>,
+        mut f: impl FnMut(&Tensor, HookPoint) -> R + 'a,
+    ) -> Self {
+        self.add(points, Action::Replace(Box::new(move |tensor, point| f(tensor, point).replacement())))
+    }
+
+    /// Adds a hook that changes a copy of the activation; the run goes on with what that holds afterwards. `f` returns nothing
+    /// or a `Result`.
+    ///
+    /// ```
+    /// use tch_lens::{hook, Hooks, HookedTransformer};
+    /// let model = HookedTransformer::toy()?;
+    /// let hooks = Hooks::new().edit(hook::pattern(0), |pattern, _| {
+    ///     let _ = pattern.select(1, 3).fill_(0.1); // head 3
+    /// });
+    /// model.run_with_hooks("When Mary", hooks)?;
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn edit<R: Done>(
+        self,
+        points: impl Into<HookFilter<'a>>,
+        mut f: impl FnMut(&mut Tensor, HookPoint) -> R + 'a,
+    ) -> Self {
+        self.add(points, Action::Edit(Box::new(move |tensor, point| f(tensor, point).done())))
+    }
+
+    /// Puts values in chosen entries of the activation. What is chosen and what is put there is data, so it is checked before
+    /// the run.
+    pub fn patch(self, points: impl Into<HookFilter<'a>>, patch: Patch) -> Self {
+        self.add(points, Action::Patch(patch))
+    }
+
+    /// Ends the flow of gradients at the points: backwards, what comes after a point does not depend on what comes before it,
+    /// as far as that goes through the point. The values stay.
+    ///
+    /// ```
+    /// use tch_lens::{hook, Hooks, HookedTransformer};
+    /// let model = HookedTransformer::toy()?;
+    /// let hooks = Hooks::new().stop_gradient("pattern"); // attention patterns as constants
+    /// assert_eq!(model.run_with_hooks("When Mary", hooks)?.size(), model.forward("When Mary")?.size());
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn stop_gradient(self, points: impl Into<HookFilter<'a>>) -> Self {
+        self.add(points, Action::StopGradient)
+    }
+
+    /// Whether nothing is done anywhere.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    fn add(mut self, points: impl Into<HookFilter<'a>>, action: Action<'a>) -> Self {
+        self.entries.push(Entry { points: points.into(), action });
+        self
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for () {}
+    impl Sealed for tch::Tensor {}
+    impl Sealed for Option<tch::Tensor> {}
+    impl<T: Sealed, E> Sealed for Result<T, E> {}
+}
+
+/// What a hook returns that looks or edits: nothing, or a `Result` of nothing.
+pub trait Done: sealed::Sealed {
+    #[doc(hidden)]
+    fn done(self) -> Result<(), HookError>;
+}
+
+impl Done for () {
+    fn done(self) -> Result<(), HookError> {
+        Ok(())
+    }
+}
+
+impl<E: Into<HookError>> Done for Result<(), E> {
+    fn done(self) -> Result<(), HookError> {
+        self.map_err(Into::into)
+    }
+}
+
+/// What a hook returns that replaces: a tensor, an `Option` of one, or a `Result` of either.
+pub trait Replacement: sealed::Sealed {
+    #[doc(hidden)]
+    fn replacement(self) -> Result<Option<Tensor>, HookError>;
+}
+
+impl Replacement for Tensor {
+    fn replacement(self) -> Result<Option<Tensor>, HookError> {
+        Ok(Some(self))
+    }
+}
+
+impl Replacement for Option<Tensor> {
+    fn replacement(self) -> Result<Option<Tensor>, HookError> {
+        Ok(self)
+    }
+}
+
+impl<T: Replacement, E: Into<HookError>> Replacement for Result<T, E> {
+    fn replacement(self) -> Result<Option<Tensor>, HookError> {
+        self.map_err(Into::into)?.replacement()
     }
 }

@@ -51,6 +51,14 @@ impl KeptPositions {
         &self.logits
     }
 
+    /// The columns that the run computes of an activation.
+    pub(crate) fn computed(&self, point: HookPoint) -> &Columns {
+        match point.site().place() == Place::After {
+            true => &self.logits,
+            false => &self.all,
+        }
+    }
+
     /// What the cache keeps of an activation.
     pub(crate) fn at(&self, point: HookPoint) -> Option<&Columns> {
         match point.site().place() == Place::After {

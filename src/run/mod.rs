@@ -3,11 +3,14 @@
 
 mod hooks;
 pub(crate) mod kept;
+mod part;
+mod patch;
 mod plan;
 pub(crate) mod sink;
 mod tap;
 
-pub use hooks::{HookError, Hooks};
+pub use hooks::{Done, HookError, Hooks, Replacement};
+pub use patch::{Patch, PatchValue};
 pub use plan::Plan;
 
-pub(crate) use tap::{Flow, Halt, Tap};
+pub(crate) use tap::{Flow, Halt, Recording, Tap};

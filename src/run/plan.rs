@@ -5,22 +5,24 @@ use std::sync::Arc;
 
 use tch::Kind;
 
-use super::hooks::Hooks;
+use super::hooks::{Action, Hooks};
 use super::kept::KeptPositions;
 use crate::config::NormPosition;
 use crate::hook::{self, HookFilter, HookName, HookPoint, PointSet, Site};
 use crate::text::positions::{PositionAxis, Positions};
-use crate::{Config, Result};
+use crate::{Config, Error, Result};
 
-/// What a run must compute: which hook points somebody looks at, how far it has to go, what is made of its end.
+/// What a run must compute: at which hook points something is done, how far the run has to go, what is made of its end.
 ///
 /// Made by [`HookedTransformer::plan`](crate::HookedTransformer::plan) from a [`Run`](crate::Run), before the first matrix product.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Points that somebody looks at.
+    /// Points at which something is done: a hook acts there, or the cache keeps what is there.
     pub(crate) live: PointSet,
-    /// Points at which a hook stands that may replace what is there.
-    pub(crate) hooked: PointSet,
+    /// Points at which a hook may put other values in place.
+    pub(crate) changed: PointSet,
+    /// Points with whose output the run must go on: those at which values may change, and those at which gradients end.
+    pub(crate) on_path: PointSet,
     /// Points that the cache keeps.
     pub(crate) cached: PointSet,
     /// Blocks to run: all but those from `stop_at_layer` on.
@@ -30,8 +32,10 @@ pub struct Plan {
     /// The live points that fire in this run.
     pub(crate) n_live: usize,
     /// Each hook's points.
-    pub(crate) of_hook: Vec<PointSet>,
-    /// Of the model: its shape, and the kind of its weights.
+    pub(crate) hook_points: Vec<PointSet>,
+    /// Whether a hook is a function of the caller's.
+    pub(crate) has_closures: bool,
+    /// The model's shape, and the kind of its weights.
     pub(crate) of: (Arc<Config>, Kind),
     /// The positions that the cache keeps, and those at which logits are formed.
     pub(crate) positions: [Positions; 2],
@@ -48,30 +52,61 @@ impl Plan {
         stop: Option<usize>,
         whole: bool,
     ) -> Result<Plan> {
-        let config = of.0;
-        let n_layers = stop.unwrap_or(config.n_layers);
-        let (mut live, mut hooked, mut cached) = (PointSet::default(), PointSet::default(), PointSet::default());
-        let mut of_hook = Vec::with_capacity(hooks.entries.len());
+        let (config, weights) = of;
+        let mut plan = Plan {
+            live: PointSet::default(),
+            changed: PointSet::default(),
+            on_path: PointSet::default(),
+            cached: PointSet::default(),
+            n_layers: stop.unwrap_or(config.n_layers),
+            whole,
+            n_live: 0,
+            hook_points: Vec::with_capacity(hooks.entries.len()),
+            has_closures: hooks.entries.iter().any(|entry| entry.action.is_closure()),
+            of: (Arc::clone(config), weights),
+            positions,
+        };
         for entry in &hooks.entries {
             let mut points = PointSet::default();
-            for point in entry.at.reached(config, stop)? {
+            for point in entry.points.reached(config, stop)? {
+                plan.add(point, &entry.action)?;
                 points.insert(point);
-                live.insert(point);
-                if entry.replaces {
-                    hooked.insert(point);
-                }
             }
-            of_hook.push(points);
+            plan.hook_points.push(points);
         }
         if let Some(select) = cache {
             for point in select.reached(config, stop)? {
-                cached.insert(point);
-                live.insert(point);
+                plan.cached.insert(point);
+                plan.live.insert(point);
             }
         }
-        let n_live = live.len();
-        let of = (Arc::clone(config), of.1);
-        Ok(Plan { live, hooked, cached, n_layers, whole, n_live, of_hook, of, positions })
+        plan.n_live = plan.live.len();
+        Ok(plan)
+    }
+
+    /// Adds what a hook does at a point.
+    fn add(&mut self, point: HookPoint, action: &Action<'_>) -> Result<()> {
+        let (config, weights) = &self.of;
+        if let Action::Patch(patch) = action {
+            patch.check(point, config, *weights)?;
+        }
+        self.live.insert(point);
+        if action.changes() {
+            self.changed.insert(point);
+        }
+        if action.is_on_path() {
+            // Heads of a group share keys and values, so a stream for each query head does not say what these read.
+            if point.site() == Site::AttnIn && config.n_key_value_heads != config.n_heads {
+                return Err(Error::invalid(GROUPED_ATTN_IN));
+            }
+            self.on_path.insert(point);
+        }
+        Ok(())
+    }
+
+    /// The model's shape.
+    pub(crate) fn config(&self) -> &Config {
+        &self.of.0
     }
 
     /// Whether attention of layer `layer` must form its scores and pattern.
@@ -79,9 +114,14 @@ impl Plan {
         self.live.contains(hook::attn_scores(layer)) || self.live.contains(hook::pattern(layer))
     }
 
-    /// Whether something is done at `point`: a hook stands there, or the cache keeps it.
-    pub fn is_live(&self, point: HookPoint) -> bool {
+    /// Whether something is done at `point`: a hook acts there, or the cache keeps what is there.
+    pub fn is_live(&self, point: impl HookName) -> bool {
         point.resolve(&self.of.0).is_ok_and(|point| self.live.contains(point))
+    }
+
+    /// Whether a hook may put other values in place at `point`.
+    pub fn is_changed(&self, point: impl HookName) -> bool {
+        point.resolve(&self.of.0).is_ok_and(|point| self.changed.contains(point))
     }
 
     /// The points that the run's cache will hold, in firing order.
@@ -143,7 +183,7 @@ impl Plan {
         }
         // Where heads read different streams, each goes through the norm.
         if let (Site::Ln1Scale | Site::Ln1Normalized, Some(layer)) = (point.site(), point.layer()) {
-            let split = self.hooked.contains(hook::attn_in(layer)) || self.hooked.contains(hook::v_input(layer));
+            let split = self.on_path.contains(hook::attn_in(layer)) || self.on_path.contains(hook::v_input(layer));
             if config.norm_position() != NormPosition::After && split {
                 shape.push(config.n_key_value_heads as i64);
             }
@@ -164,3 +204,7 @@ impl Plan {
         Ok(largest)
     }
 }
+
+const GROUPED_ATTN_IN: &str =
+    "a hook that changes `hook_attn_in` needs as many keys and values as heads; in this grouped-query \
+                               model, hook `hook_q_input`, `hook_k_input` and `hook_v_input`";

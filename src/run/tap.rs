@@ -1,16 +1,20 @@
 //! [`Tap`]: what the forward pass does at a hook point.
 
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
 use indexmap::IndexMap;
 use tch::Tensor;
 
-use super::hooks::Hooks;
+use super::hooks::{Action, Entry, HookError, Hooks};
 use super::kept::KeptPositions;
+use super::patch::Prepared;
 use super::plan::Plan;
 use super::sink::Budget;
-use crate::hook::HookPoint;
+use crate::hook::{HookPoint, PointSet};
+use crate::text::input::Tokens;
 use crate::{Error, Result};
 
-/// Why a forward pass ends early: nobody needs what would come next, or something failed.
+/// Why a forward pass ends early: what would come next is not wanted, or something failed.
 ///
 /// As an error, it lets `?` unwind a run from wherever its last live point fired.
 #[derive(Debug)]
@@ -28,46 +32,83 @@ impl<E: Into<Error>> From<E> for Halt {
     }
 }
 
-/// Hooks, filter and cache of one run.
+/// What a run does at hook points, and what has come of it.
 pub(crate) struct Tap<'r, 'h> {
     pub(crate) plan: &'r Plan,
     hooks: Hooks<'h>,
-    /// Which positions the cache keeps.
+    /// Each hook's patch for this input.
+    patches: Vec<Option<Prepared>>,
+    /// Which positions the run computes and keeps.
     positions: &'r KeptPositions,
     cache: IndexMap<HookPoint, Tensor>,
+    /// The versions of cached tensors, where hooks could change them.
+    versions: Vec<i64>,
+    /// The points at which a hook put something else in place.
+    changed: PointSet,
     /// What the cache may take in memory.
     budget: Option<Budget>,
     /// Live points that have not fired yet.
     remaining: usize,
 }
 
+/// What a run leaves.
+pub(crate) struct Recording {
+    /// What was kept, in firing order.
+    pub(crate) entries: IndexMap<HookPoint, Tensor>,
+    /// The points at which something else was put in place of what the model computed.
+    pub(crate) changed: PointSet,
+}
+
 impl<'r, 'h> Tap<'r, 'h> {
-    pub(crate) fn new(plan: &'r Plan, hooks: Hooks<'h>, positions: &'r KeptPositions, budget: Option<Budget>) -> Self {
+    /// The tap of a run on `input`: tokens, and how many positions come before them.
+    pub(crate) fn new(
+        plan: &'r Plan,
+        hooks: Hooks<'h>,
+        input: (&Tokens, i64),
+        positions: &'r KeptPositions,
+        budget: Option<Budget>,
+    ) -> Result<Self> {
+        let prepare = |(entry, points): (&Entry, &PointSet)| match &entry.action {
+            Action::Patch(patch) => patch.prepare(points, plan.config(), positions, input).map(Some),
+            _ => Ok(None),
+        };
+        let patches = hooks.entries.iter().zip(&plan.hook_points).map(prepare).collect::<Result<_>>()?;
         let cache = IndexMap::with_capacity(plan.cached.len());
-        Tap { plan, hooks, positions, cache, budget, remaining: plan.n_live }
+        let (versions, changed, remaining) = (Vec::new(), PointSet::default(), plan.n_live);
+        Ok(Tap { plan, hooks, patches, positions, cache, versions, changed, budget, remaining })
     }
 
-    /// What the run has cached, in firing order.
-    pub(crate) fn into_cache(self) -> IndexMap<HookPoint, Tensor> {
+    /// What the run has kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EditedInPlace`] where a hook changed a kept activation that it was shown before.
+    pub(crate) fn finish(self) -> Result<Recording> {
         if let Some(budget) = &self.budget {
             budget.finish();
         }
-        self.cache
+        for ((point, tensor), version) in self.cache.iter().zip(&self.versions) {
+            if tensor.f_internal_version()? != *version {
+                return Err(Error::EditedInPlace { name: point.to_string() });
+            }
+        }
+        Ok(Recording { entries: self.cache, changed: self.changed })
     }
 
-    /// Whether somebody looks at `point`.
+    /// Whether something is done at `point`.
     #[inline]
     pub(crate) fn live(&self, point: HookPoint) -> bool {
         self.plan.live.contains(point)
     }
 
-    /// Whether a hook stands at `point` that may replace what is there.
+    /// Whether the run must go on with what comes out at `point`: a hook may put something else in place, or gradients are
+    /// concerned.
     #[inline]
     pub(crate) fn hooked(&self, point: HookPoint) -> bool {
-        self.plan.hooked.contains(point)
+        self.plan.on_path.contains(point)
     }
 
-    /// Passes an activation through `point`: one look-up in a bit set where nobody looks at it.
+    /// Passes an activation through `point`: one look-up in a bit set where nothing is done there.
     #[inline]
     pub(crate) fn at(&mut self, point: HookPoint, tensor: Tensor) -> Flow<Tensor> {
         if self.plan.live.contains(point) {
@@ -89,14 +130,12 @@ impl<'r, 'h> Tap<'r, 'h> {
 
     #[cold]
     fn fire(&mut self, point: HookPoint, mut tensor: Tensor, indices: Option<&Tensor>) -> Flow<Tensor> {
-        for (entry, points) in self.hooks.entries.iter_mut().zip(&self.plan.of_hook) {
+        if point.site().is_alias() {
+            tensor = tensor.f_alias_copy()?;
+        }
+        for (nth, points) in self.plan.hook_points.iter().enumerate() {
             if points.contains(point) {
-                let replacement =
-                    (entry.hook)(&tensor, point).map_err(|source| Error::Hook { name: point.to_string(), source })?;
-                if let Some(replacement) = replacement {
-                    check(point, &tensor, &replacement)?;
-                    tensor = replacement;
-                }
+                tensor = self.act(nth, point, tensor)?;
             }
         }
         if self.plan.cached.contains(point) {
@@ -105,6 +144,9 @@ impl<'r, 'h> Tap<'r, 'h> {
                     Some(budget) => budget.keep(point, kept)?,
                     None => kept,
                 };
+                if self.plan.has_closures {
+                    self.versions.push(kept.f_internal_version()?);
+                }
                 self.cache.insert(point, kept);
             }
         }
@@ -113,6 +155,54 @@ impl<'r, 'h> Tap<'r, 'h> {
             return Err(Halt::Done);
         }
         Ok(tensor)
+    }
+
+    /// What a hook makes of an activation.
+    fn act(&mut self, nth: usize, point: HookPoint, tensor: Tensor) -> Result<Tensor> {
+        let after = match &mut self.hooks.entries[nth].action {
+            Action::Observe(f) => {
+                shown(point, &tensor, || f(&tensor, point))?;
+                None
+            }
+            Action::Replace(f) => {
+                let replacement = shown(point, &tensor, || f(&tensor, point))?;
+                if let Some(replacement) = &replacement {
+                    check(point, &tensor, replacement)?;
+                }
+                replacement
+            }
+            Action::Edit(f) => {
+                let mut edited = tensor.f_alias_copy()?;
+                shown(point, &tensor, || f(&mut edited, point))?;
+                check(point, &tensor, &edited)?;
+                Some(edited)
+            }
+            Action::Patch(patch) => match &self.patches[nth] {
+                Some(prepared) => Some(patch.apply(prepared, point, self.plan.config(), self.positions, &tensor)?),
+                None => None,
+            },
+            Action::StopGradient => return Ok(tensor.f_detach()?),
+        };
+        if after.is_some() {
+            self.changed.insert(point);
+        }
+        Ok(after.unwrap_or(tensor))
+    }
+}
+
+/// Runs a hook that must not change `tensor` in place. A panic in it is an error that names the point.
+fn shown<T>(point: HookPoint, tensor: &Tensor, hook: impl FnOnce() -> Result<T, HookError>) -> Result<T> {
+    // Views share their version, so a change through any of them counts.
+    let before = tensor.f_internal_version()?;
+    // What the hook may have left half done is the caller's, who gets the error.
+    let result = catch_unwind(AssertUnwindSafe(hook)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Error::HookPanicked { name: point.to_string(), message: text.unwrap_or("it did not say why").into() }
+    })?;
+    let result = result.map_err(|source| Error::Hook { name: point.to_string(), source })?;
+    match tensor.f_internal_version()? == before {
+        true => Ok(result),
+        false => Err(Error::EditedInPlace { name: point.to_string() }),
     }
 }
 
@@ -147,11 +237,12 @@ mod tests {
         let config = std::sync::Arc::new(Config::new(12, 8, 1, 1, 1));
         let points: Vec<HookPoint> = all_points(&config).collect();
         let mut tensor = Tensor::from(1.0);
+        let tokens = Tokens::new(&Tensor::zeros([1, 1], (tch::Kind::Int64, tch::Device::Cpu))).unwrap();
         let before = allocations();
         let plan =
             Plan::new((&config, tch::Kind::Float), Default::default(), &Hooks::new(), select, None, true).unwrap();
         let positions = KeptPositions::everything(1);
-        let mut tap = Tap::new(&plan, Hooks::new(), &positions, None);
+        let mut tap = Tap::new(&plan, Hooks::new(), (&tokens, 0), &positions, None).unwrap();
         for point in points {
             tensor = tap.at(point, tensor).unwrap_or_else(|halt| panic!("{halt:?}"));
         }

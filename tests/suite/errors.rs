@@ -582,12 +582,12 @@ fn a_replacement_that_is_no_tensor() {
 
 #[test]
 fn a_hook_that_fails() {
-    let hooks = Hooks::new().add(hook::z(1), |_, _| Err("no probe for this layer".into()));
+    let hooks = Hooks::new().observe(hook::z(1), |_, _| Err::<(), _>("no probe for this layer"));
     let result = raw("gpt2").run_with_hooks(PROMPT, hooks);
     assert!(matches!(&result, Err(Error::Hook { name, .. }) if name == "blocks.1.attn.hook_z"));
     says(result, "the hook at `blocks.1.attn.hook_z` failed: no probe for this layer");
     // What a hook does with tensors may fail as well.
-    let hooks = Hooks::new().add(hook::z(1), |z, _| Ok(Some(z.f_add(&Tensor::from_slice(&[1.0f32, 2.0, 3.0]))?)));
+    let hooks = Hooks::new().replace(hook::z(1), |z, _| z.f_add(&Tensor::from_slice(&[1.0f32, 2.0, 3.0])));
     let found = sentence(raw("gpt2").run_with_hooks(PROMPT, hooks), None);
     assert!(found.starts_with("the hook at `blocks.1.attn.hook_z` failed: "), "{found}");
 }
@@ -596,7 +596,7 @@ fn a_hook_that_fails() {
 fn one_stream_for_each_of_several_heads_that_share_keys() {
     let hooks = Hooks::new().replace("attn_in", |x, _| x.zeros_like());
     let expected =
-        "a hook at `hook_attn_in` needs as many keys and values as heads; in this grouped-query model, hook \
+        "a hook that changes `hook_attn_in` needs as many keys and values as heads; in this grouped-query model, hook \
                     `hook_q_input`, `hook_k_input` and `hook_v_input`";
     says(raw("llama_gqa_tied").run_with_hooks(PROMPT, hooks), expected);
 }

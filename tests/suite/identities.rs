@@ -98,11 +98,10 @@ fn heads_and_neurons_sum_to_their_sublayers() {
         for (setting, model) in settings(&fixture) {
             let cache = cache_of(&model, &fixture);
             for layer in 0..model.config().n_layers {
-                let next =
-                    if layer + 1 < model.config().n_layers { Target::Attn(layer as i64 + 1) } else { Target::Unembed };
+                let next = if layer + 1 < model.config().n_layers { Target::attn(layer + 1) } else { Target::Unembed };
                 // What biases write between this target and the next: all that is neither head nor neuron.
                 let bias = |target| full_row(&cache, target, &Component::Bias);
-                let biases = bias(next) - bias(Target::Attn(layer as i64));
+                let biases = bias(next) - bias(Target::attn(layer));
                 let in_layer = |row: &Component| row.layer() == Some(layer);
                 let heads = cache
                     .stack_head_results(Heads::new().target(next))

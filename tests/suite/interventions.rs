@@ -371,7 +371,7 @@ fn hooks_at_one_point_see_each_other_s_work_in_order() {
         .replace("z0", |z, _| z.ones_like())
         .replace("z", |z, _| z * 2.0)
         .observe(hook::z(0), |z, _| seen.push(z.mean(Kind::Float).double_value(&[])))
-        .add("z0", |_, _| Ok(None))
+        .replace("z0", |_, _| None)
         .replace(HookFilter::matching(|point| point == hook::z(0)), |z, _| z + 1.0);
     let cache = m.cache(hooks);
     assert_eq!(seen, [2.0]);

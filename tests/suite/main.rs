@@ -14,6 +14,7 @@ mod errors;
 mod factored;
 mod families;
 mod gradual;
+mod hooks;
 #[cfg(feature = "hub")]
 mod hub;
 mod identities;
