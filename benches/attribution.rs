@@ -6,19 +6,19 @@ mod support;
 
 use criterion::{criterion_group, Criterion};
 use support::{gpt2_small, in_turns, peak_mb, reset_peak, tokens};
-use tch_lens::{ActivationCache, Full, Heads, HookedTransformer, Target};
+use tch_lens::{ActivationCache, FullOptions, HeadOptions, HookedTransformer, Target};
 
 fn cache(model: &HookedTransformer, pos: i64) -> ActivationCache {
     model.run_with_cache(tokens(1, pos)).unwrap().1
 }
 
 fn everything(cache: &ActivationCache) {
-    let attrs = cache.logit_attrs(Full::new().target(Target::Unembed), 5).unwrap();
+    let attrs = cache.logit_attrs(FullOptions::new().target(Target::Unembed), 5).unwrap();
     assert_eq!(attrs.rows().len(), 36_864 + 144 + 3);
 }
 
 fn heads(cache: &ActivationCache) {
-    cache.logit_attrs(Heads::new(), 5).unwrap();
+    cache.logit_attrs(HeadOptions::new(), 5).unwrap();
 }
 
 fn attribution(criterion: &mut Criterion) {

@@ -12,7 +12,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use clap::Parser;
-use tch_lens::{Component, Decompose, Full, Heads, HookedTransformer, Neurons};
+use tch_lens::{Component, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer, NeuronOptions};
 
 #[derive(Parser)]
 #[command(about = "Direct logit attribution: by layer, by head, by neuron")]
@@ -45,14 +45,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("logit of {:?} less that of {:?}, at the last position\n", options.answer, options.wrong);
 
     println!("by layer");
-    let stack = cache.decompose_resid(Decompose::new().pos(-1))?;
+    let stack = cache.decompose_resid(DecomposeOptions::new().pos(-1))?;
     let by_layer = cache.logit_attrs(&stack, answer())?.batch(0)?;
     for (row, value) in by_layer.rows().iter().zip(Vec::<f64>::try_from(by_layer.tensor())?) {
         println!("  {row:<12}{value:+8.3}  {}", bar(value));
     }
 
     println!("\nby head");
-    let heads = cache.logit_attrs(Heads::new().pos(-1), answer())?.batch(0)?;
+    let heads = cache.logit_attrs(HeadOptions::new().pos(-1), answer())?.batch(0)?;
     let table = heads.by_head()?; // [layer, head]
     let size = table.size();
     print!("  {:8}", "");
@@ -77,13 +77,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     if !model.config().attn_only() {
         println!("\nby neuron");
-        let neurons = cache.logit_attrs(Neurons::new().pos(-1), answer())?.batch(0)?;
+        let neurons = cache.logit_attrs(NeuronOptions::new().pos(-1), answer())?.batch(0)?;
         for (row, value) in neurons.top(options.top)?.rows {
             println!("  {row:<8}{value:+8.3}");
         }
     }
 
-    let all = cache.logit_attrs(Full::new().pos(-1), answer())?;
+    let all = cache.logit_attrs(FullOptions::new().pos(-1), answer())?;
     println!(
         "\nall {} heads, neurons, embeddings and biases: {:+.3}; the model says {:+.3} (off by {:.0e})",
         all.rows().len(),

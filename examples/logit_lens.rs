@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use tch_lens::{Accumulate, HookedTransformer, Load, Result};
+use tch_lens::{HookedTransformer, LensOptions, Load, Result};
 
 #[derive(Parser)]
 #[command(about = "What a model believes after each layer")]
@@ -57,7 +57,7 @@ fn print(options: Options) -> Result<()> {
     };
     let text = model.to_single_str_token(answer)?;
 
-    let lens = cache.logit_lens(Accumulate::new().pos(-1))?;
+    let lens = cache.logit_lens(LensOptions::new().pos(-1))?;
     let ranks = lens.rank_of(answer)?;
 
     println!("{}", options.prompt);

@@ -11,7 +11,7 @@ use std::io::BufRead;
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
-use tch_lens::{hook, Full, Heads, HookedTransformer, Output, Run};
+use tch_lens::{hook, FullOptions, HeadOptions, HookedTransformer, Output, Run};
 
 fn main() -> Result<(), Box<dyn Error>> {
     tch_lens::tune_allocator();
@@ -36,8 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let run = Run::new().cache(hook::resid_post(*layer as usize)).output(Output::None);
                 drop(model.run(tokens(*batch, *pos), run)?);
             }
-            ("full", _) => drop(cache.map(|cache| cache.logit_attrs(Full::new(), TOKEN)).transpose()?),
-            ("heads", _) => drop(cache.map(|cache| cache.logit_attrs(Heads::new(), TOKEN)).transpose()?),
+            ("full", _) => drop(cache.map(|cache| cache.logit_attrs(FullOptions::new(), TOKEN)).transpose()?),
+            ("heads", _) => drop(cache.map(|cache| cache.logit_attrs(HeadOptions::new(), TOKEN)).transpose()?),
             ("memory", []) => {
                 let bytes = |w: &tch::Tensor| w.numel() * w.kind().elt_size_in_bytes();
                 let weights: usize = model.parameters().iter().map(|(_, w)| bytes(w)).sum();

@@ -199,6 +199,64 @@ pub enum Error {
         /// What to do; empty, or beginning with a separator.
         hint: String,
     },
+    /// A row of the batch that a result is not of.
+    #[error("the result has no batch row {row}, only {held}")]
+    NoBatchRow {
+        /// The row of the batch that was asked for.
+        row: i64,
+        /// The rows that there are.
+        held: String,
+    },
+    /// A row that a stack, attribution or lens does not have.
+    #[error("the stack has no row `{label}`; its {count} rows are {rows}")]
+    NoRow {
+        /// The label that was asked for.
+        label: String,
+        /// How many rows there are.
+        count: usize,
+        /// The first of them.
+        rows: String,
+    },
+    /// Something that is of one position and batch row, of a result that has several.
+    #[error("{what} is of one position and batch row, but there are {positions} and {rows}: choose with pos(…) and batch(…)")]
+    SeveralPositions {
+        /// What was asked for.
+        what: String,
+        /// How many positions there are.
+        positions: i64,
+        /// How many rows of the batch there are.
+        rows: i64,
+    },
+    /// A stack and a cache, or two stacks, of different runs.
+    #[error("{what} are of different runs: {hint}")]
+    OtherRun {
+        /// What was put together.
+        what: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Two stacks of different batch rows or positions of one run.
+    #[error("stacks can be joined where both are of the same batch rows and positions, with the same axes: one is of positions {ours}, the other of {theirs}")]
+    OtherWindow {
+        /// The positions of one.
+        ours: String,
+        /// The positions of the other.
+        theirs: String,
+    },
+    /// A norm before attention that the heads do not share, since a hook gave them different streams.
+    #[error("the heads of this layer may read different streams, as a hook acts on what `{name}` shows: rows of the stream pass through no one norm there")]
+    HeadsReadApart {
+        /// The hook point.
+        name: String,
+    },
+    /// A figure of the run that a hook has changed on the way, and that the cache does not have.
+    #[error("a hook changed `{changed}`, so the logit does not follow from the stream: keep `{needed}` in the cache as well, at these positions")]
+    ChangedOnTheWay {
+        /// The hook point that was changed.
+        changed: String,
+        /// The hook point that the cache would have to hold.
+        needed: String,
+    },
     /// Anything else that a caller asked for and cannot have.
     #[error("{0}")]
     Invalid(String),

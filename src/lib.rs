@@ -2,11 +2,11 @@
 //! shapes and its figures.
 //!
 //! ```
-//! use tch_lens::{Accumulate, HookedTransformer};
+//! use tch_lens::{HookedTransformer, LensOptions};
 //!
 //! let model = HookedTransformer::toy()?;
 //! let (logits, cache) = model.run_with_cache("When Mary and John went to the shop, John gave a bag to")?;
-//! let lens = cache.logit_lens(Accumulate::new().pos(-1))?;
+//! let lens = cache.logit_lens(LensOptions::new().pos(-1))?;
 //! println!("{}", lens.rank_of(" Mary")?);
 //! # Ok::<(), tch_lens::Error>(())
 //! ```
@@ -47,7 +47,10 @@ mod text;
 mod unchecked;
 pub mod weights;
 
-pub use analysis::{Accumulate, Answer, Decompose, Full, Heads, Mode, Neurons};
+pub use analysis::{
+    AccumulateOptions, Answer, DecomposeOptions, FullOptions, HeadOptions, LensOptions, Mode, NeuronOptions,
+    NeuronResultOptions,
+};
 pub use cache::ActivationCache;
 pub use component::{Component, Target};
 pub use config::Config;

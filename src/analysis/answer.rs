@@ -2,6 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::readout::Readout;
+use crate::cache::ActivationCache;
 use crate::model::Transformer;
 use crate::text::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -12,10 +14,10 @@ use crate::{Error, Result};
 /// difference of logits, the first's less the second's.
 ///
 /// ```
-/// use tch_lens::{analysis::{Answer, Decompose}, HookedTransformer};
+/// use tch_lens::{analysis::{Answer, DecomposeOptions}, HookedTransformer};
 /// let model = HookedTransformer::toy()?;
 /// let (_, cache) = model.run_with_cache("When Mary and John went to the shop, John gave a bag to")?;
-/// let stack = cache.decompose_resid(Decompose::new().pos(-1))?;
+/// let stack = cache.decompose_resid(DecomposeOptions::new().pos(-1))?;
 /// let logit = cache.logit_attrs(&stack, " Mary")?;
 /// let difference = cache.logit_attrs(&stack, (" Mary", " John"))?;
 /// let same = cache.logit_attrs(&stack, Answer::per_row([model.to_single_token(" Mary")?]).versus(" John"))?;
@@ -64,23 +66,12 @@ impl Answer {
         self
     }
 
-    /// Ids and directions for a window of `batch` rows and `pos` positions: `(ids [batch or 1, pos or 1],
-    /// directions [batch or 1, pos or 1, d_model, 1], b_U [batch or 1, pos or 1])`, of the difference where there is one.
-    pub(crate) fn directions(
-        &self,
-        model: &Transformer,
-        tokenizer: Option<&Tokenizer>,
-        batch: i64,
-        pos: i64,
-    ) -> Result<(Tensor, Tensor)> {
-        let (u, b) = self.correct.directions(model, tokenizer, batch, pos)?;
-        match &self.incorrect {
-            None => Ok((u, b)),
-            Some(incorrect) => {
-                let (u2, b2) = incorrect.directions(model, tokenizer, batch, pos)?;
-                Ok((u.f_sub(&u2)?, b.f_sub(&b2)?))
-            }
-        }
+    /// What reads the answer's logit from the stream, for a window of `batch` rows and `pos` positions.
+    pub(crate) fn readout(&self, cache: &ActivationCache, (batch, pos): (i64, i64)) -> Result<Readout> {
+        let (model, tokenizer) = (cache.model(), cache.tokenizer().ok());
+        let correct = self.correct.ids(model, tokenizer, batch, pos)?;
+        let wrong = self.incorrect.as_ref().map(|which| which.ids(model, tokenizer, batch, pos)).transpose()?;
+        Readout::new(model, correct, wrong)
     }
 
     /// The answers' ids: `[batch or 1, pos or 1]`.
@@ -142,27 +133,6 @@ impl Which {
             }
         }
         Ok(ids.f_to_device(model.device())?)
-    }
-
-    /// `W_U` and `b_U` at the ids: `[batch or 1, pos or 1, d_model, 1]` and `[batch or 1, pos or 1]`, in fp32 or better.
-    fn directions(
-        &self,
-        model: &Transformer,
-        tokenizer: Option<&Tokenizer>,
-        batch: i64,
-        pos: i64,
-    ) -> Result<(Tensor, Tensor)> {
-        let ids = self.ids(model, tokenizer, batch, pos)?;
-        let (size, flat) = (ids.size(), ids.f_flatten(0, 1)?);
-        let u = &model.weights().unembed.u;
-        let kind = if model.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        let directions = u.weight.f_index_select(0, &flat)?.f_to_kind(kind)?; // [ids, d_model]
-        let directions = directions.f_view([size[0], size[1], -1, 1])?;
-        let bias = match &u.bias {
-            Some(bias) => bias.f_index_select(0, &flat)?.f_to_kind(kind)?.f_view(size.as_slice())?,
-            None => Tensor::f_zeros(size.as_slice(), (kind, directions.device()))?,
-        };
-        Ok((directions, bias))
     }
 }
 

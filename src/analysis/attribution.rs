@@ -1,57 +1,85 @@
 //! `logit_attrs` and [`Attribution`]: how much each row adds to a logit.
 
-use std::fmt;
-
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::answer::Answer;
-use super::full::FullRows;
-use super::heads::HeadRows;
-use super::neurons::NeuronRows;
-use super::options::{Full, Heads, Neurons};
-use super::project::Directions;
-use super::rows::Rows;
-use super::stack::{group, layer_name, sum_groups, ResidualStack};
-use super::window::{Window, WindowOptions};
+use super::frozen_norm::FrozenNorm;
+use super::interventions;
+use super::labelled::{Additive, LabelledTensor, Quantity};
+use super::options::{FullOptions, HeadOptions, NeuronOptions};
+use super::readout::Readout;
+use super::recipe::{Recipe, RowValues, StackOptions};
+use super::row_form::{Directions, RowForm};
+use super::stack::ResidualStack;
+use super::window::{View, Window};
 use crate::cache::ActivationCache;
 use crate::component::{Component, Target};
+use crate::tensor::columns::Columns;
 use crate::{Error, Result};
 
-/// How much each row adds to a logit (or a difference of two), and what of it is no row's.
+/// How much each row adds to a logit (or a difference of two), `[component, batch, pos]`, and what of it is in no row.
 ///
 /// `Σ rows + constants = logit`, before any cap, where the rows make up the whole stream at the unembedding. The constants are the
 /// unembedding's bias, `b_U`, and the last norm's bias; after weight processing the latter is part of the former.
 ///
 /// ```
-/// use tch_lens::{analysis::{Decompose, Full}, HookedTransformer};
+/// use tch_lens::{analysis::FullOptions, HookedTransformer};
 /// let model = HookedTransformer::toy()?;
 /// let (_, cache) = model.run_with_cache("When Mary and John went to the shop, John gave a bag to")?;
-/// let attrs = cache.logit_attrs(Full::new().pos(-1), " Mary")?; // heads and neurons, none of them formed
+/// let attrs = cache.logit_attrs(FullOptions::new().pos(-1), " Mary")?; // heads and neurons, none of them formed
 /// assert!(attrs.residual_error()? < 1e-4);
 /// println!("{}", attrs.top(5)?);
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
+pub type Attribution = LabelledTensor<LogitShares>;
+
+/// What the values of an [`Attribution`] are: shares of a logit.
 #[derive(Debug)]
-pub struct Attribution {
-    /// `[component, batch, pos]`, with axes of length one where there are none.
-    full: Tensor,
-    rows: Vec<Component>,
+pub struct LogitShares {
+    /// `[batch, pos]` each.
     constants: Vec<(&'static str, Tensor)>,
-    logit: std::result::Result<Tensor, String>,
-    axes: (bool, bool),
+    readout: Readout,
 }
 
-/// What is attributed: rows that are there, or a recipe for rows that are then never formed.
+impl LogitShares {
+    fn map(&self, readout: Readout, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let constants = self.constants.iter().map(|(name, values)| Ok((*name, change(values)?)));
+        Ok(LogitShares { constants: constants.collect::<Result<_>>()?, readout })
+    }
+}
+
+impl Quantity for LogitShares {
+    fn narrowed(&self, axis: usize, places: &Columns) -> Result<Self> {
+        self.map(self.readout.narrowed(axis, places)?, |values| places.select(values, axis as i64))
+    }
+
+    fn averaged(&self, axis: usize) -> Result<Self> {
+        self.map(self.readout.handle(), |values| Ok(values.f_mean_dim([axis as i64].as_slice(), true, None)?))
+    }
+
+    fn of_rows(&self, _all: bool) -> Result<Self> {
+        self.map(self.readout.handle(), |values| Ok(values.shallow_clone()))
+    }
+
+    fn cells(attribution: &Attribution) -> Result<Vec<String>> {
+        let values = Vec::<f64>::try_from(attribution.values().f_to_kind(tch::Kind::Double)?.f_reshape(-1)?)?;
+        Ok(values.into_iter().map(|value| format!("{value:+.3}")).collect())
+    }
+}
+
+impl Additive for LogitShares {}
+
+/// What is attributed: rows of a stack, or a recipe for rows that are then never formed.
 #[derive(Debug)]
 pub enum Attributed<'a> {
     /// The rows of a stack.
     Stack(&'a ResidualStack),
     /// Each head.
-    Heads(Heads),
+    Heads(HeadOptions),
     /// Each neuron.
-    Neurons(Neurons),
+    Neurons(NeuronOptions),
     /// All that there is.
-    Full(Full),
+    Full(FullOptions),
 }
 
 impl<'a> From<&'a ResidualStack> for Attributed<'a> {
@@ -60,20 +88,20 @@ impl<'a> From<&'a ResidualStack> for Attributed<'a> {
     }
 }
 
-impl From<Heads> for Attributed<'_> {
-    fn from(options: Heads) -> Self {
+impl From<HeadOptions> for Attributed<'_> {
+    fn from(options: HeadOptions) -> Self {
         Attributed::Heads(options)
     }
 }
 
-impl From<Neurons> for Attributed<'_> {
-    fn from(options: Neurons) -> Self {
+impl From<NeuronOptions> for Attributed<'_> {
+    fn from(options: NeuronOptions) -> Self {
         Attributed::Neurons(options)
     }
 }
 
-impl From<Full> for Attributed<'_> {
-    fn from(options: Full) -> Self {
+impl From<FullOptions> for Attributed<'_> {
+    fn from(options: FullOptions) -> Self {
         Attributed::Full(options)
     }
 }
@@ -82,221 +110,198 @@ impl ActivationCache {
     /// How much each row adds to the answer's logit: direct logit attribution, `[component, batch, pos]`.
     ///
     /// Each row passes through the linear part of the last norm at the scale that it had in the run, and is projected onto the
-    /// answer's column of `W_U`: `attr = (x − mean) / scale · w · W_U[:, answer]`. Given [`Heads`], [`Neurons`] or [`Full`] in a
-    /// stack's place, rows are projected without being formed, which needs neither `[…, heads, d_model]` nor
+    /// answer's column of `W_U`: `attr = (x − mean) / scale · w · W_U[:, answer]`. Given [`HeadOptions`], [`NeuronOptions`] or
+    /// [`FullOptions`] in place of a stack, rows are projected without being formed, which needs neither `[…, heads, d_model]` nor
     /// `[…, d_mlp, d_model]`.
     ///
     /// # Errors
     ///
-    /// [`Error::NotOneToken`] and [`Error::TokenOutOfRange`] for the answer, [`Error::Shape`] for answers of another number than the
-    /// stack has rows or positions, [`Error::NoEntry`] for what the run did not keep.
+    /// [`Error::NotOneToken`], [`Error::NoTokenizer`] and [`Error::TokenOutOfRange`] for the answer, [`Error::Shape`] for answers of
+    /// another number than there are rows of the batch or positions; [`Error::NoEntry`] and [`Error::NoPosition`] for what the run did not
+    /// keep; [`Error::OtherRun`] for a stack of another run; [`Error::Invalid`] for a stack that is projected, averaged, or normalised
+    /// for another target, and for options with `apply_ln` or `project`, which a logit attribution does itself.
     pub fn logit_attrs<'a>(&self, of: impl Into<Attributed<'a>>, answer: impl Into<Answer>) -> Result<Attribution> {
         let answer = answer.into();
         match of.into() {
-            Attributed::Stack(stack) => self.attribute_stack(stack, &answer),
-            Attributed::Heads(Heads { target, window, incl_remainder, project, .. }) => {
-                refuse_projection(&project)?;
-                self.attribute_rows(&HeadRows { incl_remainder }, target, window, &answer)
+            Attributed::Stack(stack) => {
+                self.refuse_other_run(stack)?;
+                of_stack(stack, &answer)
             }
-            Attributed::Neurons(Neurons { target, window, neurons, incl_remainder, project, .. }) => {
-                refuse_projection(&project)?;
-                self.attribute_rows(&NeuronRows { neurons, incl_remainder }, target, window, &answer)
+            Attributed::Heads(HeadOptions { target, apply_ln, window, incl_remainder, project }) => {
+                let recipe = Recipe::Heads { incl_remainder };
+                self.attribute(&recipe, StackOptions { target, apply_ln, window, project }, &answer)
             }
-            Attributed::Full(Full { target, window, expand_neurons, project, .. }) => {
-                refuse_projection(&project)?;
-                self.attribute_rows(&FullRows { expand_neurons }, target, window, &answer)
+            Attributed::Neurons(NeuronOptions { target, apply_ln, window, neurons, incl_remainder, project }) => {
+                self.refuse_without_neurons()?;
+                let recipe = Recipe::Neurons { neurons, incl_remainder };
+                self.attribute(&recipe, StackOptions { target, apply_ln, window, project }, &answer)
+            }
+            Attributed::Full(FullOptions { target, apply_ln, window, expand_neurons, project }) => {
+                let recipe = Recipe::Full { expand_neurons };
+                self.attribute(&recipe, StackOptions { target, apply_ln, window, project }, &answer)
             }
         }
     }
 
-    fn attribute_stack(&self, stack: &ResidualStack, answer: &Answer) -> Result<Attribution> {
-        if !stack.is_stream {
-            return Err(Error::invalid("logit_attrs needs rows of the stream, but the stack is projected already"));
+    /// An error where a stack is of another run than this cache.
+    pub(crate) fn refuse_other_run(&self, stack: &ResidualStack) -> Result<()> {
+        match self.is_of_run(stack.cache()) {
+            true => Ok(()),
+            false => Err(Error::OtherRun {
+                what: "the stack and the cache",
+                hint: "use the cache that the stack was made of, or the methods of the stack",
+            }),
         }
-        if stack.is_normalized() && stack.target() != Target::Unembed {
-            return Err(Error::invalid(format!(
-                "logit_attrs needs rows as the unembedding reads them, but these are normalised for {}: leave out apply_ln",
-                stack.target()
-            )));
-        }
-        let size = stack.full().size();
-        let (u, b) = answer.directions(self.model(), self.tokenizer().ok(), size[1], size[2])?;
-        let norm = match stack.target() {
-            Target::Unembed => stack.shared_norm(),
-            _ => self.frozen_norm(&Target::Unembed.reach(self.model().config())?, stack.window()),
-        };
-        let through = Directions::through(&u, norm)?;
-        let values = match stack.is_normalized() {
-            true => Directions::plain(u.shallow_clone()).rows(stack.full())?,
-            false => through.rows(stack.full())?,
-        };
-        self.attribution(values, stack.rows().to_vec(), &through, (u, b), stack.window())
     }
 
-    fn attribute_rows(
-        &self,
-        rows: &dyn Rows,
-        target: Target,
-        window: WindowOptions,
-        answer: &Answer,
-    ) -> Result<Attribution> {
-        let config = self.model().config();
-        let reach = target.reach(config)?;
-        let end = Target::Unembed.reach(config)?;
+    fn attribute(&self, recipe: &Recipe, options: StackOptions, answer: &Answer) -> Result<Attribution> {
+        let StackOptions { target, apply_ln, window, project } = options;
+        if project.is_some() {
+            return Err(Error::invalid("logit_attrs projects onto the answer: leave out `project`"));
+        }
+        if apply_ln {
+            return Err(Error::invalid("logit_attrs passes rows through the last norm: leave out `apply_ln`"));
+        }
+        let reach = target.reach(self.model().config())?;
         let window = window.of(self)?;
-        let components = rows.components(self, &reach)?;
-        let (batch, pos) = window.size();
-        let (u, b) = answer.directions(self.model(), self.tokenizer().ok(), batch, pos)?;
-        let through = Directions::through(&u, self.frozen_norm(&end, &window))?;
-        let values = rows.project(self, &reach, &window, &through)?; // [component, batch, pos, 1]
-        self.attribution(values, components, &through, (u, b), &window)
-    }
-
-    /// An attribution of values `[component, batch, pos, 1]`.
-    fn attribution(
-        &self,
-        values: Tensor,
-        rows: Vec<Component>,
-        through: &Directions,
-        (u, b): (Tensor, Tensor),
-        window: &Window,
-    ) -> Result<Attribution> {
-        let full = values.f_squeeze_dim(-1)?;
-        let size = full.size();
-        let all = |constant: Tensor| -> Result<Tensor> { Ok(constant.f_expand([size[1], size[2]], false)?) };
-        let mut constants = vec![("b_U", all(b)?)];
-        if let Some(bias) = &self.model().weights().unembed.ln_final.b {
-            let bias = bias.f_to_kind(u.f_kind()?)?.f_unsqueeze(-1)?; // [d_model, 1]
-            constants.push((
-                "ln_final.b",
-                all(u.f_mul(&bias)?.f_sum_dim_intlist([2i64].as_slice(), false, None)?.f_squeeze_dim(-1)?)?,
-            ));
+        let readout = answer.readout(self, window.size())?;
+        let end = UnembeddingView::new(View::new(self, &window), &readout)?;
+        let mut rows = recipe.rows(&end.view, &reach, &RowForm::Projected(&end.onto))?; // [component, batch, pos, 1]
+        if recipe.is_complete() && reach.target == Target::Unembed {
+            end.intervene(&mut rows, false)?;
         }
-        let end = Target::Unembed.reach(self.model().config())?;
-        let logit = self.stream(&end, window).and_then(|stream| {
-            let mut logit = through.rows(&stream)?.f_squeeze_dim(-1)?.f_squeeze_dim(0)?; // [batch, pos]
-            for (_, constant) in &constants {
-                logit = logit.f_add(constant)?;
-            }
-            Ok(logit)
-        });
-        let logit = logit.map_err(|error| error.to_string());
-        Ok(Attribution { full, rows, constants, logit, axes: window.axes() })
+        end.finish(rows)
     }
 }
 
-fn refuse_projection(project: &Option<Tensor>) -> Result<()> {
-    match project {
-        None => Ok(()),
-        Some(_) => Err(Error::invalid("logit_attrs projects onto the answer: leave out `project`")),
+/// The attribution of a stack, by its own cache and window.
+pub(crate) fn of_stack(stack: &ResidualStack, answer: &Answer) -> Result<Attribution> {
+    if !stack.is_of_stream() {
+        return Err(Error::invalid("logit_attrs needs rows of the stream, but the stack is projected already"));
+    }
+    if stack.is_normalized() && stack.target() != Target::Unembed {
+        return Err(Error::invalid(format!(
+            "logit_attrs needs rows as the unembedding reads them, but these are normalised for {}: leave out apply_ln",
+            stack.target()
+        )));
+    }
+    stack.window().refuse_average("logit_attrs")?;
+    let readout = answer.readout(stack.cache(), stack.window().size())?;
+    let end = UnembeddingView::new(stack.view(), &readout)?;
+    let values = match stack.is_normalized() {
+        true => Directions::plain(readout.direction()).project(stack.values())?,
+        false => end.onto.project(stack.values())?,
+    };
+    let mut rows = stack.row_values(values);
+    if stack.is_complete() && stack.target() == Target::Unembed {
+        end.intervene(&mut rows, stack.is_normalized())?;
+    }
+    end.finish(rows)
+}
+
+/// What reads rows of the stream at the unembedding.
+struct UnembeddingView<'a> {
+    view: View<'a>,
+    readout: &'a Readout,
+    /// The readout's direction, through the last norm as it was in the run.
+    onto: Directions,
+    /// What the last norm adds, whatever it reads: `[d_model]`.
+    bias: Option<Tensor>,
+}
+
+impl<'a> UnembeddingView<'a> {
+    fn new(view: View<'a>, readout: &'a Readout) -> Result<Self> {
+        let norm = view.model().norm_before(Target::Unembed)?;
+        let bias = FrozenNorm::bias_of(norm)?;
+        let onto = Directions::through(readout.direction(), FrozenNorm::of_run(norm, &view)?)?;
+        Ok(UnembeddingView { view, readout, onto, bias })
+    }
+
+    /// Adds what hooks have changed between the stream and the logits to rows that make up the whole stream. Normalised rows have what
+    /// was changed before the unembedding already.
+    fn intervene(&self, rows: &mut RowValues, normalized: bool) -> Result<()> {
+        let View { cache, .. } = self.view;
+        let reading = interventions::changed_reading(&self.view, Target::Unembed)?;
+        if reading.is_none() && !cache.is_changed(crate::hook::unembed_out()) {
+            return Ok(());
+        }
+        let stream = self.view.stream(&Target::Unembed.reach(cache.model().config())?)?;
+        let from_stream = self.onto.project(&stream)?; // [1, batch, pos, 1]
+        let read = match &reading {
+            Some(reading) => Directions::plain(self.readout.direction()).project(reading)?,
+            None => from_stream.shallow_clone(),
+        };
+        if reading.is_some() && !normalized {
+            rows.intervene(&read.f_sub(&from_stream)?)?;
+        }
+        let mut logit = read.f_squeeze_dim(-1)?.f_squeeze_dim(0)?; // [batch, pos]
+        for (_, constant) in self.constants()? {
+            logit = logit.f_add(&constant)?;
+        }
+        match self.readout.changed_logit(&self.view, &logit)? {
+            Some(change) => rows.intervene(&change.f_unsqueeze(0)?.f_unsqueeze(-1)?),
+            None => Ok(()),
+        }
+    }
+
+    /// What of the logit is in no row: `[batch, pos]` each.
+    fn constants(&self) -> Result<Vec<(&'static str, Tensor)>> {
+        let (batch, pos) = self.view.window.size();
+        let mut constants = vec![("b_U", self.readout.bias().f_expand([batch, pos], false)?)];
+        if let Some(bias) = &self.bias {
+            constants.push(("ln_final.b", self.readout.of_reading(bias)?.f_expand([batch, pos], false)?));
+        }
+        Ok(constants)
+    }
+
+    fn finish(&self, rows: RowValues) -> Result<Attribution> {
+        let shares = LogitShares { constants: self.constants()?, readout: self.readout.handle() };
+        let (cache, window): (&ActivationCache, &Window) = (self.view.cache, self.view.window);
+        Ok(LabelledTensor::new(rows, cache.clone(), window.clone(), false, shares))
     }
 }
 
 impl Attribution {
-    /// The bare tensor: `[component, batch, pos]`, without the axes that were sliced off.
-    pub fn tensor(&self) -> Tensor {
-        self.seen(&self.full)
-    }
-
-    /// What each row is.
-    pub fn rows(&self) -> &[Component] {
-        &self.rows
-    }
-
-    /// The rows' labels, TransformerLens' own.
-    pub fn labels(&self) -> Vec<String> {
-        self.rows.iter().map(ToString::to_string).collect()
-    }
-
-    /// What is no row's: `b_U` and, where it is not folded, `ln_final.b`; each `[batch, pos]`.
+    /// What is in no row: `b_U` and, where it is not folded, `ln_final.b`; each `[batch, pos]`.
     pub fn constants(&self) -> Vec<(&'static str, Tensor)> {
-        self.constants.iter().map(|(name, values)| (*name, self.seen_without_rows(values))).collect()
+        let dropped = |values: &Tensor| self.without_rows(values).unwrap_or_else(|_| values.shallow_clone());
+        self.quantity().constants.iter().map(|(name, values)| (*name, dropped(values))).collect()
     }
 
     /// `Σ rows + constants`: `[batch, pos]`.
     ///
     /// # Errors
     ///
-    /// libtorch's.
+    /// Those of libtorch.
     pub fn sum(&self) -> Result<Tensor> {
-        Ok(self.seen_without_rows(&self.full_sum()?))
+        self.without_rows(&self.whole_sum()?)
     }
 
-    /// The logit before any cap, from the stream itself: `[batch, pos]`.
+    /// The logit before any cap, of the run itself: `[batch, pos]`; of an average, its mean.
+    ///
+    /// From the run's own logits, `unembed.hook_out`, where the cache has them; else from `unembed.hook_in`; else from the last
+    /// `resid_post`, through the last norm at that stream's own scale. The kept scale, by which the attribution divides, plays no part.
     ///
     /// # Errors
     ///
-    /// Where the run did not keep the last `resid_post`.
+    /// [`Error::NoEntry`] and [`Error::NoPosition`] where the cache has none of these; [`Error::ChangedOnTheWay`] where a hook changed
+    /// something between what the cache has and the logits.
     pub fn logit(&self) -> Result<Tensor> {
-        match &self.logit {
-            Ok(logit) => Ok(self.seen_without_rows(logit)),
-            Err(sentence) => Err(Error::invalid(sentence.clone())),
-        }
+        self.without_rows(&self.logit_of_run()?)
     }
 
-    /// The largest `|Σ rows + constants − logit|`: near zero where the rows make up the whole stream, and how much is missing where not.
+    /// The largest `|Σ rows + constants − logit|`, with the [`logit`](Attribution::logit) of the run itself: near zero where the rows make
+    /// up the whole stream, and how much is missing where they do not. The run's logits are as exact as its weights' kind.
     ///
     /// # Errors
     ///
-    /// Where the run did not keep the last `resid_post`.
+    /// Those of [`Attribution::logit`].
     pub fn residual_error(&self) -> Result<f64> {
-        Ok(self.sum()?.f_sub(&self.logit()?)?.f_abs()?.f_max()?.f_double_value(&[])?)
-    }
-
-    /// One row of the batch.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::SliceOutOfRange`]; [`Error::Invalid`] where there is no such axis any more.
-    pub fn batch(&self, row: i64) -> Result<Self> {
-        self.at(1, row, "batch", self.axes.0)
-    }
-
-    /// One position.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::SliceOutOfRange`]; [`Error::Invalid`] where there is no such axis any more.
-    pub fn pos(&self, position: i64) -> Result<Self> {
-        self.at(2, position, "position", self.axes.1)
-    }
-
-    /// The `k` rows that add most, in descending order; of one position and batch row, which must be chosen where there are several.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] where several positions or batch rows are left.
-    pub fn top(&self, k: usize) -> Result<Ranking> {
-        self.ranked(k, true)
-    }
-
-    /// The `k` rows that add least, in ascending order.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] where several positions or batch rows are left.
-    pub fn bottom(&self, k: usize) -> Result<Ranking> {
-        self.ranked(k, false)
-    }
-
-    /// Heads and neurons summed by layer; the others stay as they are.
-    ///
-    /// # Errors
-    ///
-    /// libtorch's.
-    pub fn by_layer(&self) -> Result<Self> {
-        self.group_by(layer_name)
-    }
-
-    /// Sums of the rows that `key` gives the same name; rows without one stay as they are.
-    ///
-    /// # Errors
-    ///
-    /// libtorch's.
-    pub fn group_by<K: fmt::Display>(&self, key: impl Fn(&Component) -> Option<K>) -> Result<Self> {
-        let (rows, group_of) = group(&self.rows, key);
-        let full = sum_groups(&self.full, &group_of, rows.len())?;
-        Ok(self.with(full, rows, |constant| Ok(constant.shallow_clone()))?.with_axes(self.axes))
+        let error = self.whole_sum()?.f_sub(&self.logit_of_run()?)?.f_abs()?;
+        match error.numel() {
+            0 => Ok(0.0),
+            _ => Ok(error.f_max()?.f_double_value(&[])?),
+        }
     }
 
     /// The heads as a table: `[layer, head, batch, pos]`.
@@ -306,7 +311,7 @@ impl Attribution {
     /// [`Error::Invalid`] where the rows are not all heads of each layer, and possibly others.
     pub fn by_head(&self) -> Result<Tensor> {
         let mut heads: Vec<(usize, usize, i64)> = Vec::new();
-        for (i, row) in self.rows.iter().enumerate() {
+        for (i, row) in self.rows().iter().enumerate() {
             if let Component::Head { layer, head } = row {
                 heads.push((*layer, *head, i as i64));
             }
@@ -319,90 +324,28 @@ impl Attribution {
             return Err(Error::invalid("a table by head needs a row for each head of each layer"));
         }
         let order: Vec<i64> = heads.iter().map(|(.., i)| *i).collect();
-        let rows = self.full.f_index_select(0, &Tensor::f_from_slice(&order)?.f_to_device(self.full.device())?)?;
-        let seen = self.seen(&rows);
-        let shape: Vec<i64> = [n_layers as i64, n_heads as i64].into_iter().chain(seen.size()[1..].to_vec()).collect();
-        Ok(seen.f_reshape(shape)?)
+        let order = Tensor::f_from_slice(&order)?.f_to_device(self.values().device())?;
+        let heads = self.without_dropped_axes(&self.values().f_index_select(0, &order)?)?;
+        let shape: Vec<i64> = [n_layers as i64, n_heads as i64].into_iter().chain(heads.size()[1..].to_vec()).collect();
+        Ok(heads.f_reshape(shape)?)
     }
 
-    fn full_sum(&self) -> Result<Tensor> {
-        let mut sum = self.full.f_sum_dim_intlist([0i64].as_slice(), false, None)?;
-        for (_, constant) in &self.constants {
+    /// `[batch, pos]`
+    pub(crate) fn whole_sum(&self) -> Result<Tensor> {
+        let mut sum = self.values().f_sum_dim_intlist([0i64].as_slice(), false, None)?.f_squeeze_dim(-1)?;
+        for (_, constant) in &self.quantity().constants {
             sum = sum.f_add(constant)?;
         }
         Ok(sum)
     }
 
-    fn ranked(&self, k: usize, largest: bool) -> Result<Ranking> {
-        let size = self.full.size();
-        if size[1] * size[2] != 1 {
-            return Err(Error::invalid(format!(
-                "a ranking is of one position and batch row, but there are {} and {}: choose with pos(…) and batch(…)",
-                size[2], size[1]
-            )));
-        }
-        let flat = self.full.f_flatten(0, -1)?.f_to_kind(Kind::Double)?;
-        let (values, indices) = flat.f_topk((k as i64).min(size[0]), 0, largest, true)?;
-        let values = Vec::<f64>::try_from(values)?;
-        let indices = Vec::<i64>::try_from(indices)?;
-        let rows = indices.into_iter().map(|i| self.rows[i as usize].clone()).zip(values).collect();
-        Ok(Ranking { rows, total: self.full_sum()?.f_double_value(&[0, 0])? })
+    /// `[batch, pos]`
+    fn logit_of_run(&self) -> Result<Tensor> {
+        self.window().average(self.quantity().readout.of_run(&self.view())?)
     }
 
-    fn at(&self, axis: i64, index: i64, name: &'static str, there: bool) -> Result<Self> {
-        if !there {
-            return Err(Error::invalid(format!("there is no {name} axis any more")));
-        }
-        let slice = crate::Slice::Index(index).keeping_axis();
-        let full = slice.apply(&self.full, axis, name)?;
-        let mut chosen = self.with(full, self.rows.clone(), |constant| slice.apply(constant, axis - 1, name))?;
-        chosen.axes = if axis == 1 { (false, self.axes.1) } else { (self.axes.0, false) };
-        Ok(chosen)
-    }
-
-    fn with(&self, full: Tensor, rows: Vec<Component>, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
-        let constants = self.constants.iter().map(|(name, values)| Ok((*name, f(values)?))).collect::<Result<_>>()?;
-        let logit = match &self.logit {
-            Ok(logit) => Ok(f(logit)?),
-            Err(sentence) => Err(sentence.clone()),
-        };
-        Ok(Attribution { full, rows, constants, logit, axes: self.axes })
-    }
-
-    fn with_axes(mut self, axes: (bool, bool)) -> Self {
-        self.axes = axes;
-        self
-    }
-
-    fn seen(&self, full: &Tensor) -> Tensor {
-        let seen = if self.axes.1 { full.shallow_clone() } else { full.squeeze_dim(2) };
-        if self.axes.0 {
-            seen
-        } else {
-            seen.squeeze_dim(1)
-        }
-    }
-
-    fn seen_without_rows(&self, full: &Tensor) -> Tensor {
-        self.seen(&full.unsqueeze(0)).squeeze_dim(0)
-    }
-}
-
-/// Rows in the order of what they add; prints as a table.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ranking {
-    /// What each is, and what it adds.
-    pub rows: Vec<(Component, f64)>,
-    /// All rows and constants together: the logit.
-    pub total: f64,
-}
-
-impl fmt::Display for Ranking {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.rows.iter().map(|(row, _)| row.to_string().len()).max().unwrap_or(0);
-        for (row, value) in &self.rows {
-            writeln!(f, "{row:<width$}  {value:+8.3}")?;
-        }
-        write!(f, "{:<width$}  {:+8.3}", "all", self.total)
+    /// `[batch, pos]` without the axes that the result does not have.
+    fn without_rows(&self, values: &Tensor) -> Result<Tensor> {
+        Ok(self.without_dropped_axes(&values.f_unsqueeze(0)?.f_unsqueeze(-1)?)?.f_squeeze_dim(0)?)
     }
 }

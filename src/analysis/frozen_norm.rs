@@ -1,90 +1,57 @@
-//! [`FrozenNorm`]: a norm at the scale that it had in the run, where it is linear.
+//! [`FrozenNorm`]: a norm at a fixed scale, where it is linear.
 
 use tch::Tensor;
 
-use super::window::Window;
-use crate::cache::ActivationCache;
-use crate::component::{Reach, Target};
-use crate::config::{NormPosition, Normalization};
-use crate::hook::{self, HookPoint};
-use crate::model::norm::Norm;
-use crate::unchecked::threads::SharedTensor;
+use super::window::View;
+use crate::model::placed_norm::PlacedNorm;
+use crate::tensor::precision::widened;
 use crate::{Error, Result};
 
-/// The linear part of a norm at the scale that it had in the run: centre (of a layer norm), divide by the scale, multiply by
-/// the gain. Its bias is no function of the input, and kept apart.
+/// The linear part of a norm at a fixed scale: centre (a layer norm does), divide by the scale, multiply by the gain. The bias is
+/// no function of the input, and kept apart.
 #[derive(Debug)]
 pub(crate) struct FrozenNorm {
     centers: bool,
     /// `[batch, pos, 1]`; absent where there is no norm.
-    scale: Option<SharedTensor>,
-    w: Option<SharedTensor>,
-    pub(crate) b: Option<SharedTensor>,
+    scale: Option<Tensor>,
+    w: Option<Tensor>,
+    pub(crate) b: Option<Tensor>,
 }
 
 impl FrozenNorm {
-    /// Does nothing.
-    pub(crate) fn identity() -> Self {
-        FrozenNorm { centers: false, scale: None, w: None, b: None }
-    }
-
-    /// The norm through which the target reads the stream.
+    /// A norm at the scale that it had in the run; without a norm, the identity.
     ///
     /// # Errors
     ///
-    /// [`Error::NoEntry`] where the run did not keep the scale.
-    pub(crate) fn at(reach: &Reach, cache: &ActivationCache, window: &Window) -> Result<Self> {
-        let weights = cache.model().weights();
-        match (reach.target, cache.model().config().norm_position()) {
-            (Target::Unembed, _) => Self::of(&weights.unembed.ln_final, hook::ln_final_scale(), cache, window),
-            (_, NormPosition::After) => Ok(Self::identity()),
-            (Target::Attn(layer), _) => {
-                Self::of(&weights.blocks[layer as usize].ln1, hook::ln1_scale(layer as usize), cache, window)
-            }
-            (Target::Mlp(layer), _) => {
-                Self::of(&weights.blocks[layer as usize].ln2, hook::ln2_scale(layer as usize), cache, window)
-            }
-        }
-    }
-
-    /// The norm between a layer's attention and the stream.
-    pub(crate) fn after_attn(layer: usize, cache: &ActivationCache, window: &Window) -> Result<Self> {
-        let block = &cache.model().weights().blocks[layer];
-        match block.norm_position {
-            NormPosition::Before => Ok(Self::identity()),
-            NormPosition::After => Self::of(&block.ln1, hook::ln1_scale(layer), cache, window),
-            NormPosition::BeforeAndAfter => Self::of(&block.ln1_post, hook::ln1_post_scale(layer), cache, window),
-        }
-    }
-
-    /// The norm between a layer's MLP and the stream.
-    pub(crate) fn after_mlp(layer: usize, cache: &ActivationCache, window: &Window) -> Result<Self> {
-        let block = &cache.model().weights().blocks[layer];
-        match block.norm_position {
-            NormPosition::Before => Ok(Self::identity()),
-            NormPosition::After => Self::of(&block.ln2, hook::ln2_scale(layer), cache, window),
-            NormPosition::BeforeAndAfter => Self::of(&block.ln2_post, hook::ln2_post_scale(layer), cache, window),
-        }
-    }
-
-    fn of(norm: &Norm, scale: HookPoint, cache: &ActivationCache, window: &Window) -> Result<Self> {
-        if norm.kind == Normalization::None {
-            return Ok(Self::identity());
-        }
-        let scale = window.of(cache, scale)?;
+    /// [`Error::NoEntry`] and [`Error::NoPosition`] where the run did not keep the scale; [`Error::HeadsReadApart`].
+    pub(crate) fn of_run(norm: Option<PlacedNorm<'_>>, view: &View) -> Result<Self> {
+        let Some(placed) = norm else { return Self::new(None, None) };
+        let scale = view.get(placed.points.0)?;
         if scale.dim() != 3 {
-            return Err(Error::invalid(
-                "the cached scale has one entry a head, as a hook gave heads different inputs: a norm with one scale is needed",
-            ));
+            return Err(Error::HeadsReadApart { name: placed.points.0.to_string() });
         }
-        let wide = |t: &Option<SharedTensor>| -> Result<Option<SharedTensor>> {
-            Ok(match t {
-                Some(t) => Some(t.f_to_kind(scale.f_kind()?)?.into()),
-                None => None,
-            })
-        };
-        let (w, b) = (wide(&norm.w)?, wide(&norm.b)?);
-        Ok(FrozenNorm { centers: norm.kind.centers(), scale: Some(scale.into()), w, b })
+        Self::new(norm, Some(scale))
+    }
+
+    /// A norm at the scale that a stream, `[batch, pos, d_model]`, has itself.
+    pub(crate) fn of_stream(norm: Option<PlacedNorm<'_>>, stream: &Tensor) -> Result<Self> {
+        let scale = norm.map(|placed| placed.norm.scale(stream)).transpose()?;
+        Self::new(norm, scale)
+    }
+
+    fn new(norm: Option<PlacedNorm<'_>>, scale: Option<Tensor>) -> Result<Self> {
+        let norm = norm.map(|placed| placed.norm);
+        Ok(FrozenNorm {
+            centers: norm.is_some_and(|norm| norm.kind.centers()),
+            scale,
+            w: norm.and_then(|norm| norm.w.as_deref()).map(widened).transpose()?,
+            b: norm.and_then(|norm| norm.b.as_deref()).map(widened).transpose()?,
+        })
+    }
+
+    /// What a norm adds, whatever it reads: `[d_model]`.
+    pub(crate) fn bias_of(norm: Option<PlacedNorm<'_>>) -> Result<Option<Tensor>> {
+        norm.and_then(|placed| placed.norm.b.as_deref()).map(widened).transpose()
     }
 
     /// Rows `[…, batch, pos, d_model]` through the norm.
@@ -94,10 +61,14 @@ impl FrozenNorm {
             true => rows.f_sub(&rows.f_mean_dim([-1i64].as_slice(), true, None)?)?,
             false => rows.shallow_clone(),
         };
-        let rows = rows.f_div(scale)?;
+        self.gain(&rows.f_div(scale)?)
+    }
+
+    /// The quotient of the norm times its gain: what the norm gives, less its bias.
+    pub(crate) fn gain(&self, quotient: &Tensor) -> Result<Tensor> {
         Ok(match &self.w {
-            Some(w) => rows.f_mul(w)?,
-            None => rows,
+            Some(w) => quotient.f_mul(w)?,
+            None => quotient.shallow_clone(),
         })
     }
 

@@ -3,17 +3,17 @@
 use tch::Tensor;
 
 use super::frozen_norm::FrozenNorm;
-use super::options::Heads;
-use super::project::Directions;
+use super::options::HeadOptions;
+use super::recipe::{Recipe, StackOptions};
+use super::row_form::RowForm;
 use super::stack::ResidualStack;
-use super::window::Window;
+use super::window::View;
 use crate::cache::ActivationCache;
-use crate::component::{Component, Reach};
-use crate::hook;
-use crate::Result;
+use crate::component::Component;
+use crate::{hook, Result};
 
 impl ActivationCache {
-    /// Adds each layer's `hook_result` to the cache, where it is not there: `[batch, pos, head, d_model]`, from `z` and `W_O`.
+    /// Adds each layer's `hook_result` to the cache, where it is absent: `[batch, pos, head, d_model]`, from `z` and `W_O`.
     ///
     /// No other method needs this. As in TransformerLens, a head's result is what it wrote before any norm after attention.
     ///
@@ -29,17 +29,21 @@ impl ActivationCache {
     ///
     /// # Errors
     ///
-    /// [`Error::NoEntry`](crate::Error::NoEntry) where the run did not keep `z`.
+    /// [`Error::NoEntry`](crate::Error::NoEntry) where the run did not keep `z`, or did not keep a `result` that a hook changed.
     pub fn compute_head_results(&mut self) -> Result<()> {
         for layer in 0..self.model().config().n_layers {
-            if self.contains(hook::result(layer)) {
+            let point = hook::result(layer);
+            if self.contains(point) {
                 continue;
+            }
+            if self.is_changed(point) {
+                self.get(point)?;
             }
             let z = self.get(hook::z(layer))?;
             let with_batch = if self.has_batch_dim() { z.shallow_clone() } else { z.f_unsqueeze(0)? };
-            let result = self.model().weights().blocks[layer].attn.result(&with_batch)?;
+            let result = self.model().head_results(layer, &with_batch)?;
             let result = if self.has_batch_dim() { result } else { result.f_squeeze_dim(0)? };
-            self.insert_after(hook::z(layer), hook::result(layer), result);
+            self.insert_after(hook::z(layer), point, result);
         }
         Ok(())
     }
@@ -47,14 +51,15 @@ impl ActivationCache {
     /// What each head wrote to the stream before the target: `[component, batch, pos, d_model]`, rows `L0H0`, `L0H1`, ….
     ///
     /// A head's row is `z W_O`, through the norm after attention where the model has one, at its frozen scale: so
-    /// `Σ rows + bias` is `attn_out`, for every model. With [`Heads::incl_remainder`], the last row, `remainder`, is the rest of the
-    /// stream; with [`Heads::project`], rows are projected without being formed.
+    /// `Σ rows + bias` is `attn_out`, for every model. Where a hook changed `hook_result`, the rows are what it left there. With
+    /// [`HeadOptions::incl_remainder`], the last row, `remainder`, is the rest of the stream; with [`HeadOptions::project`], rows are
+    /// projected without being formed.
     ///
     /// ```
-    /// # use tch_lens::{analysis::Heads, HookedTransformer};
+    /// # use tch_lens::{analysis::HeadOptions, HookedTransformer};
     /// # let model = HookedTransformer::toy()?;
     /// # let (_, cache) = model.run_with_cache("When Mary and John went to the shop")?;
-    /// let heads = cache.stack_head_results(Heads::new().incl_remainder(true).pos(-1))?;
+    /// let heads = cache.stack_head_results(HeadOptions::new().incl_remainder(true).pos(-1))?;
     /// assert_eq!(heads.tensor().size(), [4 * 4 + 1, 1, 128]);
     /// assert_eq!(heads.labels()[15], "L3H3");
     /// # Ok::<(), tch_lens::Error>(())
@@ -62,38 +67,30 @@ impl ActivationCache {
     ///
     /// # Errors
     ///
-    /// [`Error::NoEntry`](crate::Error::NoEntry) naming what the run did not keep, and those of the slices.
-    pub fn stack_head_results(&self, options: Heads) -> Result<ResidualStack> {
-        let Heads { target, apply_ln, window, incl_remainder, project } = options;
-        let window = window.of(self)?;
-        let reach = target.reach(self.model().config())?;
-        let rows = HeadRows { incl_remainder };
-        self.stack_rows(&rows, &reach, &window, apply_ln, project)
-    }
-
-    /// What each head of a layer wrote: `[head, batch, pos, d_model]`.
-    pub(crate) fn head_rows(&self, layer: usize, window: &Window) -> Result<Tensor> {
-        let z = window.of(self, hook::z(layer))?; // [batch, pos, head, d_head]
-        let w_o = self.model().weights().blocks[layer].attn.w_o()?.f_to_kind(z.f_kind()?)?; // [head, d_head, d_model]
-        let rows = z.f_permute([2, 0, 1, 3])?.f_matmul(&w_o.f_unsqueeze(1)?)?; // [head, batch, pos, d_model]
-        FrozenNorm::after_attn(layer, self, window)?.apply(&rows)
-    }
-
-    /// The heads' components before the target.
-    pub(crate) fn head_components(&self, reach: &Reach) -> Vec<Component> {
-        let n_heads = self.model().config().n_heads;
-        (0..reach.attn_layers).flat_map(|layer| (0..n_heads).map(move |head| Component::Head { layer, head })).collect()
-    }
-
-    /// [`ActivationCache::head_rows`] of a layer, projected: `[head, batch, pos, k]`.
-    pub(crate) fn projected_heads(&self, layer: usize, window: &Window, onto: &Directions) -> Result<Tensor> {
-        let z = window.of(self, hook::z(layer))?;
-        let after = FrozenNorm::after_attn(layer, self, window)?;
-        onto.heads(&z, &self.model().weights().blocks[layer].attn.o.weight, &after)
+    /// [`Error::NoEntry`](crate::Error::NoEntry) and [`Error::NoPosition`](crate::Error::NoPosition) naming what the run did not keep;
+    /// [`Error::LayerOutOfRange`](crate::Error::LayerOutOfRange) of the target; [`Error::Shape`](crate::Error::Shape) for directions of
+    /// another width; those of the slices.
+    pub fn stack_head_results(&self, options: HeadOptions) -> Result<ResidualStack> {
+        let HeadOptions { target, apply_ln, window, incl_remainder, project } = options;
+        self.decompose(&Recipe::Heads { incl_remainder }, StackOptions { target, apply_ln, window, project })
     }
 }
 
-/// The rows of [`ActivationCache::stack_head_results`].
-pub(crate) struct HeadRows {
-    pub(crate) incl_remainder: bool,
+impl View<'_> {
+    /// What each head of a layer wrote: `[head, batch, pos, last]`.
+    pub(crate) fn head_rows(&self, layer: usize, form: &RowForm) -> Result<Tensor> {
+        let after = FrozenNorm::of_run(self.model().norm_after_attn(layer)?, self)?;
+        let (z, result) = (hook::z(layer), hook::result(layer));
+        // What a hook left in `result` is not in `z`.
+        if self.cache.is_changed(result) || !self.cache.contains(z) && self.cache.contains(result) {
+            let rows = self.get(result)?.f_permute([2, 0, 1, 3])?; // [head, batch, pos, d_model]
+            return form.rows(&after.apply(&rows)?);
+        }
+        form.heads(&self.get(z)?, &self.model().head_writer(layer)?.weight, &after)
+    }
+
+    /// The heads of a layer.
+    pub(crate) fn head_components(&self, layer: usize) -> impl Iterator<Item = Component> {
+        (0..self.model().config().n_heads).map(move |head| Component::Head { layer, head })
+    }
 }

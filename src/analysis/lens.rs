@@ -5,144 +5,136 @@ use std::fmt;
 use tch::{Kind, Tensor};
 
 use super::answer::Answer;
-use super::options::Accumulate;
+use super::labelled::{LabelledTensor, Quantity};
+use super::options::{AccumulateOptions, LensOptions};
+use super::table::quoted;
 use crate::cache::ActivationCache;
 use crate::component::Component;
-use crate::model::Transformer;
-use crate::text::tokenizer::Tokenizer;
+use crate::tensor::columns::Columns;
+use crate::tensor::precision::{at_least_float, widened};
 use crate::{Error, Result};
 
-/// What the model would say if it ended after each layer (nostalgebraist 2020): `[component, batch, pos, d_vocab_out]`.
+/// What the model would say if it ended after each layer (nostalgebraist 2020): logits `[component, batch, pos, d_vocab_out]`.
+///
+/// Prints as a table of the likeliest token by row and position.
 ///
 /// ```
-/// use tch_lens::{analysis::Accumulate, HookedTransformer};
+/// use tch_lens::{analysis::LensOptions, HookedTransformer};
 /// let model = HookedTransformer::toy()?;
 /// let (_, cache) = model.run_with_cache("When Mary and John went to the shop, John gave a bag to")?;
-/// let lens = cache.logit_lens(Accumulate::new().pos(-1))?;
-/// let ranks = lens.rank_of(" Mary")?;
+/// let lens = cache.logit_lens(LensOptions::new())?;
+/// println!("{lens}"); // the likeliest token after each layer, at each position
+/// let ranks = lens.pos(-1)?.rank_of(" Mary")?;
 /// assert_eq!(ranks.rows.last().unwrap().1, 0); // the answer, in the end
 /// println!("{ranks}");
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
+pub type LogitLens = LabelledTensor<Logits>;
+
+/// What the values of a [`LogitLens`] are: logits.
 #[derive(Debug)]
-pub struct LogitLens {
-    /// `[component, batch, pos, d_vocab_out]`
-    full: Tensor,
-    rows: Vec<Component>,
-    axes: (bool, bool),
-    model: Transformer,
-    tokenizer: Option<Tokenizer>,
+pub struct Logits;
+
+impl Quantity for Logits {
+    fn narrowed(&self, _axis: usize, _places: &Columns) -> Result<Self> {
+        Ok(Logits)
+    }
+
+    fn averaged(&self, _axis: usize) -> Result<Self> {
+        Ok(Logits)
+    }
+
+    fn of_rows(&self, _all: bool) -> Result<Self> {
+        Ok(Logits)
+    }
+
+    /// The likeliest token.
+    fn cells(lens: &LogitLens) -> Result<Vec<String>> {
+        let ids = Vec::<i64>::try_from(lens.values().f_argmax(-1, false)?.f_reshape(-1)?)?;
+        ids.into_iter().map(|id| lens.token_text(id).map(|text| quoted(&text))).collect()
+    }
 }
 
 impl ActivationCache {
     /// Reads the stream before each block, and at the end, as the unembedding would: each row through the last norm at its own
-    /// scale, bias included, then `W_U`, `b_U` and the cap. The last row is the model's own logits.
+    /// scale, bias included, then `W_U`, `b_U` and the cap. The last row is the model's own logits, unless a hook changed what the last
+    /// norm or the unembedding gave.
     ///
     /// # Errors
     ///
-    /// Those of [`accumulated_resid`](ActivationCache::accumulated_resid).
-    pub fn logit_lens(&self, options: Accumulate) -> Result<LogitLens> {
-        // Whatever the rows lead up to, it is the unembedding that reads them.
-        let stack = self.accumulated_resid(Accumulate { apply_ln: false, ..options })?;
-        let unembed = &self.model().weights().unembed;
-        let kind = self.model().kind();
-        let read = |rows: &Tensor| -> Result<Tensor> {
-            let normalized = unembed.ln_final.apply(&rows.f_to_kind(kind)?)?;
-            unembed.cap(unembed.u.forward(&normalized)?)
-        };
-        let full = read(stack.full())?;
-        Ok(LogitLens {
-            full,
-            rows: stack.rows().to_vec(),
-            axes: stack.window().axes(),
-            model: self.model().clone(),
-            tokenizer: self.tokenizer().ok().cloned(),
-        })
+    /// [`Error::NoEntry`] and [`Error::NoPosition`] naming what the run did not keep; [`Error::LayerOutOfRange`] of the target; those
+    /// of the slices.
+    pub fn logit_lens(&self, options: LensOptions) -> Result<LogitLens> {
+        let LensOptions { target, window, incl_mid } = options;
+        let accumulate = AccumulateOptions { target, window, incl_mid, ..AccumulateOptions::default() };
+        let stack = self.accumulated_resid(accumulate)?;
+        let logits = self.model().read_logits(&stack.values().f_to_kind(self.model().kind())?)?;
+        Ok(LabelledTensor::new(stack.row_values(logits), self.clone(), stack.window().clone(), true, Logits))
     }
 }
 
 impl LogitLens {
     /// Logits: `[component, batch, pos, d_vocab_out]`, without the axes that were sliced off.
     pub fn logits(&self) -> Tensor {
-        self.seen(&self.full)
+        self.tensor()
     }
 
     /// Log-probabilities, in fp32 or better: `[component, batch, pos, d_vocab_out]`.
-    pub fn log_probs(&self) -> Tensor {
-        self.seen(&self.full).log_softmax(-1, wide(&self.full))
-    }
-
-    /// What each row is.
-    pub fn rows(&self) -> &[Component] {
-        &self.rows
-    }
-
-    /// The rows' labels.
-    pub fn labels(&self) -> Vec<String> {
-        self.rows.iter().map(ToString::to_string).collect()
+    ///
+    /// # Errors
+    ///
+    /// Those of libtorch.
+    pub fn log_probs(&self) -> Result<Tensor> {
+        let logits = self.without_dropped_axes(self.values())?;
+        Ok(logits.f_log_softmax(-1, at_least_float(logits.f_kind()?))?)
     }
 
     /// The `k` likeliest tokens of each row, as text, with their probabilities; of one position and batch row.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where several positions or batch rows are left; [`Error::NoTokenizer`].
+    /// [`Error::SeveralPositions`] where several positions or batch rows are left; [`Error::NoTokenizer`].
     pub fn top(&self, k: usize) -> Result<Vec<LikelyTokens>> {
-        let probs = self.single()?.f_softmax(-1, wide(&self.full))?; // [component, d_vocab_out]
-        let k = (k as i64).min(probs.size()[1]);
+        self.cache().tokenizer()?;
+        let probs = widened(&self.of_one_position("a list of likely tokens")?)?; // [component, d_vocab_out]
+        let probs = probs.f_softmax(-1, probs.f_kind()?)?;
+        let k = i64::try_from(k).unwrap_or(i64::MAX).min(probs.size()[1]);
         let (values, ids) = probs.f_topk(k, -1, true, true)?;
-        let tokenizer = self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
         let row = |(i, row): (usize, &Component)| {
             let tokens = (0..k).map(|j| {
                 let id = ids.f_int64_value(&[i as i64, j])?;
-                // A vocabulary padded to a round number has ids that the tokenizer does not know.
-                let text = tokenizer.single_str_token(id).or_else(|error| match error {
-                    Error::TokenOutOfRange { .. } => Ok(format!("<{id}>")),
-                    other => Err(other),
-                })?;
-                Ok((text, values.f_double_value(&[i as i64, j])?))
+                Ok((self.token_text(id)?, values.f_double_value(&[i as i64, j])?))
             });
             Ok(LikelyTokens { row: row.clone(), tokens: tokens.collect::<Result<_>>()? })
         };
-        self.rows.iter().enumerate().map(row).collect()
+        self.rows().iter().enumerate().map(row).collect()
     }
 
     /// Where a token stands in each row, 0 being the likeliest, and its probability; of one position and batch row.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where several positions or batch rows are left; those of the answer.
+    /// [`Error::SeveralPositions`] where several positions or batch rows are left; [`Error::NotOneToken`], [`Error::NoTokenizer`] and
+    /// [`Error::TokenOutOfRange`] for the answer; [`Error::Invalid`] for a difference of two.
     pub fn rank_of(&self, answer: impl Into<Answer>) -> Result<Ranks> {
-        let id = answer.into().ids(&self.model, self.tokenizer.as_ref(), 1, 1)?.f_int64_value(&[0, 0])?;
-        let logits = self.single()?.f_to_kind(wide(&self.full))?; // [component, d_vocab_out]
-        let own = logits.f_narrow(1, id, 1)?;
-        let ranks = logits.f_gt_tensor(&own)?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Int64)?;
-        let probs = logits.f_softmax(-1, wide(&self.full))?.f_select(1, id)?;
-        let rows =
-            self.rows.iter().enumerate().map(|(i, row)| {
-                Ok((row.clone(), ranks.f_int64_value(&[i as i64])?, probs.f_double_value(&[i as i64])?))
-            });
+        let id = answer.into().ids(self.model(), self.cache().tokenizer().ok(), 1, 1)?.f_int64_value(&[0, 0])?;
+        let logits = widened(&self.of_one_position("a rank")?)?; // [component, d_vocab_out]
+        let of_answer = logits.f_narrow(1, id, 1)?;
+        let ranks = logits.f_gt_tensor(&of_answer)?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Int64)?;
+        let probs = logits.f_softmax(-1, logits.f_kind()?)?.f_select(1, id)?;
+        let rows = self.rows().iter().enumerate();
+        let rows = rows
+            .map(|(i, row)| Ok((row.clone(), ranks.f_int64_value(&[i as i64])?, probs.f_double_value(&[i as i64])?)));
         Ok(Ranks { rows: rows.collect::<Result<_>>()? })
     }
 
-    /// `[component, d_vocab_out]`, where one position and batch row is left.
-    fn single(&self) -> Result<Tensor> {
-        let size = self.full.size();
-        if size[1] * size[2] != 1 {
-            return Err(Error::invalid(format!(
-                "this is of one position and batch row, but there are {} and {}: choose with Accumulate's pos(…) and batch(…)",
-                size[2], size[1]
-            )));
-        }
-        Ok(self.full.f_view([size[0], size[3]])?)
-    }
-
-    fn seen(&self, full: &Tensor) -> Tensor {
-        let seen = if self.axes.1 { full.shallow_clone() } else { full.squeeze_dim(2) };
-        if self.axes.0 {
-            seen
-        } else {
-            seen.squeeze_dim(1)
+    /// A token as text, or its id where there is no text: a vocabulary padded to a round number has ids that the tokenizer does not
+    /// know.
+    fn token_text(&self, id: i64) -> Result<String> {
+        let Ok(tokenizer) = self.cache().tokenizer() else { return Ok(format!("<{id}>")) };
+        match tokenizer.single_str_token(id) {
+            Err(Error::TokenOutOfRange { .. }) => Ok(format!("<{id}>")),
+            text => text,
         }
     }
 }
@@ -154,15 +146,6 @@ pub struct LikelyTokens {
     pub row: Component,
     /// Tokens in descending order of probability.
     pub tokens: Vec<(String, f64)>,
-}
-
-/// At least fp32.
-fn wide(tensor: &Tensor) -> Kind {
-    if tensor.kind() == Kind::Double {
-        Kind::Double
-    } else {
-        Kind::Float
-    }
 }
 
 /// Where a token stands in each row; prints as a table.

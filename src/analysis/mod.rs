@@ -18,18 +18,28 @@ mod attribution;
 mod frozen_norm;
 mod full;
 mod heads;
+mod interventions;
+mod labelled;
 mod lens;
 mod neurons;
 mod options;
-mod project;
+mod ranking;
+mod readout;
+mod recipe;
 mod residual;
-mod rows;
+mod row_form;
 mod stack;
+mod table;
 mod window;
 
 pub use crate::component::{Component, Target};
 pub use answer::Answer;
-pub use attribution::{Attributed, Attribution, Ranking};
-pub use lens::{LikelyTokens, LogitLens, Ranks};
-pub use options::{Accumulate, Decompose, Full, Heads, Mode, Neurons, Scale};
-pub use stack::ResidualStack;
+pub use attribution::{Attributed, Attribution, LogitShares};
+pub use labelled::LabelledTensor;
+pub use lens::{LikelyTokens, LogitLens, Logits, Ranks};
+pub use options::{
+    AccumulateOptions, DecomposeOptions, FullOptions, HeadOptions, LensOptions, Mode, NeuronOptions,
+    NeuronResultOptions, Scale,
+};
+pub use ranking::Ranking;
+pub use stack::{Contributions, ResidualStack};

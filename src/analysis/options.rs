@@ -1,4 +1,4 @@
-//! What each analysis can be asked: small builders with TransformerLens' defaults.
+//! What each analysis can be asked: small builders with TransformerLens' defaults. Each has what its method means, and nothing else.
 
 use tch::Tensor;
 
@@ -29,39 +29,139 @@ pub enum Scale {
     Own,
 }
 
-macro_rules! options {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug)]
-        pub struct $name {
-            pub(crate) target: Target,
-            pub(crate) apply_ln: bool,
-            pub(crate) window: WindowOptions,
-            $(pub(crate) $field: $type,)*
-        }
+/// What [`decompose_resid`](crate::ActivationCache::decompose_resid) is asked.
+#[derive(Debug)]
+pub struct DecomposeOptions {
+    pub(crate) target: Target,
+    pub(crate) apply_ln: bool,
+    pub(crate) window: WindowOptions,
+    pub(crate) mode: Mode,
+    pub(crate) incl_embeds: bool,
+}
 
-        impl Default for $name {
-            fn default() -> Self {
-                $name { target: Target::Unembed, apply_ln: false, window: WindowOptions::default(), $($field: $default,)* }
-            }
+impl Default for DecomposeOptions {
+    fn default() -> Self {
+        DecomposeOptions {
+            target: Target::default(),
+            apply_ln: false,
+            window: WindowOptions::default(),
+            mode: Mode::All,
+            incl_embeds: true,
         }
+    }
+}
 
-        impl $name {
+impl DecomposeOptions {
+    /// Which sublayers get a row.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Whether the embeddings get rows; yes unless said otherwise.
+    pub fn incl_embeds(mut self, yes: bool) -> Self {
+        self.incl_embeds = yes;
+        self
+    }
+}
+
+/// What [`accumulated_resid`](crate::ActivationCache::accumulated_resid) is asked.
+#[derive(Debug, Default)]
+pub struct AccumulateOptions {
+    pub(crate) target: Target,
+    pub(crate) apply_ln: bool,
+    pub(crate) window: WindowOptions,
+    pub(crate) incl_mid: bool,
+    pub(crate) scale: Option<Scale>,
+}
+
+impl AccumulateOptions {
+    /// At which scale rows are normalised, [`Scale::Target`] unless said otherwise. An error where `apply_ln` is not asked for.
+    pub fn scale(mut self, scale: Scale) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+}
+
+/// What [`logit_lens`](crate::ActivationCache::logit_lens) is asked.
+///
+/// The target says up to where the stream is read: whatever the rows lead up to, each is read by the unembedding.
+#[derive(Debug, Default)]
+pub struct LensOptions {
+    pub(crate) target: Target,
+    pub(crate) window: WindowOptions,
+    pub(crate) incl_mid: bool,
+}
+
+/// What [`stack_head_results`](crate::ActivationCache::stack_head_results) is asked, and, given to
+/// [`logit_attrs`](crate::ActivationCache::logit_attrs) in place of a stack, an attribution by heads.
+#[derive(Debug, Default)]
+pub struct HeadOptions {
+    pub(crate) target: Target,
+    pub(crate) apply_ln: bool,
+    pub(crate) window: WindowOptions,
+    pub(crate) incl_remainder: bool,
+    pub(crate) project: Option<Tensor>,
+}
+
+/// What [`stack_neuron_results`](crate::ActivationCache::stack_neuron_results) is asked, and, given to
+/// [`logit_attrs`](crate::ActivationCache::logit_attrs) in place of a stack, an attribution by neurons.
+#[derive(Debug, Default)]
+pub struct NeuronOptions {
+    pub(crate) target: Target,
+    pub(crate) apply_ln: bool,
+    pub(crate) window: WindowOptions,
+    pub(crate) neurons: Slice,
+    pub(crate) incl_remainder: bool,
+    pub(crate) project: Option<Tensor>,
+}
+
+/// What [`get_neuron_results`](crate::ActivationCache::get_neuron_results) is asked.
+#[derive(Debug, Default)]
+pub struct NeuronResultOptions {
+    pub(crate) window: WindowOptions,
+    pub(crate) neurons: Slice,
+    pub(crate) project: Option<Tensor>,
+}
+
+/// What [`get_full_resid_decomposition`](crate::ActivationCache::get_full_resid_decomposition) is asked, and, given to
+/// [`logit_attrs`](crate::ActivationCache::logit_attrs) in place of a stack, an attribution by everything.
+#[derive(Debug)]
+pub struct FullOptions {
+    pub(crate) target: Target,
+    pub(crate) apply_ln: bool,
+    pub(crate) window: WindowOptions,
+    pub(crate) expand_neurons: bool,
+    pub(crate) project: Option<Tensor>,
+}
+
+impl Default for FullOptions {
+    fn default() -> Self {
+        FullOptions {
+            target: Target::default(),
+            apply_ln: false,
+            window: WindowOptions::default(),
+            expand_neurons: true,
+            project: None,
+        }
+    }
+}
+
+impl FullOptions {
+    /// Whether MLPs are rows of neurons, or of one output each; neurons unless said otherwise.
+    pub fn expand_neurons(mut self, yes: bool) -> Self {
+        self.expand_neurons = yes;
+        self
+    }
+}
+
+/// A setting that several types have.
+macro_rules! setting {
+    (window: $($name:ident),*) => {
+        $(impl $name {
             /// TransformerLens' defaults.
             pub fn new() -> Self {
                 Self::default()
-            }
-
-            /// The input that rows add up to; the unembedding's unless said otherwise.
-            pub fn target(mut self, target: Target) -> Self {
-                self.target = target;
-                self
-            }
-
-            /// Whether rows pass through the target's norm, at the scale that it had in the run; no unless said otherwise.
-            pub fn apply_ln(mut self, yes: bool) -> Self {
-                self.apply_ln = yes;
-                self
             }
 
             /// Which positions, as token columns; all that the run kept unless said otherwise. An index, the last token and one
@@ -76,100 +176,45 @@ macro_rules! options {
                 self.window.batch = rows.into();
                 self
             }
-        }
+        })*
     };
-}
-
-options! {
-    /// What [`decompose_resid`](crate::ActivationCache::decompose_resid) is asked.
-    Decompose {
-        mode: Mode = Mode::All,
-        incl_embeds: bool = true,
-    }
-}
-
-impl Decompose {
-    /// Which sublayers get a row.
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// Whether the embeddings get rows; yes unless said otherwise.
-    pub fn incl_embeds(mut self, yes: bool) -> Self {
-        self.incl_embeds = yes;
-        self
-    }
-}
-
-options! {
-    /// What [`accumulated_resid`](crate::ActivationCache::accumulated_resid) is asked.
-    Accumulate {
-        incl_mid: bool = false,
-        scale: Scale = Scale::Target,
-    }
-}
-
-impl Accumulate {
-    /// Whether the stream between attention and MLP gets rows; no unless said otherwise.
-    pub fn incl_mid(mut self, yes: bool) -> Self {
-        self.incl_mid = yes;
-        self
-    }
-
-    /// At which scale rows are normalised, where `apply_ln` is asked for.
-    pub fn scale(mut self, scale: Scale) -> Self {
-        self.scale = scale;
-        self
-    }
-}
-
-options! {
-    /// What [`stack_head_results`](crate::ActivationCache::stack_head_results) is asked, and, given to
-    /// [`logit_attrs`](crate::ActivationCache::logit_attrs) in a stack's place, an attribution by heads.
-    Heads {
-        incl_remainder: bool = false,
-        project: Option<Tensor> = None,
-    }
-}
-
-options! {
-    /// What [`stack_neuron_results`](crate::ActivationCache::stack_neuron_results) is asked, and, given to
-    /// [`logit_attrs`](crate::ActivationCache::logit_attrs) in a stack's place, an attribution by neurons.
-    Neurons {
-        neurons: Slice = Slice::All,
-        incl_remainder: bool = false,
-        project: Option<Tensor> = None,
-    }
-}
-
-impl Neurons {
-    /// Which neurons of each layer.
-    pub fn neurons(mut self, neurons: impl Into<Slice>) -> Self {
-        self.neurons = neurons.into();
-        self
-    }
-}
-
-options! {
-    /// What [`get_full_resid_decomposition`](crate::ActivationCache::get_full_resid_decomposition) is asked, and, given to
-    /// [`logit_attrs`](crate::ActivationCache::logit_attrs) in a stack's place, an attribution by everything.
-    Full {
-        expand_neurons: bool = true,
-        project: Option<Tensor> = None,
-    }
-}
-
-impl Full {
-    /// Whether MLPs are rows of neurons, or of one output each; neurons unless said otherwise.
-    pub fn expand_neurons(mut self, yes: bool) -> Self {
-        self.expand_neurons = yes;
-        self
-    }
-}
-
-macro_rules! remainder {
-    ($($name:ident),*) => {
+    (target: $($name:ident),*) => {
+        $(impl $name {
+            /// The input that rows lead up to; the unembedding's unless said otherwise.
+            pub fn target(mut self, target: Target) -> Self {
+                self.target = target;
+                self
+            }
+        })*
+    };
+    (apply_ln: $($name:ident),*) => {
+        $(impl $name {
+            /// Whether rows pass through the target's norm, at the scale that it had in the run; no unless said otherwise.
+            pub fn apply_ln(mut self, yes: bool) -> Self {
+                self.apply_ln = yes;
+                self
+            }
+        })*
+    };
+    (incl_mid: $($name:ident),*) => {
+        $(impl $name {
+            /// Whether the stream between attention and MLP gets rows, where there is one; no unless said otherwise.
+            pub fn incl_mid(mut self, yes: bool) -> Self {
+                self.incl_mid = yes;
+                self
+            }
+        })*
+    };
+    (neurons: $($name:ident),*) => {
+        $(impl $name {
+            /// Which neurons of each layer, or of each expert; all unless said otherwise.
+            pub fn neurons(mut self, neurons: impl Into<Slice>) -> Self {
+                self.neurons = neurons.into();
+                self
+            }
+        })*
+    };
+    (incl_remainder: $($name:ident),*) => {
         $(impl $name {
             /// Whether what the other rows leave out of the stream gets a row; no unless said otherwise.
             pub fn incl_remainder(mut self, yes: bool) -> Self {
@@ -178,14 +223,10 @@ macro_rules! remainder {
             }
         })*
     };
-}
-remainder!(Heads, Neurons);
-
-macro_rules! project {
-    ($($name:ident),*) => {
+    (project: $($name:ident),*) => {
         $(impl $name {
-            /// Projects each row onto these directions, `[d_model]` or `[d_model, k]`, without ever forming it: the stack's last axis
-            /// is `k`, or none. With `apply_ln`, it is the normalised row that is projected.
+            /// Projects each row onto these directions, `[d_model]` or `[d_model, k]`, without forming it: the last axis is `k`, or
+            /// absent. A normalised row is projected after its norm.
             pub fn project(mut self, directions: &Tensor) -> Self {
                 self.project = Some(directions.shallow_clone());
                 self
@@ -193,4 +234,11 @@ macro_rules! project {
         })*
     };
 }
-project!(Heads, Neurons, Full);
+
+setting!(window: DecomposeOptions, AccumulateOptions, LensOptions, HeadOptions, NeuronOptions, NeuronResultOptions, FullOptions);
+setting!(target: DecomposeOptions, AccumulateOptions, LensOptions, HeadOptions, NeuronOptions, FullOptions);
+setting!(apply_ln: DecomposeOptions, AccumulateOptions, HeadOptions, NeuronOptions, FullOptions);
+setting!(incl_mid: AccumulateOptions, LensOptions);
+setting!(neurons: NeuronOptions, NeuronResultOptions);
+setting!(incl_remainder: HeadOptions, NeuronOptions);
+setting!(project: HeadOptions, NeuronOptions, NeuronResultOptions, FullOptions);

@@ -2,9 +2,12 @@
 
 use tch::Tensor;
 
-use super::options::{Accumulate, Decompose, Mode, Scale};
-use super::stack::{Parts, ResidualStack};
-use super::window::Window;
+use super::interventions::{self, Parts};
+use super::labelled::LabelledTensor;
+use super::options::{AccumulateOptions, DecomposeOptions, Mode, Scale};
+use super::recipe::RowValues;
+use super::stack::{Contributions, ResidualStack};
+use super::window::{View, Window};
 use crate::cache::ActivationCache;
 use crate::component::{Component, Reach, Target};
 use crate::config::PositionalEmbedding;
@@ -15,15 +18,16 @@ impl ActivationCache {
     /// The stream at the target as the sum of what each sublayer wrote: `[component, batch, pos, d_model]`.
     ///
     /// Rows: `embed`, `pos_embed` (where it is part of the stream), then `0_attn_out`, `0_mlp_out`, …. With
-    /// [`Mode::All`] and the embeddings they sum to the stream: `resid = Σ rows`, for every model.
+    /// [`Mode::All`] and the embeddings they sum to the stream, for every model: `resid = Σ rows`. Where a hook changed the stream
+    /// itself, the rest is a row `intervention`.
     ///
     /// ```
-    /// # use tch_lens::{analysis::{Decompose, Mode, Target}, HookedTransformer};
+    /// # use tch_lens::{analysis::{DecomposeOptions, Mode, Target}, HookedTransformer};
     /// # let model = HookedTransformer::toy()?;
     /// # let (_, cache) = model.run_with_cache("When Mary and John went to the shop")?;
-    /// let stack = cache.decompose_resid(Decompose::new().target(Target::Attn(2)))?;
+    /// let stack = cache.decompose_resid(DecomposeOptions::new().target(Target::Attn(2)))?;
     /// assert!((stack.sum()? - &cache["blocks.2.hook_resid_pre"]).abs().max().double_value(&[]) < 1e-4);
-    /// let attn = cache.decompose_resid(Decompose::new().mode(Mode::Attn).incl_embeds(false).pos(-1).apply_ln(true))?;
+    /// let attn = cache.decompose_resid(DecomposeOptions::new().mode(Mode::Attn).incl_embeds(false).pos(-1).apply_ln(true))?;
     /// assert_eq!(attn.tensor().size(), [4, 1, 128]); // [component, batch, d_model]
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
@@ -31,10 +35,10 @@ impl ActivationCache {
     /// # Errors
     ///
     /// [`Error::NoEntry`] naming what the run did not keep, [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
-    pub fn decompose_resid(&self, options: Decompose) -> Result<ResidualStack> {
-        let Decompose { target, apply_ln, window, mode, incl_embeds } = options;
-        let window = window.of(self)?;
+    pub fn decompose_resid(&self, options: DecomposeOptions) -> Result<ResidualStack> {
+        let DecomposeOptions { target, apply_ln, window, mode, incl_embeds } = options;
         let reach = target.reach(self.model().config())?;
+        let window = window.of(self)?;
         let mut rows = if incl_embeds { self.embeddings() } else { Vec::new() };
         for layer in 0..reach.attn_layers.max(reach.mlp_layers) {
             if mode != Mode::Mlp && layer < reach.attn_layers {
@@ -44,7 +48,14 @@ impl ActivationCache {
                 rows.push((Component::MlpOut(layer), hook::mlp_out(layer)));
             }
         }
-        let stack = self.stack(rows, &reach, &window)?;
+        let view = View::new(self, &window);
+        let mut rows = view.rows_of_points(rows, &reach)?;
+        let is_complete = mode == Mode::All && incl_embeds;
+        if is_complete && interventions::breaks(Parts { heads: false, neurons: false }, &view, &reach)? {
+            let sum = rows.values.f_sum_dim_intlist([0i64].as_slice(), true, None)?;
+            rows.intervene(&view.stream(&reach)?.f_sub(&sum)?)?;
+        }
+        let stack = self.stack(rows, window, &reach, is_complete);
         if apply_ln {
             stack.apply_ln()
         } else {
@@ -59,10 +70,10 @@ impl ActivationCache {
     /// and the target's elsewhere; here one says which.)
     ///
     /// ```
-    /// # use tch_lens::{analysis::Accumulate, HookedTransformer};
+    /// # use tch_lens::{analysis::AccumulateOptions, HookedTransformer};
     /// # let model = HookedTransformer::toy()?;
     /// # let (_, cache) = model.run_with_cache("When Mary and John went to the shop")?;
-    /// let stack = cache.accumulated_resid(Accumulate::new().pos(-1))?;
+    /// let stack = cache.accumulated_resid(AccumulateOptions::new().pos(-1))?;
     /// assert_eq!(stack.labels(), ["0_pre", "1_pre", "2_pre", "3_pre", "final_post"]);
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
@@ -70,8 +81,11 @@ impl ActivationCache {
     /// # Errors
     ///
     /// [`Error::NoEntry`] naming what the run did not keep, [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
-    pub fn accumulated_resid(&self, options: Accumulate) -> Result<ResidualStack> {
-        let Accumulate { target, apply_ln, window, incl_mid, scale } = options;
+    pub fn accumulated_resid(&self, options: AccumulateOptions) -> Result<ResidualStack> {
+        let AccumulateOptions { target, apply_ln, window, incl_mid, scale } = options;
+        if scale.is_some() && !apply_ln {
+            return Err(Error::invalid("a scale says how rows are normalised: add `apply_ln(true)`"));
+        }
         let window = window.of(self)?;
         let config = self.model().config();
         let reach = target.reach(config)?;
@@ -92,21 +106,22 @@ impl ActivationCache {
                 rows.push((Component::ResidMid(layer), hook::resid_mid(layer)));
             }
         }
-        let stack = self.stack(rows, &reach, &window)?;
-        match (apply_ln, scale) {
+        let rows = View::new(self, &window).rows_of_points(rows, &reach)?;
+        let stack = self.stack(rows, window, &reach, false);
+        match (apply_ln, scale.unwrap_or_default()) {
             (false, _) => Ok(stack),
             (true, Scale::Target) => stack.apply_ln(),
-            (true, Scale::Own) => stack.apply_own_ln(self, &reach),
+            (true, Scale::Own) => stack.apply_own_ln(),
         }
     }
 
     /// TransformerLens' `apply_ln_to_stack`: [`ResidualStack::apply_ln`], which knows the target and the slices already.
     ///
     /// ```
-    /// # use tch_lens::{analysis::{Decompose, Target}, HookedTransformer};
+    /// # use tch_lens::{analysis::{DecomposeOptions, Target}, HookedTransformer};
     /// # let model = HookedTransformer::toy()?;
     /// # let (_, cache) = model.run_with_cache("When Mary and John")?;
-    /// let stack = cache.decompose_resid(Decompose::new().target(Target::Mlp(1)))?;
+    /// let stack = cache.decompose_resid(DecomposeOptions::new().target(Target::Mlp(1)))?;
     /// let normalized = cache.apply_ln_to_stack(&stack)?; // what the MLP of layer 1 reads, row by row
     /// let read = &cache["blocks.1.ln2.hook_normalized"];
     /// assert!((normalized.sum()? - read).abs().max().double_value(&[]) < 1e-4);
@@ -115,8 +130,9 @@ impl ActivationCache {
     ///
     /// # Errors
     ///
-    /// Those of [`ResidualStack::apply_ln`].
+    /// [`Error::OtherRun`] for a stack of another run; those of [`ResidualStack::apply_ln`].
     pub fn apply_ln_to_stack(&self, stack: &ResidualStack) -> Result<ResidualStack> {
+        self.refuse_other_run(stack)?;
         stack.apply_ln()
     }
 
@@ -161,44 +177,31 @@ impl ActivationCache {
         rows
     }
 
-    /// A stack of cached activations.
-    pub(crate) fn stack(
-        &self,
-        rows: Vec<(Component, HookPoint)>,
-        reach: &Reach,
-        window: &Window,
-    ) -> Result<ResidualStack> {
+    fn stack(&self, rows: RowValues, window: Window, reach: &Reach, is_complete: bool) -> ResidualStack {
+        LabelledTensor::new(rows, self.clone(), window, true, Contributions::of_stream(reach.target, is_complete))
+    }
+}
+
+impl View<'_> {
+    /// Cached activations as rows.
+    fn rows_of_points(&self, rows: Vec<(Component, HookPoint)>, reach: &Reach) -> Result<RowValues> {
         if rows.is_empty() {
             let what = format!("the decomposition of {} that was asked for", reach.target);
             return Err(Error::NothingSelected { what, hint: ": nothing has written to the stream yet".into() });
         }
-        let tensors = rows.iter().map(|(_, point)| window.of(self, *point)).collect::<Result<Vec<_>>>()?;
-        let full = Tensor::f_stack(&tensors, 0)?; // [component, batch, pos, d_model]
-        let rows = rows.into_iter().map(|(component, _)| component).collect();
-        Ok(ResidualStack::new(self.parts(full, rows, reach, window)))
-    }
-
-    pub(crate) fn parts(&self, full: Tensor, rows: Vec<Component>, reach: &Reach, window: &Window) -> Parts {
-        Parts {
-            full,
-            rows,
-            target: reach.target,
-            norm: self.frozen_norm(reach, window),
-            axes: window.axes(),
-            window: window.clone(),
-        }
+        let tensors = rows.iter().map(|(_, point)| self.get(*point)).collect::<Result<Vec<_>>>()?;
+        let values = Tensor::f_stack(&tensors, 0)?; // [component, batch, pos, d_model]
+        Ok(RowValues { components: rows.into_iter().map(|(component, _)| component).collect(), values })
     }
 }
 
 impl ResidualStack {
     /// Each row through the target's norm at its own scale, bias included: what the target would read if the model ended there.
-    fn apply_own_ln(&self, cache: &ActivationCache, reach: &Reach) -> Result<Self> {
-        let weights = cache.model().weights();
-        let norm = match reach.target {
-            Target::Unembed => &weights.unembed.ln_final,
-            Target::Attn(layer) => &weights.blocks[layer as usize].ln1,
-            Target::Mlp(layer) => &weights.blocks[layer as usize].ln2,
+    fn apply_own_ln(&self) -> Result<Self> {
+        let values = match self.model().norm_before(self.target())? {
+            Some(placed) => placed.norm.apply(self.values())?,
+            None => self.values().shallow_clone(),
         };
-        self.map_normed(|rows| norm.apply(rows))
+        self.normalized(self.row_values(values))
     }
 }

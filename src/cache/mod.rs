@@ -1,6 +1,8 @@
 //! [`ActivationCache`]: what a run kept, by hook point.
 
 use std::ops::Index;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use tch::{Device, Tensor};
@@ -14,13 +16,14 @@ use crate::tensor::routed::rows_at;
 use crate::tensor::slice::Slice;
 use crate::text::input::Tokens;
 use crate::text::tokenizer::Tokenizer;
+use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result};
 
 /// The activations that a run kept: TransformerLens' `ActivationCache`.
 ///
 /// A value: it owns its tensors (without having copied them) and a cheap handle on the model, so that it can be stored,
-/// returned and sent to another thread. Entries are in the order in which they fired. The methods of
-/// [`analysis`](crate::analysis) ask which parts of the model did what.
+/// returned and sent to another thread. Clones are handles on the same tensors. Entries are in the order in which they fired. The
+/// methods of [`analysis`](crate::analysis) ask which parts of the model did what.
 ///
 /// ```
 /// use tch_lens::{hook, HookedTransformer};
@@ -33,11 +36,15 @@ use crate::{Error, Result};
 /// assert_eq!(cache.keys().next().unwrap().to_string(), "hook_embed");
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ActivationCache {
-    entries: IndexMap<HookPoint, Tensor>,
+    entries: Arc<IndexMap<HookPoint, SharedTensor>>,
     /// Where the run put something else in place of what the model computed.
-    changed: PointSet,
+    changed: Arc<PointSet>,
+    /// Which run it is of, whatever was sliced since.
+    run: u64,
+    /// The rows of the run's batch that the entries have.
+    rows: Columns,
     model: Transformer,
     tokenizer: Option<Tokenizer>,
     tokens: Tokens,
@@ -54,8 +61,20 @@ impl ActivationCache {
         tokens: Tokens,
         kept: KeptPositions,
     ) -> Self {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
         let Recording { entries, changed } = recording;
-        ActivationCache { entries, changed, model, tokenizer, tokens, kept, has_batch_dim: true }
+        let entries = entries.into_iter().map(|(point, tensor)| (point, SharedTensor::from(tensor))).collect();
+        ActivationCache {
+            entries: Arc::new(entries),
+            changed: Arc::new(changed),
+            run: RUNS.fetch_add(1, Ordering::Relaxed),
+            rows: Columns::range(0, tokens.ids.size().first().copied().unwrap_or(0)),
+            model,
+            tokenizer,
+            tokens,
+            kept,
+            has_batch_dim: true,
+        }
     }
 
     /// The model that ran.
@@ -118,7 +137,7 @@ impl ActivationCache {
     /// [`Error::LayerOutOfRange`]); [`Error::NoEntry`] where the run did not keep it.
     pub fn get(&self, name: impl HookName) -> Result<&Tensor> {
         let point = name.resolve(self.model.config())?;
-        self.entries.get(&point).ok_or_else(|| self.no_entry(point))
+        self.entries.get(&point).map(|tensor| &**tensor).ok_or_else(|| self.no_entry(point))
     }
 
     /// Why an activation is not here, and how to get it.
@@ -160,6 +179,22 @@ impl ActivationCache {
         self.changed.iter(self.model.config())
     }
 
+    /// Whether another cache is of the same run, whatever was sliced since.
+    pub(crate) fn is_of_run(&self, other: &ActivationCache) -> bool {
+        self.run == other.run
+    }
+
+    /// The rows of the run's batch that lie at these places of the batch axis.
+    pub(crate) fn rows_of_run(&self, places: &Columns) -> Vec<i64> {
+        let rows = self.rows.of_row(0);
+        places.of_row(0).into_iter().filter_map(|place| rows.get(place as usize).copied()).collect()
+    }
+
+    /// The first token column of the run.
+    pub(crate) fn past(&self) -> i64 {
+        self.kept.past()
+    }
+
     /// The hook points kept, in the order in which they fired.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = HookPoint> + '_ {
         self.entries.keys().copied()
@@ -167,12 +202,12 @@ impl ActivationCache {
 
     /// The activations kept, in the order in which they fired.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Tensor> + '_ {
-        self.entries.values()
+        self.entries.values().map(|tensor| &**tensor)
     }
 
     /// Both.
     pub fn items(&self) -> impl ExactSizeIterator<Item = (HookPoint, &Tensor)> + '_ {
-        self.entries.iter().map(|(point, tensor)| (*point, tensor))
+        self.entries.iter().map(|(point, tensor)| (*point, &**tensor))
     }
 
     /// How many activations there are.
@@ -187,8 +222,9 @@ impl ActivationCache {
 
     /// Adds an activation behind another one, in its place among the entries.
     pub(crate) fn insert_after(&mut self, before: HookPoint, point: HookPoint, tensor: Tensor) {
-        let index = self.entries.get_index_of(&before).map_or(self.entries.len(), |i| i + 1);
-        self.entries.shift_insert(index, point, tensor);
+        let entries = Arc::make_mut(&mut self.entries);
+        let index = entries.get_index_of(&before).map_or(entries.len(), |i| i + 1);
+        entries.shift_insert(index, point, tensor.into());
     }
 
     /// Switches libtorch's record of operations on or off until the guard is dropped: [`autodiff`](crate::autodiff), under
@@ -246,7 +282,7 @@ impl ActivationCache {
             mask: self.tokens.mask.as_ref().map(|mask| chosen.select(mask, 0)).transpose()?,
         };
         let mut entries = IndexMap::with_capacity(self.entries.len());
-        for (point, tensor) in &self.entries {
+        for (point, tensor) in self.entries.iter() {
             let sliced = match (point.axes().batch, point.layer(), point.expert()) {
                 (Some(axis), ..) => slice.apply(tensor, axis as i64, "batch")?,
                 (None, Some(layer), Some(expert)) => {
@@ -255,10 +291,12 @@ impl ActivationCache {
                 }
                 (None, ..) => tensor.shallow_clone(),
             };
-            entries.insert(*point, sliced);
+            entries.insert(*point, SharedTensor::from(sliced));
         }
         let has_batch_dim = !slice.drops_axis();
-        Ok(ActivationCache { entries, tokens, kept: self.kept.of_rows(&rows), has_batch_dim, ..self })
+        let kept = self.kept.of_rows(&rows);
+        let rows = Columns::list(self.rows_of_run(&chosen));
+        Ok(ActivationCache { entries: Arc::new(entries), tokens, kept, rows, has_batch_dim, ..self })
     }
 
     /// The same activations on another device; the model stays where it is.
@@ -268,24 +306,9 @@ impl ActivationCache {
     /// [`Error::NoDevice`].
     pub fn to(self, device: Device) -> Result<Self> {
         crate::unchecked::cuda::check(device)?;
-        let moved = |(point, tensor): (HookPoint, Tensor)| Ok((point, tensor.f_to_device(device)?));
-        let entries = self.entries.into_iter().map(moved).collect::<Result<_>>()?;
-        Ok(ActivationCache { entries, ..self })
-    }
-}
-
-impl Clone for ActivationCache {
-    /// Another handle on the same tensors.
-    fn clone(&self) -> Self {
-        ActivationCache {
-            entries: self.entries.iter().map(|(point, tensor)| (*point, tensor.shallow_clone())).collect(),
-            changed: self.changed.clone(),
-            model: self.model.clone(),
-            tokenizer: self.tokenizer.clone(),
-            tokens: self.tokens.clone(),
-            kept: self.kept.clone(),
-            has_batch_dim: self.has_batch_dim,
-        }
+        let moved = |(point, tensor): (&HookPoint, &SharedTensor)| Ok((*point, tensor.f_to_device(device)?.into()));
+        let entries = self.entries.iter().map(moved).collect::<Result<_>>()?;
+        Ok(ActivationCache { entries: Arc::new(entries), ..self })
     }
 }
 
@@ -305,11 +328,29 @@ impl<N: HookName> Index<N> for ActivationCache {
     }
 }
 
+/// The activations of a cache, in the order in which they fired.
+#[derive(Debug)]
+pub struct Entries<'a>(indexmap::map::Iter<'a, HookPoint, SharedTensor>);
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (&'a HookPoint, &'a Tensor);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(point, tensor)| (point, &**tensor))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Entries<'_> {}
+
 impl<'a> IntoIterator for &'a ActivationCache {
     type Item = (&'a HookPoint, &'a Tensor);
-    type IntoIter = indexmap::map::Iter<'a, HookPoint, Tensor>;
+    type IntoIter = Entries<'a>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.entries.iter()
+        Entries(self.entries.iter())
     }
 }

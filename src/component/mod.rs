@@ -46,6 +46,8 @@ pub enum Component {
     Bias,
     /// `remainder`: what the other rows leave out.
     Remainder,
+    /// `intervention`: what hooks put in place that is in no other row.
+    Intervention,
     /// `3_pre`: the whole stream before block 3.
     ResidPre(usize),
     /// `3_mid`: the whole stream between attention and MLP of block 3.
@@ -79,6 +81,7 @@ impl fmt::Display for Component {
             Component::PosEmbed => f.pad("pos_embed"),
             Component::Bias => f.pad("bias"),
             Component::Remainder => f.pad("remainder"),
+            Component::Intervention => f.pad("intervention"),
             Component::FinalPost => f.pad("final_post"),
             Component::AttnOut(layer) => f.pad(&format!("{layer}_attn_out")),
             Component::MlpOut(layer) => f.pad(&format!("{layer}_mlp_out")),

@@ -41,6 +41,11 @@ impl KeptPositions {
         KeptPositions { all: all.clone(), kept: all.clone(), logits: all.clone(), kept_logits: Some(all) }
     }
 
+    /// The first column that the run computes.
+    pub(crate) fn past(&self) -> i64 {
+        self.all.of_row(0).first().copied().unwrap_or(0)
+    }
+
     /// What the cache keeps of the activations before the last norm.
     pub(crate) fn kept(&self) -> &Columns {
         &self.kept

@@ -93,6 +93,14 @@ impl Columns {
         matches!(self.0, Numbers::PerRow(_))
     }
 
+    /// How many rows there are columns of; `None` where the columns are the same for any number of rows.
+    pub(crate) fn row_count(&self) -> Option<usize> {
+        match &self.0 {
+            Numbers::PerRow(columns) => Some(columns.len()),
+            Numbers::Range { .. } | Numbers::List(_) => None,
+        }
+    }
+
     /// The columns of a row of the batch, in the order in which the activation holds them. Empty for a row outside the batch where
     /// each row has a column of its own.
     pub fn of_row(&self, row: usize) -> Vec<i64> {

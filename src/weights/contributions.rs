@@ -47,6 +47,11 @@ impl Transformer {
         Ok(&self.block(layer)?.attn.o)
     }
 
+    /// What each head of a layer writes, before any norm after attention: `[batch, pos, head, d_model]`, of `z`, `[batch, pos, head, d_head]`.
+    pub(crate) fn head_results(&self, layer: usize, z: &Tensor) -> Result<Tensor> {
+        self.block(layer)?.attn.result(z)
+    }
+
     /// What a layer's neurons write through: one writer, one for each expert, or none.
     pub(crate) fn neuron_writers(&self, layer: usize) -> Result<Vec<NeuronWriter<'_>>> {
         Ok(match &self.block(layer)?.mlp {

@@ -30,3 +30,5 @@ mod circuits;
 mod contributions;
 
 pub use circuits::Composition;
+
+pub(crate) use contributions::NeuronWriter;

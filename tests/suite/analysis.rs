@@ -4,8 +4,8 @@ use crate::common::{families, processed_like_transformer_lens, Fixture, Tally};
 use tch::{Kind, Tensor};
 use tch_lens::analysis::Scale;
 use tch_lens::{
-    Accumulate, ActivationCache, Answer, Decompose, Full, Heads, HookedTransformer, Load, Mode, Neurons, Result, Slice,
-    Target,
+    AccumulateOptions, ActivationCache, Answer, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer, Load,
+    Mode, NeuronOptions, NeuronResultOptions, Result, Slice, Target,
 };
 
 const TOLERANCE: f64 = 1e-4;
@@ -70,36 +70,36 @@ fn evaluate(name: &str, cache: &ActivationCache, fixture: &Fixture) -> Result<Op
                 Mode::All
             };
             let embeds = !key.has("no_embeds");
-            let options = Decompose::new().mode(mode).incl_embeds(embeds);
+            let options = DecomposeOptions::new().mode(mode).incl_embeds(embeds);
             cache.decompose_resid(options.target(target).apply_ln(ln).pos(pos))?
         }
         "accumulated_resid" => {
             // TransformerLens takes each row's own scale at the unembedding, and the target's elsewhere.
             let scale = if target == Target::Unembed { Scale::Own } else { Scale::Target };
-            let options = Accumulate::new().incl_mid(key.has("incl_mid")).scale(scale);
-            cache.accumulated_resid(options.target(target).apply_ln(ln).pos(pos))?
+            let options = AccumulateOptions::new().incl_mid(key.has("incl_mid")).target(target).pos(pos);
+            cache.accumulated_resid(if ln { options.apply_ln(true).scale(scale) } else { options })?
         }
         "stack_head_results" => {
-            let options = Heads::new().incl_remainder(key.has("remainder"));
+            let options = HeadOptions::new().incl_remainder(key.has("remainder"));
             cache.stack_head_results(options.target(target).apply_ln(ln).pos(pos))?
         }
         "stack_neuron_results" => {
-            let options = Neurons::new().neurons(slice(key.after("neurons_").unwrap()));
+            let options = NeuronOptions::new().neurons(slice(key.after("neurons_").unwrap()));
             let options = options.incl_remainder(key.has("remainder"));
             cache.stack_neuron_results(options.target(target).apply_ln(ln).pos(pos))?
         }
         "full_resid_decomposition" => {
-            let mut options = Full::new().expand_neurons(key.has("expand_1"));
+            let mut options = FullOptions::new().expand_neurons(key.has("expand_1"));
             if key.has("proj") {
                 options = options.project(&project());
             }
             cache.get_full_resid_decomposition(options.target(target).apply_ln(ln).pos(pos))?
         }
         "get_neuron_results" => {
-            let layer = key.after("layer_").unwrap().parse().unwrap();
+            let layer: i64 = key.after("layer_").unwrap().parse().unwrap();
             let options = match key.has("proj1d") {
-                true => Neurons::new().pos(-1).project(&project().select(1, 0)),
-                false => Neurons::new().pos(pos).neurons(slice(key.after("neurons_").unwrap())),
+                true => NeuronResultOptions::new().pos(-1).project(&project().select(1, 0)),
+                false => NeuronResultOptions::new().pos(pos).neurons(slice(key.after("neurons_").unwrap())),
             };
             return Ok(Some((cache.get_neuron_results(layer, options)?, None)));
         }
@@ -137,8 +137,8 @@ fn logit_attrs(key: &Key, cache: &ActivationCache, fixture: &Fixture) -> Result<
     let pos = if key.has("pos_-1") { Slice::Index(-1) } else { Slice::All };
     let batch = if key.has("batch_slice_0:1") { (0..1).into() } else { Slice::All };
     let attrs = match key.parts[1] {
-        "heads" => cache.logit_attrs(Heads::new().incl_remainder(true).pos(pos), answer)?,
-        _ => cache.logit_attrs(&cache.decompose_resid(Decompose::new().pos(pos).batch(batch))?, answer)?,
+        "heads" => cache.logit_attrs(HeadOptions::new().incl_remainder(true).pos(pos), answer)?,
+        _ => cache.logit_attrs(&cache.decompose_resid(DecomposeOptions::new().pos(pos).batch(batch))?, answer)?,
     };
     Ok((attrs.tensor(), Some(attrs.labels())))
 }
@@ -263,12 +263,12 @@ fn better_figures_are_ours() {
         let cache = cache_of(&Load::new().no_processing().open(&fixture.folder).unwrap(), &fixture);
         let heads = "raw.better.stack_head_results.pos_-1";
         if let Some(theirs) = fixture.get(heads) {
-            let ours = cache.stack_head_results(Heads::new().pos(-1)).unwrap();
+            let ours = cache.stack_head_results(HeadOptions::new().pos(-1)).unwrap();
             assert_eq!(ours.labels(), fixture.labels(heads));
             tally.compare(&format!("{family} {heads}"), &ours.tensor(), &theirs, TOLERANCE);
         }
         let key = "raw.better.logit_attrs.decompose_all.batch_pos";
-        let stack = cache.decompose_resid(Decompose::new()).unwrap();
+        let stack = cache.decompose_resid(DecomposeOptions::new()).unwrap();
         let answer = Answer::per_row_and_position(&fixture.want("logit_tokens.batch_pos"));
         let attrs = cache.logit_attrs(&stack, answer).unwrap();
         assert_eq!(attrs.labels(), fixture.labels(key));

@@ -3,7 +3,8 @@
 use crate::common::Fixture;
 use tch::{Kind, Tensor};
 use tch_lens::{
-    hook, Accumulate, ActivationCache, Answer, Component, Decompose, Full, Heads, Load, Neurons, Result, Run, Target,
+    hook, AccumulateOptions, ActivationCache, Answer, Component, DecomposeOptions, FullOptions, HeadOptions, Load,
+    NeuronOptions, Result, Run, Target,
 };
 
 fn cache(family: &str) -> ActivationCache {
@@ -26,15 +27,17 @@ fn a_missing_entry_is_named_with_how_to_get_it() {
 
     let cache = run(&["resid_post"]);
     assert_eq!(
-        sentence(cache.decompose_resid(Decompose::new())),
+        sentence(cache.decompose_resid(DecomposeOptions::new())),
         "the cache has no `hook_embed`: run again with it in the cache's filter"
     );
-    let stack = run(&["resid_pre", "resid_post"]).accumulated_resid(Accumulate::new()).unwrap();
+    let stack = run(&["resid_pre", "resid_post"]).accumulated_resid(AccumulateOptions::new()).unwrap();
     assert!(sentence(stack.apply_ln()).starts_with("the cache has no `ln_final.hook_scale`: run again"));
     let cache = run(&["z", "ln_final.hook_scale", "resid_post"]);
-    let attrs = cache.logit_attrs(Heads::new(), 5).unwrap(); // what it needs, and no more
+    let attrs = cache.logit_attrs(HeadOptions::new(), 5).unwrap(); // what it needs, and no more
     assert_eq!(attrs.labels().len(), 6);
-    assert!(sentence(cache.logit_attrs(Neurons::new(), 5)).starts_with("the cache has no `blocks.0.mlp.hook_post`"));
+    assert!(
+        sentence(cache.logit_attrs(NeuronOptions::new(), 5)).starts_with("the cache has no `blocks.0.mlp.hook_post`")
+    );
     assert!(sentence(cache.get("blocks.0.attn.hook_result")).contains("computed on request only"));
 }
 
@@ -42,24 +45,26 @@ fn a_missing_entry_is_named_with_how_to_get_it() {
 fn impossible_targets_and_stacks() {
     let attn_only = cache("toy_attn_only_2l_ln");
     assert_eq!(
-        sentence(attn_only.decompose_resid(Decompose::new().target(Target::Mlp(1)))),
+        sentence(attn_only.decompose_resid(DecomposeOptions::new().target(Target::Mlp(1)))),
         "the MLP of layer 1 cannot be a target: the model has no MLPs"
     );
-    assert_eq!(sentence(attn_only.stack_neuron_results(Neurons::new())), "this model has no MLPs, and so no neurons");
+    assert_eq!(
+        sentence(attn_only.stack_neuron_results(NeuronOptions::new())),
+        "this model has no MLPs, and so no neurons"
+    );
 
     let cache = cache("gpt2");
-    assert!(
-        sentence(cache.decompose_resid(Decompose::new().target(Target::Attn(2)))).contains("layer 2 is out of range")
-    );
-    let normalised = cache.decompose_resid(Decompose::new().target(Target::Attn(1)).apply_ln(true)).unwrap();
+    assert!(sentence(cache.decompose_resid(DecomposeOptions::new().target(Target::Attn(2))))
+        .contains("layer 2 is out of range"));
+    let normalised = cache.decompose_resid(DecomposeOptions::new().target(Target::Attn(1)).apply_ln(true)).unwrap();
     assert!(sentence(cache.logit_attrs(&normalised, 5)).contains("normalised for the attention of layer 1"));
     assert!(sentence(normalised.apply_ln()).contains("passed through a norm already"));
     let onto = Tensor::ones([24], (Kind::Float, tch::Device::Cpu));
-    let projected = cache.stack_head_results(Heads::new().project(&onto)).unwrap();
+    let projected = cache.stack_head_results(HeadOptions::new().project(&onto)).unwrap();
     assert!(sentence(cache.logit_attrs(&projected, 5)).contains("projected already"));
     let wrong = Tensor::ones([23], (Kind::Float, tch::Device::Cpu));
-    assert!(sentence(cache.stack_head_results(Heads::new().project(&wrong))).contains("expected [24] or [24, k]"));
-    let all = cache.decompose_resid(Decompose::new()).unwrap();
+    assert!(sentence(cache.stack_head_results(HeadOptions::new().project(&wrong))).contains("expected [24] or [24, k]"));
+    let all = cache.decompose_resid(DecomposeOptions::new()).unwrap();
     assert!(sentence(all.concat(&normalised)).contains("the same input"));
     assert!(
         sentence(all.labelled("2_attn_out")).starts_with("the stack has no row `2_attn_out`; its 6 rows are `embed`")
@@ -70,7 +75,7 @@ fn impossible_targets_and_stacks() {
 #[test]
 fn answers_of_other_shapes() {
     let cache = cache("gpt2"); // 2 rows of 7 positions
-    let stack = cache.decompose_resid(Decompose::new()).unwrap();
+    let stack = cache.decompose_resid(DecomposeOptions::new()).unwrap();
     let of = |answer: Answer| sentence(cache.logit_attrs(&stack, answer));
     assert_eq!(of(Answer::per_row([1, 2, 3])), "the answers per row has shape [3], expected [2]");
     assert_eq!(of(Answer::per_position([1, 2])), "the answers per position has shape [2], expected [7]");
@@ -93,19 +98,19 @@ fn answers_of_other_shapes() {
 fn a_cache_without_its_batch_dimension() {
     let with = cache("llama_gqa_tied");
     let without = with.clone().apply_slice_to_batch_dim(1).unwrap();
-    let options = || Full::new().pos(2).apply_ln(true);
+    let options = || FullOptions::new().pos(2).apply_ln(true);
     let ours = without.get_full_resid_decomposition(options()).unwrap().tensor();
     let theirs = with.get_full_resid_decomposition(options().batch(1)).unwrap().tensor();
     assert_eq!(ours.size(), theirs.size());
     assert!((ours - theirs).abs().max().double_value(&[]) < 1e-6);
-    assert!(sentence(without.decompose_resid(Decompose::new().batch(0))).contains("no batch dimension"));
+    assert!(sentence(without.decompose_resid(DecomposeOptions::new().batch(0))).contains("no batch dimension"));
     assert!(sentence(without.apply_slice_to_batch_dim(0)).contains("no batch dimension"));
 }
 
 #[test]
 fn rows_grouped_selected_and_joined_keep_their_sum() {
     let mut cache = cache("gpt2");
-    let full = cache.get_full_resid_decomposition(Full::new()).unwrap();
+    let full = cache.get_full_resid_decomposition(FullOptions::new()).unwrap();
     let by_layer = full.by_layer().unwrap();
     assert_eq!(by_layer.labels(), ["L0 heads", "L1 heads", "L0 neurons", "L1 neurons", "embed", "pos_embed", "bias"]);
     let close = |a: Tensor, b: Tensor| assert!((a - b).abs().max().double_value(&[]) < 1e-5);
@@ -113,9 +118,9 @@ fn rows_grouped_selected_and_joined_keep_their_sum() {
     let is_head = |row: &Component| matches!(row, Component::Head { .. });
     let (heads, rest) = (full.select(is_head).unwrap(), full.select(|row| !is_head(row)).unwrap());
     close(heads.concat(&rest).unwrap().sum().unwrap(), full.sum().unwrap());
-    let attrs = cache.logit_attrs(Full::new(), 5).unwrap();
+    let attrs = cache.logit_attrs(FullOptions::new(), 5).unwrap();
     close(attrs.by_layer().unwrap().sum().unwrap(), attrs.sum().unwrap());
-    let table = cache.logit_attrs(Heads::new().pos(-1), 5).unwrap().by_head().unwrap();
+    let table = cache.logit_attrs(HeadOptions::new().pos(-1), 5).unwrap().by_head().unwrap();
     assert_eq!(table.size(), [2, 3, 2]); // [layer, head, batch]
 
     cache.compute_head_results().unwrap();

@@ -112,7 +112,7 @@ fn what_was_moved_outlives_its_cache_and_can_be_worked_with() {
     let run = Run::new().cache("resid_post").budget(5 * 32 * 4 * 8);
     let cache = model.run([5, 17, 3, 60, 9], run).unwrap().cache;
     let last = cache[("resid_post", -1)].shallow_clone();
-    let attrs = cache.accumulated_resid(tch_lens::Accumulate::new()).err();
+    let attrs = cache.accumulated_resid(tch_lens::AccumulateOptions::new()).err();
     drop((cache, attrs));
     let doubled = &last * 2.0; // of memory that was mapped
     assert!((doubled - &last).allclose(&last, 1e-6, 1e-6, false));

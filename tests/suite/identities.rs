@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use tch::{Kind, Tensor};
 use tch_lens::analysis::ResidualStack;
 use tch_lens::{
-    hook, ActivationCache, Answer, Component, Decompose, Full, Heads, HookedTransformer, Load, Neurons, Slice, Target,
+    hook, ActivationCache, Answer, Component, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer, Load,
+    NeuronOptions, NeuronResultOptions, Slice, Target,
 };
 
 /// Relative to the largest entry, or absolute where that is below one.
@@ -64,10 +65,10 @@ fn decompositions_sum_to_the_stream() {
             for target in targets(&model) {
                 let what = |name: &str| format!("{family} {setting}: {name} at {target}");
                 let whole = stream(&cache, target);
-                let stack = cache.decompose_resid(Decompose::new().target(target)).unwrap();
+                let stack = cache.decompose_resid(DecomposeOptions::new().target(target)).unwrap();
                 tally.relative(&what("decompose_resid"), &stack.sum().unwrap(), &whole);
                 for expand in [false, true] {
-                    let full = || Full::new().target(target).expand_neurons(expand);
+                    let full = || FullOptions::new().target(target).expand_neurons(expand);
                     let stack = cache.get_full_resid_decomposition(full()).unwrap();
                     tally.relative(&what("full"), &stack.sum().unwrap(), &whole);
                     let one = without_batch.get_full_resid_decomposition(full().pos(-2)).unwrap();
@@ -77,10 +78,10 @@ fn decompositions_sum_to_the_stream() {
                         &whole.select(0, 1).select(0, -2),
                     );
                 }
-                let heads = cache.stack_head_results(Heads::new().target(target).incl_remainder(true)).unwrap();
+                let heads = cache.stack_head_results(HeadOptions::new().target(target).incl_remainder(true)).unwrap();
                 tally.relative(&what("heads and remainder"), &heads.sum().unwrap(), &whole);
                 if !model.config().attn_only() {
-                    let some = Neurons::new().target(target).neurons((0, 1000, 3)).incl_remainder(true);
+                    let some = NeuronOptions::new().target(target).neurons((0, 1000, 3)).incl_remainder(true);
                     let neurons = cache.stack_neuron_results(some).unwrap();
                     tally.relative(&what("neurons and remainder"), &neurons.sum().unwrap(), &whole);
                 }
@@ -104,7 +105,7 @@ fn heads_and_neurons_sum_to_their_sublayers() {
                 let biases = bias(next) - bias(Target::attn(layer));
                 let in_layer = |row: &Component| row.layer() == Some(layer);
                 let heads = cache
-                    .stack_head_results(Heads::new().target(next))
+                    .stack_head_results(HeadOptions::new().target(next))
                     .unwrap()
                     .select(in_layer)
                     .unwrap()
@@ -113,7 +114,7 @@ fn heads_and_neurons_sum_to_their_sublayers() {
                 let mut written = cache[hook::attn_out(layer)].shallow_clone();
                 let mut parts = heads + biases;
                 if !model.config().attn_only() {
-                    let neurons = cache.stack_neuron_results(Neurons::new().target(next)).unwrap();
+                    let neurons = cache.stack_neuron_results(NeuronOptions::new().target(next)).unwrap();
                     parts += neurons.select(in_layer).unwrap().sum().unwrap();
                     written += &cache[hook::mlp_out(layer)];
                 }
@@ -129,7 +130,7 @@ fn heads_and_neurons_sum_to_their_sublayers() {
 }
 
 fn full_row(cache: &ActivationCache, target: Target, row: &Component) -> Tensor {
-    let full = Full::new().target(target);
+    let full = FullOptions::new().target(target);
     cache.get_full_resid_decomposition(full).unwrap().row(row).unwrap()
 }
 
@@ -148,7 +149,7 @@ fn heads_and_b_o_are_attn_out() {
             let cache = cache_of(&model, &fixture);
             for layer in 0..model.config().n_layers {
                 let in_layer = |row: &Component| row.layer() == Some(layer);
-                let heads = cache.stack_head_results(Heads::new()).unwrap().select(in_layer).unwrap();
+                let heads = cache.stack_head_results(HeadOptions::new()).unwrap().select(in_layer).unwrap();
                 let sum = heads.sum().unwrap() + bias(format!("blocks.{layer}.attn.o.bias"));
                 tally.relative(
                     &format!("{family} {setting} layer {layer}: heads + b_O"),
@@ -158,7 +159,7 @@ fn heads_and_b_o_are_attn_out() {
                 if model.config().attn_only() || model.config().experts().is_some() {
                     continue; // experts' biases are weighted by the router: the test above
                 }
-                let neurons = cache.get_neuron_results(layer as i64, Neurons::new()).unwrap();
+                let neurons = cache.get_neuron_results(layer, NeuronResultOptions::new()).unwrap();
                 let sum = neurons.sum_dim_intlist([2i64].as_slice(), false, None)
                     + bias(format!("blocks.{layer}.mlp.out.bias"));
                 tally.relative(
@@ -185,13 +186,13 @@ fn attributions_sum_to_the_logit() {
             let wrong = fixture.want("logit_tokens.batch_pos_wrong").remainder(d_vocab);
             let logit = |ids: &Tensor| before_cap.gather(-1, &ids.unsqueeze(-1), false).squeeze_dim(-1);
             let answer = || Answer::per_row_and_position(&ids);
-            let stack = cache.decompose_resid(Decompose::new()).unwrap();
+            let stack = cache.decompose_resid(DecomposeOptions::new()).unwrap();
             let attrs = [
                 ("sublayers", cache.logit_attrs(&stack, answer())),
                 ("sublayers, normalised", cache.logit_attrs(&stack.apply_ln().unwrap(), answer())),
-                ("heads and remainder", cache.logit_attrs(Heads::new().incl_remainder(true), answer())),
-                ("full", cache.logit_attrs(Full::new(), answer())),
-                ("full, MLPs whole", cache.logit_attrs(Full::new().expand_neurons(false), answer())),
+                ("heads and remainder", cache.logit_attrs(HeadOptions::new().incl_remainder(true), answer())),
+                ("full", cache.logit_attrs(FullOptions::new(), answer())),
+                ("full, MLPs whole", cache.logit_attrs(FullOptions::new().expand_neurons(false), answer())),
             ];
             for (name, attrs) in attrs {
                 let attrs = attrs.unwrap();
@@ -203,7 +204,7 @@ fn attributions_sum_to_the_logit() {
                 );
             }
             let difference =
-                cache.logit_attrs(Full::new(), answer().versus(Answer::per_row_and_position(&wrong))).unwrap();
+                cache.logit_attrs(FullOptions::new(), answer().versus(Answer::per_row_and_position(&wrong))).unwrap();
             tally.relative(
                 &format!("{family} {setting}: difference"),
                 &difference.sum().unwrap(),
@@ -235,10 +236,10 @@ fn projection_first(
                 tally.relative(&name, &projected.tensor(), &formed.tensor().matmul(u));
             }};
         }
-        both!(stack_head_results, Heads::new().incl_remainder(true));
-        both!(get_full_resid_decomposition, Full::new());
+        both!(stack_head_results, HeadOptions::new().incl_remainder(true));
+        both!(get_full_resid_decomposition, FullOptions::new());
         if !cache.model().config().attn_only() {
-            both!(stack_neuron_results, Neurons::new().neurons((1, 1000, 5)).incl_remainder(true));
+            both!(stack_neuron_results, NeuronOptions::new().neurons((1, 1000, 5)).incl_remainder(true));
         }
     }
 }
@@ -299,12 +300,12 @@ proptest! {
         // Slicing the later axis first keeps the earlier one's number.
         let cut = |whole: Tensor| batch.apply(&pos.apply(&whole, 2, "position").unwrap(), 1, "batch").unwrap();
         let mut tally = Tally::default();
-        let full = || Full::new().target(target).apply_ln(true);
+        let full = || FullOptions::new().target(target).apply_ln(true);
         let whole = cache.get_full_resid_decomposition(full()).unwrap().tensor();
         let sliced = cache.get_full_resid_decomposition(full().pos(pos.clone()).batch(batch.clone())).unwrap().tensor();
         tally.relative("full", &sliced, &cut(whole));
-        let whole = cache.logit_attrs(Heads::new().target(target), token).unwrap().tensor();
-        let heads = Heads::new().target(target).pos(pos.clone()).batch(batch.clone());
+        let whole = cache.logit_attrs(HeadOptions::new().target(target), token).unwrap().tensor();
+        let heads = HeadOptions::new().target(target).pos(pos.clone()).batch(batch.clone());
         let sliced = cache.logit_attrs(heads, token).unwrap().tensor();
         tally.relative("logit_attrs by head", &sliced, &cut(whole));
         let u = Tensor::randn([model.config().d_model as i64, 2], (Kind::Float, tch::Device::Cpu));

@@ -3,8 +3,8 @@
 use crate::common::{families, max_diff, raw, Fixture, Tally};
 use tch::{IndexOp, Tensor};
 use tch_lens::{
-    hook, ActivationCache, Decompose, Full, HookFilter, HookedTransformer, Neurons, PaddingSide, Positions, Run, Slice,
-    Tokens,
+    hook, ActivationCache, DecomposeOptions, FullOptions, HookFilter, HookedTransformer, NeuronOptions, PaddingSide,
+    Positions, Run, Slice, Tokens,
 };
 
 const TOLERANCE: f64 = 1e-5;
@@ -29,16 +29,16 @@ fn logits_at_one_position_are_never_spread_over_all() {
     let whole = cached(&model, &tokens, Run::new());
     assert_eq!(cache.positions().to_string(), "0 to 6");
     assert_eq!(cache.positions_of("ln_final.hook_scale").unwrap().to_string(), "6");
-    let error = cache.logit_attrs(Full::new(), 5).unwrap_err();
+    let error = cache.logit_attrs(FullOptions::new(), 5).unwrap_err();
     assert_eq!(
         error.to_string(),
         "`ln_final.hook_scale` has no position 0, only 6, but all positions that the run kept are asked for: narrow with \
          pos(…), or leave out `logits_at`"
     );
-    let error = cache.logit_attrs(Full::new().pos(2), 5).unwrap_err();
+    let error = cache.logit_attrs(FullOptions::new().pos(2), 5).unwrap_err();
     assert!(error.to_string().starts_with("`ln_final.hook_scale` has no position 2, only 6 in this cache"), "{error}");
-    let ours = cache.logit_attrs(Full::new().pos(-1), 5).unwrap();
-    let theirs = whole.logit_attrs(Full::new().pos(-1), 5).unwrap();
+    let ours = cache.logit_attrs(FullOptions::new().pos(-1), 5).unwrap();
+    let theirs = whole.logit_attrs(FullOptions::new().pos(-1), 5).unwrap();
     assert!(max_diff("the last position", &ours.tensor(), &theirs.tensor()) < TOLERANCE);
     assert!(ours.residual_error().unwrap() < 1e-4);
 }
@@ -68,7 +68,7 @@ fn analyses_of_reordered_runs_are_those_of_the_whole_run() {
     for family in families() {
         let (model, tokens) = fixture(&family);
         let whole = cached(&model, &tokens, Run::new());
-        let theirs = whole.get_full_resid_decomposition(Full::new()).unwrap().tensor(); // [row, batch, pos, d_model]
+        let theirs = whole.get_full_resid_decomposition(FullOptions::new()).unwrap().tensor(); // [row, batch, pos, d_model]
         let kept: [Positions; 4] =
             [[4, 3, 2, 1, 0].into(), [2, 2, 5].into(), (-3).into(), Positions::PerRow(vec![3, -1])];
         for positions in kept {
@@ -76,21 +76,21 @@ fn analyses_of_reordered_runs_are_those_of_the_whole_run() {
             let both = cache.clone().apply_slice_to_batch_dim([1, 0]).unwrap();
             let second = cache.clone().apply_slice_to_batch_dim(1).unwrap();
             let what = format!("{family}, {positions:?}");
-            let ours = cache.get_full_resid_decomposition(Full::new()).unwrap().tensor(); // [row, batch, pos, d_model]
+            let ours = cache.get_full_resid_decomposition(FullOptions::new()).unwrap().tensor(); // [row, batch, pos, d_model]
             let at = |row: i64| Tensor::from_slice(&cache.positions().of_row(row as usize));
-            let swapped = both.get_full_resid_decomposition(Full::new()).unwrap().tensor();
+            let swapped = both.get_full_resid_decomposition(FullOptions::new()).unwrap().tensor();
             for row in 0..2 {
                 let expected = theirs.select(1, row).index_select(1, &at(row));
                 tally.compare(&what, &ours.select(1, row), &expected, 1e-4);
                 tally.compare(&format!("{what}, swapped"), &swapped.select(1, 1 - row), &expected, 1e-4);
             }
-            let one = second.get_full_resid_decomposition(Full::new()).unwrap().tensor();
+            let one = second.get_full_resid_decomposition(FullOptions::new()).unwrap().tensor();
             tally.compare(&format!("{what}, one row"), &one, &theirs.select(1, 1).index_select(1, &at(1)), 1e-4);
         }
         if !model.config().attn_only() {
-            let some = Neurons::new().pos([6, 0, 6]).batch([1, 0, 1]);
+            let some = NeuronOptions::new().pos([6, 0, 6]).batch([1, 0, 1]);
             let ours = whole.stack_neuron_results(some).unwrap().tensor();
-            let all = whole.stack_neuron_results(Neurons::new()).unwrap().tensor();
+            let all = whole.stack_neuron_results(NeuronOptions::new()).unwrap().tensor();
             let (rows, columns) = (Tensor::from_slice(&[1i64, 0, 1]), Tensor::from_slice(&[6i64, 0, 6]));
             tally.compare(&family, &ours, &all.index_select(1, &rows).index_select(2, &columns), 1e-5);
         }
@@ -108,11 +108,11 @@ fn the_last_token_of_each_row() {
             let whole = model.run(&tokens, Run::new().cache(HookFilter::All)).unwrap().cache;
             let run = || Run::new().cache(HookFilter::All).pos(Positions::LastToken).logits_at(Positions::LastToken);
             let outcome = model.run(&tokens, run()).unwrap();
-            let ours = outcome.cache.logit_attrs(Full::new(), 5).unwrap();
-            let also = whole.logit_attrs(Full::new().pos(Positions::LastToken), 5).unwrap();
-            let per_row = whole.logit_attrs(Full::new().pos(Positions::PerRow(last.clone())), 5).unwrap();
+            let ours = outcome.cache.logit_attrs(FullOptions::new(), 5).unwrap();
+            let also = whole.logit_attrs(FullOptions::new().pos(Positions::LastToken), 5).unwrap();
+            let per_row = whole.logit_attrs(FullOptions::new().pos(Positions::PerRow(last.clone())), 5).unwrap();
             assert_eq!((ours.tensor().dim(), also.tensor().dim()), (3, 2)); // in an analysis the axis goes
-            let all = whole.logit_attrs(Full::new(), 5).unwrap().tensor(); // [row, batch, pos]
+            let all = whole.logit_attrs(FullOptions::new(), 5).unwrap().tensor(); // [row, batch, pos]
             for (row, position) in last.iter().enumerate() {
                 let row = row as i64;
                 assert_eq!(outcome.cache.positions().of_row(row as usize), [*position]);
@@ -140,24 +140,24 @@ fn padding_is_read_only_where_it_is_meant() {
     assert_eq!(at((-1).into()).unwrap_err().to_string(), said);
     assert_eq!(at(Positions::from(-1).with_padding()).unwrap().size(), [3, 1, 96]);
     let cache = run(Positions::default()).unwrap().cache;
-    let error = cache.decompose_resid(Decompose::new().pos(-1)).unwrap_err();
+    let error = cache.decompose_resid(DecomposeOptions::new().pos(-1)).unwrap_err();
     assert_eq!(error.to_string(), said);
-    let read = |options: Decompose| cache.decompose_resid(options).map(|stack| stack.tensor().size());
-    assert_eq!(read(Decompose::new().pos(Positions::from(-1).with_padding())).unwrap()[1..], [3, 24]);
-    assert_eq!(read(Decompose::new()).unwrap()[1..], [3, 7, 24]); // all, padding included
-    assert_eq!(read(Decompose::new().pos(0..3)).unwrap()[1..], [3, 3, 24]);
-    assert_eq!(read(Decompose::new().pos(-1).batch(0)).unwrap()[1..], [24]); // this row has no padding
-    assert!(read(Decompose::new().pos(4).batch([0, 1])).unwrap_err().to_string().contains("batch row 1"));
+    let read = |options: DecomposeOptions| cache.decompose_resid(options).map(|stack| stack.tensor().size());
+    assert_eq!(read(DecomposeOptions::new().pos(Positions::from(-1).with_padding())).unwrap()[1..], [3, 24]);
+    assert_eq!(read(DecomposeOptions::new()).unwrap()[1..], [3, 7, 24]); // all, padding included
+    assert_eq!(read(DecomposeOptions::new().pos(0..3)).unwrap()[1..], [3, 3, 24]);
+    assert_eq!(read(DecomposeOptions::new().pos(-1).batch(0)).unwrap()[1..], [24]); // this row has no padding
+    assert!(read(DecomposeOptions::new().pos(4).batch([0, 1])).unwrap_err().to_string().contains("batch row 1"));
     // Slicing the batch slices the mask with it.
     let first = cache.clone().apply_slice_to_batch_dim([0]).unwrap();
-    assert!(first.decompose_resid(Decompose::new().pos(-1)).is_ok());
+    assert!(first.decompose_resid(DecomposeOptions::new().pos(-1)).is_ok());
     let third = cache.clone().apply_slice_to_batch_dim(2).unwrap();
     assert!(third
-        .decompose_resid(Decompose::new().pos(5))
+        .decompose_resid(DecomposeOptions::new().pos(5))
         .unwrap_err()
         .to_string()
         .contains("position 5 of batch row 0"));
-    assert!(third.decompose_resid(Decompose::new().pos(4)).is_ok());
+    assert!(third.decompose_resid(DecomposeOptions::new().pos(4)).is_ok());
 }
 
 /// −1 is the last column of the input wherever it is said, and not the last that is held.
@@ -165,12 +165,14 @@ fn padding_is_read_only_where_it_is_meant() {
 fn minus_one_is_the_last_column_of_the_input() {
     let (model, tokens) = fixture("gpt2");
     let cache = cached(&model, &tokens, Run::new().pos(0..3));
-    let error = cache.decompose_resid(Decompose::new().pos(-1)).unwrap_err();
+    let error = cache.decompose_resid(DecomposeOptions::new().pos(-1)).unwrap_err();
     assert!(error.to_string().starts_with("`hook_embed` has no position 6, only 0 to 2 in this cache"), "{error}");
     let cache = cached(&model, &tokens, Run::new().pos(4..));
-    let ours = cache.decompose_resid(Decompose::new().pos(-1)).unwrap();
+    let ours = cache.decompose_resid(DecomposeOptions::new().pos(-1)).unwrap();
     let last = &cache[hook::resid_post(1)].i((.., 2));
     assert!(max_diff("the last", &ours.sum().unwrap(), last) < 1e-4);
-    assert!(cache.decompose_resid(Decompose::new().pos(0)).is_err());
-    assert!(cached(&model, &tokens, Run::new().pos(Slice::from(-1))).decompose_resid(Decompose::new().pos(6)).is_ok());
+    assert!(cache.decompose_resid(DecomposeOptions::new().pos(0)).is_err());
+    assert!(cached(&model, &tokens, Run::new().pos(Slice::from(-1)))
+        .decompose_resid(DecomposeOptions::new().pos(6))
+        .is_ok());
 }

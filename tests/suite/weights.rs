@@ -7,7 +7,7 @@ use crate::common::{families, processed_like_transformer_lens, Fixture, Tally};
 use rstest::rstest;
 use tch::{Kind, Tensor};
 use tch_lens::config::{Activation, MlpConfig, NormPosition, PositionalEmbedding, Positions};
-use tch_lens::{hook, Composition, Config, Full, HookedTransformer, Load, OutputTokens, Result, Slice, Target};
+use tch_lens::{hook, Composition, Config, FullOptions, HookedTransformer, Load, OutputTokens, Result, Slice, Target};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -287,7 +287,7 @@ fn biases_are_the_bias_rows() {
             let targets = layers.flat_map(|l| [Target::Attn(l), Target::Mlp(l)]).chain([Target::Unembed]);
             for target in targets.filter(|t| !(model.config().attn_only() && matches!(t, Target::Mlp(_)))) {
                 let Ok(ours) = model.accumulated_bias(target, true) else { continue };
-                let stack = cache.get_full_resid_decomposition(Full::new().target(target)).unwrap();
+                let stack = cache.get_full_resid_decomposition(FullOptions::new().target(target)).unwrap();
                 let row = stack.labels().iter().position(|label| label == "bias").unwrap();
                 let theirs = stack.tensor().select(0, row as i64);
                 tally.compare(&format!("{family} {setting} {target}"), &ours.expand_as(&theirs), &theirs, TOLERANCE);

@@ -1,0 +1,104 @@
+//! What hooks have changed, and which sums no longer hold because of it.
+//!
+//! Rows come from what the run had. Where a hook put something else in place, the parts of the stream may no longer add up to it; what
+//! is missing is a row of its own, [`Component::Intervention`](crate::Component::Intervention).
+
+use tch::Tensor;
+
+use super::frozen_norm::FrozenNorm;
+use super::window::View;
+use crate::component::{Reach, Target};
+use crate::hook::{self, HookPoint, Site};
+use crate::{Error, Result, Transformer};
+
+/// Which parts a decomposition has as rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts {
+    /// Heads, in place of what attention adds.
+    pub(crate) heads: bool,
+    /// Neurons, in place of what MLPs add.
+    pub(crate) neurons: bool,
+}
+
+/// What is no longer the sum of its parts once a hook has changed an activation.
+enum Sum {
+    /// The stream: it is not what the sublayers have added.
+    Stream,
+    /// What a layer's attention adds: it is not what its heads and biases wrote.
+    Attention(usize),
+    /// What a layer's MLP adds: it is not what its neurons and biases wrote.
+    Mlp(usize),
+}
+
+/// The table of what a change at a hook point breaks. Everything else is a part itself (`z`, `result`, `post`, the embeddings), comes
+/// before one, or is a scale, which rows are divided by as it was left.
+fn broken_sum(point: HookPoint, model: &Transformer) -> Result<Option<Sum>> {
+    let Some(layer) = point.layer() else { return Ok(None) };
+    let is_quotient_of =
+        |norm: Option<crate::model::placed_norm::PlacedNorm<'_>>| norm.is_some_and(|norm| norm.points.1 == point);
+    Ok(match point.site() {
+        Site::ResidPre | Site::ResidMid | Site::ResidPost => Some(Sum::Stream),
+        Site::AttnOut => Some(Sum::Attention(layer)),
+        Site::MlpOut => Some(Sum::Mlp(layer)),
+        _ if is_quotient_of(model.norm_after_attn(layer)?) => Some(Sum::Attention(layer)),
+        _ if is_quotient_of(model.norm_after_mlp(layer)?) => Some(Sum::Mlp(layer)),
+        _ => None,
+    })
+}
+
+/// Whether a decomposition into these parts no longer adds up to the stream at the target.
+pub(crate) fn breaks(parts: Parts, view: &View, reach: &Reach) -> Result<bool> {
+    let stream = reach.stream(view.model().config());
+    for point in view.cache.changed() {
+        let breaks = match broken_sum(point, view.model())? {
+            None => false,
+            Some(Sum::Stream) => point <= stream,
+            Some(Sum::Attention(layer)) => parts.heads && layer < reach.attn_layers,
+            Some(Sum::Mlp(layer)) => parts.neurons && layer < reach.mlp_layers,
+        };
+        if breaks {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What the target reads, less its norm's bias, where a hook has changed something between the stream and there:
+/// `[1, batch, pos, d_model]`.
+///
+/// # Errors
+///
+/// [`Error::HeadsReadApart`] where the heads of the target's attention read different streams; [`Error::NoEntry`] and
+/// [`Error::NoPosition`] where the run did not keep what the hook left.
+pub(crate) fn changed_reading(view: &View, target: Target) -> Result<Option<Tensor>> {
+    let is_changed = |point: HookPoint| view.cache.is_changed(point);
+    let mut input = None;
+    match target {
+        Target::Attn(layer) => {
+            let inputs = [hook::attn_in(layer), hook::q_input(layer), hook::k_input(layer), hook::v_input(layer)];
+            if let Some(point) = inputs.into_iter().find(|point| is_changed(*point)) {
+                return Err(Error::HeadsReadApart { name: point.to_string() });
+            }
+        }
+        Target::Mlp(layer) => input = Some(hook::mlp_in(layer)).filter(|point| is_changed(*point)),
+        Target::Unembed if is_changed(hook::unembed_in()) => {
+            let read = view.get(hook::unembed_in())?;
+            let bias = FrozenNorm::bias_of(view.model().norm_before(target)?)?;
+            let read = match &bias {
+                Some(bias) => read.f_sub(bias)?,
+                None => read,
+            };
+            return Ok(Some(read.f_unsqueeze(0)?));
+        }
+        Target::Unembed => {}
+    }
+    let reading = match (view.model().norm_before(target)?, input) {
+        (None, None) => return Ok(None),
+        (None, Some(input)) => view.get(input)?,
+        (Some(norm), input) if input.is_some() || is_changed(norm.points.1) => {
+            FrozenNorm::of_run(Some(norm), view)?.gain(&view.get(norm.points.1)?)?
+        }
+        (Some(_), _) => return Ok(None),
+    };
+    Ok(Some(reading.f_unsqueeze(0)?))
+}
