@@ -215,8 +215,13 @@ fn uniform(seed: i64, name: &str, shape: &[i64]) -> Result<Tensor> {
         let bits = (mixed(state) >> 40) as i32; // 0 to 2^24 - 1
         (2 * bits + 1 - (1 << 24)) as f32 / (1 << 24) as f32
     };
-    let numbers: Vec<f32> = (0..shape.iter().product()).map(|_: i64| next()).collect();
-    Ok(Tensor::f_from_slice(&numbers)?.f_view(shape)?)
+    // libtorch's memory first: where there is not enough, that is an error, and a vector's would end the process.
+    let matrix = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+    for mut part in matrix.f_view(-1)?.f_split(1 << 20, 0)? {
+        let numbers: Vec<f32> = (0..part.numel()).map(|_| next()).collect();
+        part.f_copy_(&Tensor::f_from_slice(&numbers)?)?;
+    }
+    Ok(matrix)
 }
 
 /// SplitMix64's finaliser.

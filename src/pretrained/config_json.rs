@@ -1,4 +1,4 @@
-//! [`ConfigJson`]: a `config.json` whose every field is accounted for.
+//! [`ConfigJson`]: a `config.json` that records which of its fields were read, so that none is skipped in silence.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,13 +10,13 @@ use serde_json::{Map, Value};
 use crate::config::Activation;
 use crate::{Error, Result};
 
-/// A `config.json`, or an object within one, which remembers what was read of it.
+/// A `config.json`, or an object within one. It records the fields that were read.
 #[derive(Debug, Default)]
 pub(crate) struct ConfigJson {
     fields: Map<String, Value>,
-    /// What the names of these fields begin with: empty, or `rope_scaling.` of an object within.
+    /// The prefix of the fields' full names: empty, or `rope_scaling.` for the object in that field.
     path: String,
-    /// By full name; of an object that is read field by field, its name with the dot.
+    /// Full names of the fields that were read. An object that is read field by field has its name with the dot.
     read: Rc<RefCell<BTreeSet<String>>>,
 }
 
@@ -109,7 +109,7 @@ impl ConfigJson {
         self.fields.get("model_type").and_then(Value::as_str)
     }
 
-    /// The field, unless absent or null.
+    /// The field; `None` where it is absent or null.
     pub(crate) fn get<T: DeserializeOwned>(&self, field: &str) -> Result<Option<T>> {
         self.ignore(&[field]);
         match self.fields.get(field) {
@@ -120,34 +120,34 @@ impl ConfigJson {
         }
     }
 
-    /// The field, or this default where it is absent; null, which means something else then, is `None`.
-    pub(crate) fn unless_null<T: DeserializeOwned>(&self, field: &str, default: Option<T>) -> Result<Option<T>> {
+    /// The field, or this default where it is absent. A null is `None`: it does not mean the default.
+    pub(crate) fn get_unless_null<T: DeserializeOwned>(&self, field: &str, default: Option<T>) -> Result<Option<T>> {
         match self.fields.contains_key(field) {
             true => self.get(field),
             false => Ok(default),
         }
     }
 
-    /// The object in this field, whose own fields are then accounted for, too; an empty one is as good as absent.
+    /// The object in this field. Its own fields are recorded, too. An empty object counts as absent.
     pub(crate) fn object(&self, field: &str) -> Result<Option<ConfigJson>> {
-        let fields: Map<String, Value> = self.or(field, Map::new())?;
+        let fields: Map<String, Value> = self.get_or(field, Map::new())?;
         let path = format!("{}{field}.", self.path);
         self.read.borrow_mut().insert(path.clone());
         Ok((!fields.is_empty()).then(|| ConfigJson { fields, path, read: self.read.clone() }))
     }
 
     /// The field, or transformers' default.
-    pub(crate) fn or<T: DeserializeOwned>(&self, field: &str, default: T) -> Result<T> {
+    pub(crate) fn get_or<T: DeserializeOwned>(&self, field: &str, default: T) -> Result<T> {
         Ok(self.get(field)?.unwrap_or(default))
     }
 
-    /// The field, which must be there.
-    pub(crate) fn required<T: DeserializeOwned>(&self, field: &str) -> Result<T> {
+    /// The field; its absence is an error.
+    pub(crate) fn require<T: DeserializeOwned>(&self, field: &str) -> Result<T> {
         self.get(field)?.ok_or_else(|| self.refuse(field, "absent", "it is needed here"))
     }
 
-    /// The field under whichever of these names it has.
-    pub(crate) fn any<T: DeserializeOwned>(&self, fields: &[&str]) -> Result<Option<T>> {
+    /// The field under the first of these names that the file has.
+    pub(crate) fn get_any<T: DeserializeOwned>(&self, fields: &[&str]) -> Result<Option<T>> {
         self.ignore(fields);
         for field in fields {
             if let Some(value) = self.get(field)? {
@@ -157,13 +157,13 @@ impl ConfigJson {
         Ok(None)
     }
 
-    /// Whether one of these is there, and not null.
+    /// Whether one of these fields is present and not null.
     pub(crate) fn has_any(&self, fields: &[&str]) -> bool {
         fields.iter().any(|field| self.fields.get(*field).is_some_and(|value| !value.is_null()))
     }
 
-    /// Refuses a field that has another value than the only one supported.
-    pub(crate) fn only<T>(&self, field: &str, supported: T) -> Result<()>
+    /// Refuses every value of a field but the supported one.
+    pub(crate) fn expect_only<T>(&self, field: &str, supported: T) -> Result<()>
     where
         T: DeserializeOwned + PartialEq + std::fmt::Display,
     {
@@ -175,20 +175,20 @@ impl ConfigJson {
         }
     }
 
-    /// Says that these fields change nothing: dropout and what only training knows.
+    /// Marks fields as read that change nothing in a forward pass, such as dropout.
     pub(crate) fn ignore(&self, fields: &[&str]) {
         self.read.borrow_mut().extend(fields.iter().map(|field| format!("{}{field}", self.path)));
     }
 
-    /// An error that names the field, by its full name, and its value.
+    /// An error that has the field's full name and its value.
     pub(crate) fn refuse(&self, field: &str, value: impl ToString, why: &str) -> Error {
         Error::field(&format!("{}{field}", self.path), value, why)
     }
 
-    /// Fields that mean the same for every architecture.
-    pub(crate) fn common(&self) -> Result<()> {
-        self.only("is_encoder_decoder", false)?;
-        self.only("add_cross_attention", false)?;
+    /// Checks the fields that mean the same for every architecture.
+    pub(crate) fn check_common_fields(&self) -> Result<()> {
+        self.expect_only("is_encoder_decoder", false)?;
+        self.expect_only("add_cross_attention", false)?;
         for field in ["quantization_config", "pruned_heads", "per_layer_config"] {
             match self.get::<Value>(field)? {
                 Some(Value::Object(object)) if object.is_empty() => {}
@@ -199,7 +199,7 @@ impl ConfigJson {
         Ok(())
     }
 
-    /// The fields that nobody read: transformers does not know them for this architecture either.
+    /// The fields that were not read. transformers does not know them for this architecture either.
     pub(crate) fn unread(&self) -> Vec<String> {
         fn unread(fields: &Map<String, Value>, path: &str, read: &BTreeSet<String>) -> Vec<String> {
             let of = |(field, value): (&String, &Value)| {
@@ -216,9 +216,9 @@ impl ConfigJson {
         unread(&self.fields, &self.path, &self.read.borrow())
     }
 
-    /// An activation function under transformers' name.
+    /// The activation function that one of these fields names as transformers does.
     pub(crate) fn activation(&self, fields: &[&str], default: &str) -> Result<Activation> {
-        let name: String = self.any(fields)?.unwrap_or_else(|| default.into());
+        let name: String = self.get_any(fields)?.unwrap_or_else(|| default.into());
         Ok(match name.as_str() {
             "relu" => Activation::Relu,
             "gelu" | "gelu_python" => Activation::Gelu,

@@ -13,7 +13,7 @@ pub fn config_json(bytes: &[u8]) {
         let _ = config.validate();
     }
     let json = ConfigJson::new(fields);
-    let Ok(family) = family::of(&json) else { return };
+    let Ok(family) = family::find(&json) else { return };
     let Ok(config) = (family.config)(&json) else { return };
     if config.validate().is_ok() {
         let _ = (family.names)(&config, &json);

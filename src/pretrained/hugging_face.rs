@@ -23,7 +23,7 @@ pub(crate) type HuggingFace = (Vec<(String, Tensor)>, Map<String, Value>);
 pub(crate) fn hugging_face(model: &Transformer, mut fields: Map<String, Value>, kind: Kind) -> Result<HuggingFace> {
     check_kind(kind)?;
     let json = ConfigJson::new(fields.clone());
-    let family = family::of(&json)?;
+    let family = family::find(&json)?;
     let config = (family.config)(&json)?;
     let mut table = (family.names)(&config, &json)?;
     let parts = model.parts()?;

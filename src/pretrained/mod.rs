@@ -209,7 +209,7 @@ impl Load {
     fn transformer_lens(&self, fields: Map<String, Value>, checkpoint: Checkpoint) -> Result<Pretrained> {
         let json = ConfigJson::new(fields);
         let config = transformer_lens::config(&json)?;
-        let default_prepend_bos = json.or("default_prepend_bos", true)?;
+        let default_prepend_bos = json.get_or("default_prepend_bos", true)?;
         Ok(Pretrained { default_prepend_bos, ..self.named(config, &checkpoint)? })
     }
 
@@ -229,7 +229,7 @@ impl Load {
         checkpoint: impl FnOnce(&Family) -> Result<Checkpoint>,
     ) -> Result<Pretrained> {
         let json = ConfigJson::new(fields.clone());
-        let family = family::of(&json)?;
+        let family = family::find(&json)?;
         let mut config = (family.config)(&json)?;
         let names = (family.names)(&config, &json)?;
         for field in json.unread() {

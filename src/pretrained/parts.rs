@@ -25,8 +25,6 @@ pub(crate) const fn entry(part: Part, name: &'static str, view: View) -> Entry {
     Entry { part, name, view }
 }
 
-pub(crate) use entry as at;
-
 impl Entry {
     /// The tensor's name for this block, expert and head.
     pub(crate) fn tensor_name(&self, location: Location, head: usize) -> String {

@@ -1,29 +1,29 @@
-//! Rotary positions as `config.json` describes them: in the key style of transformers 5 (`rope_parameters`), or of
+//! Rotary positions as `config.json` describes them: with the keys of transformers 5 (`rope_parameters`) or of
 //! transformers 4 (`rope_theta`, `rope_scaling`, `partial_rotary_factor`).
 
 use super::config_json::ConfigJson;
 use crate::config::{Positions, RopeScaling, Rotary};
 use crate::Result;
 
-/// What a family's rotary fields are called in transformers 4, and what transformers takes where they are absent.
+/// The names of a family's rotary fields in transformers 4, and transformers' defaults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rope {
-    /// The base of the wavelengths, where the file has none.
+    /// The default base of the wavelengths.
     pub(crate) theta: f64,
     pub(crate) theta_field: &'static str,
-    /// The share of a head that rotates, where the file has none; `None` if the family rotates all of it.
+    /// The default share of a head that rotates. `None`: the family rotates whole heads.
     pub(crate) partial: Option<f64>,
     pub(crate) partial_field: &'static str,
-    /// Whether a share that is an odd number of dimensions is rounded up; elsewhere transformers cannot run it.
+    /// Whether a share of an odd number of dimensions is rounded up. In other families transformers cannot run it.
     pub(crate) rounds_up: bool,
-    /// The trained context where `original_max_position_embeddings` is absent; `None` for the context itself.
+    /// The trained context where `original_max_position_embeddings` is absent. `None`: the context itself.
     pub(crate) trained: Option<usize>,
-    /// How a file's wavelengths are stretched that says nothing about rotations; `None` for not at all.
+    /// The scaling for a file without `rope_parameters` and `rope_scaling`. `None`: no scaling.
     pub(crate) scaling: Option<&'static RopeScaling>,
 }
 
 impl Rope {
-    /// Llama's, and that of nearly every family.
+    /// Llama's, which most families share.
     pub(crate) const DEFAULT: Rope = Rope {
         theta: 10000.0,
         theta_field: "rope_theta",
@@ -35,9 +35,9 @@ impl Rope {
     };
 }
 
-/// What the rest of the configuration says about a rotation.
+/// What the other fields of the configuration say about a rotation.
 #[derive(Clone, Copy, Debug)]
-struct Around {
+struct RopeContext {
     theta: f64,
     partial: Option<f64>,
     rounds_up: bool,
@@ -49,27 +49,27 @@ struct Around {
 impl ConfigJson {
     /// The rotation of heads of `d_head` in a context of `n_ctx`.
     pub(crate) fn rotary(&self, d_head: usize, n_ctx: usize, rope: Rope) -> Result<Rotary> {
-        // As transformers: `rope_scaling` counts, where there is one.
+        // In transformers, too, `rope_scaling` has precedence.
         let parameters = match self.object("rope_scaling")? {
             Some(scaling) => Some(scaling),
             None => self.object("rope_parameters")?,
         };
-        let theta = self.or(rope.theta_field, rope.theta)?;
+        let theta = self.get_or(rope.theta_field, rope.theta)?;
         let partial = match rope.partial {
-            Some(default) => Some(self.or(rope.partial_field, default)?),
-            None => self.only(rope.partial_field, 1.0).map(|()| None)?,
+            Some(default) => Some(self.get_or(rope.partial_field, default)?),
+            None => self.expect_only(rope.partial_field, 1.0).map(|()| None)?,
         };
         let trained = self.get("original_max_position_embeddings")?.or(rope.trained);
-        let around = Around { theta, partial, rounds_up: rope.rounds_up, trained, d_head, n_ctx };
+        let context = RopeContext { theta, partial, rounds_up: rope.rounds_up, trained, d_head, n_ctx };
         let silent = !self.has_any(&["rope_scaling", "rope_parameters"]);
-        let mut rotary = rotary(&parameters.unwrap_or_default(), around)?;
+        let mut rotary = rotary(&parameters.unwrap_or_default(), context)?;
         if let (Some(scaling), true) = (rope.scaling, silent) {
             rotary.scaling = scaling.clone();
         }
         Ok(rotary)
     }
 
-    /// The rotations of the global and the local layers, where these differ: `rope_parameters` has an object for each.
+    /// The rotations of the global and the local layers. `rope_parameters` has an object for each.
     pub(crate) fn rotary_by_layer_type(
         &self,
         d_head: usize,
@@ -78,7 +78,7 @@ impl ConfigJson {
         local: Rope,
     ) -> Result<Positions> {
         let both = self.object("rope_parameters")?.unwrap_or_default();
-        let scaling = self.object("rope_scaling")?; // only ever of the global layers
+        let scaling = self.object("rope_scaling")?; // transformers applies it to the global layers only
         let read = |field: &str, scaling: Option<ConfigJson>, rope: Rope| {
             let parameters = match (both.object(field)?, scaling) {
                 (Some(_), Some(_)) => {
@@ -86,8 +86,8 @@ impl ConfigJson {
                 }
                 (parameters, scaling) => parameters.or(scaling).unwrap_or_default(),
             };
-            let theta = self.or(rope.theta_field, rope.theta)?;
-            rotary(&parameters, Around { theta, partial: None, rounds_up: false, trained: None, d_head, n_ctx })
+            let theta = self.get_or(rope.theta_field, rope.theta)?;
+            rotary(&parameters, RopeContext { theta, partial: None, rounds_up: false, trained: None, d_head, n_ctx })
         };
         Ok(Positions::Rotary {
             global: read("full_attention", scaling, global)?,
@@ -97,17 +97,17 @@ impl ConfigJson {
 }
 
 /// The rotation that `parameters` describe.
-fn rotary(parameters: &ConfigJson, around: Around) -> Result<Rotary> {
-    let Around { d_head, n_ctx, .. } = around;
-    let mut base: f64 = parameters.or("rope_theta", around.theta)?;
+fn rotary(parameters: &ConfigJson, context: RopeContext) -> Result<Rotary> {
+    let RopeContext { d_head, n_ctx, .. } = context;
+    let mut base: f64 = parameters.get_or("rope_theta", context.theta)?;
     let mut dim = d_head;
-    match around.partial {
-        None => parameters.only("partial_rotary_factor", 1.0)?,
+    match context.partial {
+        None => parameters.expect_only("partial_rotary_factor", 1.0)?,
         Some(default) => {
-            let partial: f64 = parameters.or("partial_rotary_factor", default)?;
+            let partial: f64 = parameters.get_or("partial_rotary_factor", default)?;
             dim = (d_head as f64 * partial) as usize;
-            if around.rounds_up && dim % 2 == 1 && dim < d_head {
-                // One dimension more turns, at the same frequencies base^(-2i / dim).
+            if context.rounds_up && dim % 2 == 1 && dim < d_head {
+                // One more dimension rotates. The frequencies stay base^(-2i / dim) with the unrounded dim.
                 base = base.powf((dim + 1) as f64 / dim as f64);
                 dim += 1;
             }
@@ -117,46 +117,46 @@ fn rotary(parameters: &ConfigJson, around: Around) -> Result<Rotary> {
             }
         }
     }
-    let rope_type = parameters.any(&["rope_type", "type"])?.unwrap_or("default".to_string());
-    // The model's own field counts before that of the parameters.
+    let rope_type = parameters.get_any(&["rope_type", "type"])?.unwrap_or("default".to_string());
+    // The model's own field has precedence over that of the parameters.
     let inner: Option<usize> = parameters.get("original_max_position_embeddings")?;
-    let trained = around.trained.or(inner).unwrap_or(n_ctx);
+    let trained = context.trained.or(inner).unwrap_or(n_ctx);
     if trained == 0 {
         return Err(parameters.refuse("original_max_position_embeddings", trained, "it must be at least 1"));
     }
-    if base != parameters.or("rope_theta", around.theta)? && matches!(rope_type.as_str(), "dynamic" | "yarn") {
+    if base != parameters.get_or("rope_theta", context.theta)? && matches!(rope_type.as_str(), "dynamic" | "yarn") {
         return Err(parameters.refuse("rope_type", rope_type, "it needs an even number of dimensions that rotate"));
     }
     let scaling = match rope_type.as_str() {
         "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear { factor: parameters.required("factor")? },
+        "linear" => RopeScaling::Linear { factor: parameters.require("factor")? },
         "dynamic" => {
-            RopeScaling::Dynamic { factor: parameters.required("factor")?, original_max_position_embeddings: n_ctx }
+            RopeScaling::Dynamic { factor: parameters.require("factor")?, original_max_position_embeddings: n_ctx }
         }
         "llama3" => RopeScaling::Llama3 {
-            factor: parameters.required("factor")?,
-            low_freq_factor: parameters.required("low_freq_factor")?,
-            high_freq_factor: parameters.required("high_freq_factor")?,
+            factor: parameters.require("factor")?,
+            low_freq_factor: parameters.require("low_freq_factor")?,
+            high_freq_factor: parameters.require("high_freq_factor")?,
             original_max_position_embeddings: trained,
         },
         "yarn" => {
-            let factor = parameters.or("factor", n_ctx as f64 / trained as f64)?;
+            let factor = parameters.get_or("factor", n_ctx as f64 / trained as f64)?;
             RopeScaling::Yarn {
                 factor,
                 attention_factor: yarn_attention_factor(parameters, factor)?,
-                beta_fast: parameters.or("beta_fast", 32.0)?,
-                beta_slow: parameters.or("beta_slow", 1.0)?,
-                truncate: parameters.or("truncate", true)?,
+                beta_fast: parameters.get_or("beta_fast", 32.0)?,
+                beta_slow: parameters.get_or("beta_slow", 1.0)?,
+                truncate: parameters.get_or("truncate", true)?,
                 original_max_position_embeddings: trained,
             }
         }
         "longrope" | "su" => {
-            let factor: f64 = parameters.or("factor", n_ctx as f64 / trained as f64)?;
+            let factor: f64 = parameters.get_or("factor", n_ctx as f64 / trained as f64)?;
             let natural = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained as f64).ln()).sqrt() };
             RopeScaling::LongRope {
                 short_factor: divisors(parameters, "short_factor", dim / 2)?,
                 long_factor: divisors(parameters, "long_factor", dim / 2)?,
-                attention_factor: parameters.or("attention_factor", natural)?,
+                attention_factor: parameters.get_or("attention_factor", natural)?,
                 original_max_position_embeddings: trained,
             }
         }
@@ -165,17 +165,17 @@ fn rotary(parameters: &ConfigJson, around: Around) -> Result<Rotary> {
     Ok(Rotary { dim, base, adjacent_pairs: false, scaling })
 }
 
-/// What YaRN multiplies cosine and sine by, where the file does not say: Peng et al. 2023, section 3.4.
+/// The factor of cosine and sine in YaRN: the file's, or the one of Peng et al. 2023, section 3.4.
 fn yarn_attention_factor(parameters: &ConfigJson, factor: f64) -> Result<f64> {
     let natural = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
     let given = parameters.get("attention_factor")?;
-    let (m, all) = (parameters.or("mscale", 0.0)?, parameters.or("mscale_all_dim", 0.0)?);
+    let (m, all) = (parameters.get_or("mscale", 0.0)?, parameters.get_or("mscale_all_dim", 0.0)?);
     Ok(given.unwrap_or(if m != 0.0 && all != 0.0 { natural(m) / natural(all) } else { natural(1.0) }))
 }
 
-/// LongRoPE's divisors: one for each pair.
+/// LongRoPE's divisors, one for each pair.
 fn divisors(parameters: &ConfigJson, field: &str, pairs: usize) -> Result<Vec<f64>> {
-    let divisors: Vec<f64> = parameters.required(field)?;
+    let divisors: Vec<f64> = parameters.require(field)?;
     match divisors.len() == pairs {
         true => Ok(divisors),
         false => {

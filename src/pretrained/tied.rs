@@ -39,7 +39,7 @@ pub(crate) fn tie(config: &mut Config, names: &mut [Entry], checkpoint: &Checkpo
     }
 }
 
-/// Whether the stored embedding and unembedding are two matrices.
+/// Whether the stored embedding and unembedding are different matrices.
 fn differ(e: &Entry, u: &Entry, checkpoint: &Checkpoint) -> Result<bool> {
     let (Some(embedding), Some(unembedding)) = (checkpoint.tensor(e.name)?, checkpoint.tensor(u.name)?) else {
         return Ok(false);
@@ -48,20 +48,21 @@ fn differ(e: &Entry, u: &Entry, checkpoint: &Checkpoint) -> Result<bool> {
         View::Transposed if unembedding.dim() == 2 => unembedding.f_tr()?,
         _ => unembedding,
     };
-    Ok(embedding.size() != unembedding.size() || !embedding.f_equal(&unembedding)?)
+    let alike = embedding.kind() == unembedding.kind() && embedding.size() == unembedding.size();
+    Ok(!alike || !embedding.f_equal(&unembedding)?)
 }
 
 #[cfg(test)]
 mod tests {
     use tch::Tensor;
 
-    use super::super::parts::at;
+    use super::super::parts::entry;
     use super::*;
 
     /// What becomes of the table, the configuration and the name that is not read.
     fn tied(u_view: View, tensors: &[(&str, Tensor)]) -> ([(&'static str, View); 2], bool, Option<&'static str>) {
         let mut config = Config { tie_word_embeddings: true, ..Config::new(1, 2, 1, 3, 4) };
-        let mut names = [at(Part::WE, "e", View::AsIs), at(Part::U, "u", u_view)];
+        let mut names = [entry(Part::WE, "e", View::AsIs), entry(Part::U, "u", u_view)];
         let checkpoint =
             Checkpoint::in_memory(tensors.iter().map(|(name, tensor)| (name.to_string(), tensor.shallow_clone())));
         let unread = tie(&mut config, &mut names, &checkpoint).unwrap();

@@ -169,3 +169,16 @@ fn what_cannot_be_made_is_an_error() {
     }
     assert!(says(Config { d_model: 0, ..config() }).contains("`d_model` is 0"));
 }
+
+/// 4 TB, which no host has: where the system refuses such memory, that is an error and not the end of the process.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_model_too_large_for_memory_is_an_error() {
+    let overcommits = std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "1");
+    if overcommits {
+        return println!("not tried: this system gives any memory that is asked for");
+    }
+    let config = Config { mlp: None, ..Config::new(1, 1 << 12, 1, 1 << 28, 8) };
+    let error = HookedTransformer::init(config, 0).unwrap_err().to_string();
+    assert!(error.contains("memory"), "{error}");
+}

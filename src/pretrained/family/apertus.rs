@@ -3,7 +3,7 @@
 use super::llama_style::{self, attention_biases, Defaults, ATTENTION, ENDS, LLAMA, QK_NORMS};
 use super::{ConfigJson, Family};
 use crate::config::{MlpKind, Normalization, QkNorm, RopeScaling};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
@@ -19,7 +19,7 @@ const DEFAULTS: Defaults = Defaults {
     ..LLAMA
 };
 
-/// The stretch of a file that has none.
+/// The scaling of a file without rotary fields.
 static LLAMA3: RopeScaling = RopeScaling::Llama3 {
     factor: 8.0,
     low_freq_factor: 1.0,
@@ -29,9 +29,9 @@ static LLAMA3: RopeScaling = RopeScaling::Llama3 {
 
 fn config(json: &ConfigJson) -> Result<Config> {
     // Fields of the first files, which transformers does not know.
-    json.only("qk_norm", true)?;
-    json.only("post_norm", false)?;
-    json.only("mlp_bias", false)?;
+    json.expect_only("qk_norm", true)?;
+    json.expect_only("post_norm", false)?;
+    json.expect_only("mlp_bias", false)?;
     let mut config = llama_style::config(json, &DEFAULTS)?;
     llama_style::set_mlp_kind(&mut config, MlpKind::Plain);
     config.attention.qk_norm = Some(QkNorm::PerHead(Normalization::RMS));
@@ -39,17 +39,17 @@ fn config(json: &ConfigJson) -> Result<Config> {
 }
 
 const NORMS: &[Entry] = &[
-    at(Ln1W, "model.layers.{l}.attention_layernorm.weight", AsIs),
-    at(Ln2W, "model.layers.{l}.feedforward_layernorm.weight", AsIs),
+    entry(Ln1W, "model.layers.{l}.attention_layernorm.weight", AsIs),
+    entry(Ln2W, "model.layers.{l}.feedforward_layernorm.weight", AsIs),
 ];
 
 const MLP: &[Entry] = &[
-    at(In, "model.layers.{l}.mlp.up_proj.weight", AsIs),
-    at(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
-    at(XieluAlphaP, "model.layers.{l}.mlp.act_fn.alpha_p", AsIs),
-    at(XieluAlphaN, "model.layers.{l}.mlp.act_fn.alpha_n", AsIs),
-    at(XieluBeta, "model.layers.{l}.mlp.act_fn.beta", AsIs),
-    at(XieluEps, "model.layers.{l}.mlp.act_fn.eps", AsIs),
+    entry(In, "model.layers.{l}.mlp.up_proj.weight", AsIs),
+    entry(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
+    entry(XieluAlphaP, "model.layers.{l}.mlp.act_fn.alpha_p", AsIs),
+    entry(XieluAlphaN, "model.layers.{l}.mlp.act_fn.alpha_n", AsIs),
+    entry(XieluBeta, "model.layers.{l}.mlp.act_fn.beta", AsIs),
+    entry(XieluEps, "model.layers.{l}.mlp.act_fn.eps", AsIs),
 ];
 
 fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {

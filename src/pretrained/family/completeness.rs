@@ -1,15 +1,16 @@
-//! No field of any family's `config.json` is skipped in silence: what transformers knows is read, refused, or named here.
+//! No field of any family's `config.json` is skipped in silence: every field that transformers knows is read, refused, or listed
+//! here.
 
 use std::path::Path;
 
 use serde_json::{json, Map, Value};
 
-use super::{of, transformer_lens, ConfigJson, FAMILIES};
+use super::{find, transformer_lens, ConfigJson, FAMILIES};
 use crate::pretrained::config_json::HARMLESS;
 use crate::Result;
 
-/// Fields that change nothing in a forward pass, of one family or another: dropout and what else only training knows,
-/// heads that a language model does not have, and how transformers computes rather than what.
+/// Fields of some families that change nothing in a forward pass: dropout and other settings of training, heads that a language
+/// model does not have, and how transformers computes rather than what.
 const CHANGE_NOTHING: &[&str] = &[
     "_sliding_window_pattern", // written beside `layer_types`, which counts
     "attention_dropout",
@@ -55,10 +56,10 @@ const COUNT_ELSEWHERE: &[(&str, &str)] = &[
     ("phi3", "original_max_position_embeddings"), // of longrope
 ];
 
-/// Everything that is made of a `config.json`, and the fields that nobody read.
+/// Everything that is made of a `config.json`, and the fields that were not read.
 fn read(fields: &Map<String, Value>) -> Result<(String, Vec<String>)> {
     let json = ConfigJson::new(fields.clone());
-    let family = of(&json)?;
+    let family = find(&json)?;
     let config = (family.config)(&json)?;
     let names = (family.names)(&config, &json)?;
     config.validate()?;
@@ -137,7 +138,7 @@ fn every_field_of_the_fixtures_is_accounted_for() {
     println!("{files} files");
 }
 
-/// The full names of all fields, those of objects within included.
+/// The full names of all fields, including those of nested objects.
 fn paths(fields: &Map<String, Value>, path: &str) -> Vec<String> {
     let of = |(field, value): (&String, &Value)| {
         let name = format!("{path}{field}");
@@ -149,7 +150,7 @@ fn paths(fields: &Map<String, Value>, path: &str) -> Vec<String> {
     fields.iter().flat_map(of).collect()
 }
 
-/// Another value, of the same type where it has one.
+/// Replaces a value by another, of the same type where possible.
 fn change(fields: &mut Map<String, Value>, path: &str) {
     if let Some((first, rest)) = path.split_once('.') {
         return change(fields[first].as_object_mut().unwrap(), rest);

@@ -3,7 +3,7 @@
 use super::llama_style::{self, attention_biases, Defaults, ATTENTION, LLAMA, MLP};
 use super::{ConfigJson, Family};
 use crate::config::Activation;
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("gemma", &["GemmaForCausalLM"], config, names);
@@ -23,7 +23,7 @@ const DEFAULTS: Defaults = Defaults {
 };
 
 fn config(json: &ConfigJson) -> Result<Config> {
-    json.only("use_bidirectional_attention", false)?;
+    json.expect_only("use_bidirectional_attention", false)?;
     let mut config = llama_style::config(json, &DEFAULTS)?;
     let Some(mlp) = &mut config.mlp else { return Ok(config) };
     // The first files say "gelu" and mean its tanh approximation, as transformers knows.
@@ -41,14 +41,14 @@ fn config(json: &ConfigJson) -> Result<Config> {
 
 /// Embedding, last norm, unembedding.
 pub(super) const ENDS: &[Entry] = &[
-    at(WE, "model.embed_tokens.weight", TimesSqrtDModel),
-    at(LnFinalW, "model.norm.weight", PlusOne),
-    at(U, "lm_head.weight", AsIs),
+    entry(WE, "model.embed_tokens.weight", TimesSqrtDModel),
+    entry(LnFinalW, "model.norm.weight", PlusOne),
+    entry(U, "lm_head.weight", AsIs),
 ];
 
 const NORMS: &[Entry] = &[
-    at(Ln1W, "model.layers.{l}.input_layernorm.weight", PlusOne),
-    at(Ln2W, "model.layers.{l}.post_attention_layernorm.weight", PlusOne),
+    entry(Ln1W, "model.layers.{l}.input_layernorm.weight", PlusOne),
+    entry(Ln2W, "model.layers.{l}.post_attention_layernorm.weight", PlusOne),
 ];
 
 fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {

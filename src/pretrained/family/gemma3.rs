@@ -5,7 +5,7 @@ use super::gemma2::{self, like_gemma2, NORMS};
 use super::llama_style::{self, attention_biases, Defaults, ATTENTION, MLP};
 use super::{gemma, ConfigJson, Family};
 use crate::config::{Normalization, QkNorm};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
@@ -16,7 +16,7 @@ const DEFAULTS: Defaults =
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["_sliding_window_pattern"]); // transformers 5 writes it, and reads `layer_types`
-    let pattern: usize = json.or("sliding_window_pattern", 6)?;
+    let pattern: usize = json.get_or("sliding_window_pattern", 6)?;
     let mut config = like_gemma2(json, &DEFAULTS, |layer| (layer + 1) % pattern.max(1) != 0)?;
     let global = Rope { theta: 1e6, ..Rope::DEFAULT };
     let local = Rope { theta_field: "rope_local_base_freq", ..Rope::DEFAULT };
@@ -30,8 +30,8 @@ fn config(json: &ConfigJson) -> Result<Config> {
 }
 
 const QK_NORMS: &[Entry] = &[
-    at(QNormW, "model.layers.{l}.self_attn.q_norm.weight", PlusOne),
-    at(KNormW, "model.layers.{l}.self_attn.k_norm.weight", PlusOne),
+    entry(QNormW, "model.layers.{l}.self_attn.q_norm.weight", PlusOne),
+    entry(KNormW, "model.layers.{l}.self_attn.k_norm.weight", PlusOne),
 ];
 
 fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {

@@ -9,7 +9,7 @@ pub(super) const FAMILY: Family = gpt2_style::family("gpt2", &["GPT2LMHeadModel"
 
 fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = unscaled(json, &GPT2)?;
-    config.attention.scale_by_inverse_layer_idx = json.or("scale_attn_by_inverse_layer_idx", false)?;
+    config.attention.scale_by_inverse_layer_idx = json.get_or("scale_attn_by_inverse_layer_idx", false)?;
     Ok(config)
 }
 
@@ -18,7 +18,7 @@ pub(super) fn unscaled(json: &ConfigJson, fields: &Fields) -> Result<Config> {
     gpt2_style::ignore_training(json);
     json.ignore(&["n_ctx", "reorder_and_upcast_attn"]);
     let mut config = gpt2_style::config(json, fields)?;
-    config.attention.scale = if json.or("scale_attn_weights", true)? { None } else { Some(1.0) };
+    config.attention.scale = if json.get_or("scale_attn_weights", true)? { None } else { Some(1.0) };
     Ok(config)
 }
 

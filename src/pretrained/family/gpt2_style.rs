@@ -1,14 +1,13 @@
-//! What GPT-2's relatives share: the sizes in their `config.json` under each family's names, and tables of names to put
-//! together.
+//! What GPT-2's relatives share: the fields of their `config.json`, under each family's names, and tables of names.
 
 use super::{ConfigJson, Family};
 use crate::config::MlpConfig;
-use crate::pretrained::parts::{at, Entry, Part::*, View};
+use crate::pretrained::parts::{entry, Entry, Part::*, View};
 use crate::{Config, Result};
 
 use View::AsIs;
 
-/// A relative's entry in the table of families.
+/// The family of one of GPT-2's relatives.
 pub(super) const fn family(
     model_type: &'static str,
     architectures: &'static [&'static str],
@@ -25,7 +24,7 @@ pub(super) const fn family(
     }
 }
 
-/// A number under whichever of these names a file has it, and what transformers takes where the file is silent.
+/// The names of a field, and transformers' default.
 pub(super) type Field<T> = (&'static [&'static str], T);
 
 /// The fields of a family.
@@ -55,20 +54,20 @@ pub(super) const GPT2: Fields = Fields {
     tie_word_embeddings: true,
 };
 
-/// The shape that the older families' fields describe: learned positions, layer norms, a plain MLP.
+/// Reads the fields that the older families have: learned positions, layer norms, a plain MLP.
 pub(super) fn config(json: &ConfigJson, fields: &Fields) -> Result<Config> {
-    let size = |(names, default): Field<usize>| -> Result<usize> { Ok(json.any(names)?.unwrap_or(default)) };
-    let d_vocab = json.or("vocab_size", fields.d_vocab)?;
+    let size = |(names, default): Field<usize>| -> Result<usize> { Ok(json.get_any(names)?.unwrap_or(default)) };
+    let d_vocab = json.get_or("vocab_size", fields.d_vocab)?;
     let (d_model, n_heads) = (size(fields.d_model)?, size(fields.n_heads)?);
     let mut config = Config::new(size(fields.n_layers)?, d_model, n_heads, d_vocab, size(fields.n_ctx)?);
-    let d_mlp = json.any(fields.d_mlp.0)?.or(fields.d_mlp.1).unwrap_or(config.d_mlp());
+    let d_mlp = json.get_any(fields.d_mlp.0)?.or(fields.d_mlp.1).unwrap_or(config.d_mlp());
     config.mlp = Some(MlpConfig::plain(d_mlp, json.activation(fields.activation.0, fields.activation.1)?));
-    config.norms.eps = json.any(fields.eps.0)?.unwrap_or(fields.eps.1);
-    config.tie_word_embeddings = json.or("tie_word_embeddings", fields.tie_word_embeddings)?;
+    config.norms.eps = json.get_any(fields.eps.0)?.unwrap_or(fields.eps.1);
+    config.tie_word_embeddings = json.get_or("tie_word_embeddings", fields.tie_word_embeddings)?;
     Ok(config)
 }
 
-/// Dropout, and the head that summarises a text for a classifier, are no part of a language model's forward pass.
+/// Ignores dropout, and the head that summarises a text for a classifier. A language model's forward pass has neither.
 pub(super) fn ignore_training(json: &ConfigJson) {
     json.ignore(&["attn_pdrop", "embd_pdrop", "resid_pdrop"]);
     json.ignore(&["attention_dropout", "embed_dropout", "resid_dropout", "classifier_dropout"]);
@@ -76,45 +75,45 @@ pub(super) fn ignore_training(json: &ConfigJson) {
     json.ignore(&["summary_type", "summary_use_proj"]);
 }
 
-/// Embedding and unembedding, and the norms but for the second of a block.
+/// Embedding, unembedding, the first norm of each block, and the last norm.
 pub(super) const ENDS: &[Entry] = &[
-    at(WE, "transformer.wte.weight", AsIs),
-    at(Ln1W, "transformer.h.{l}.ln_1.weight", AsIs),
-    at(Ln1B, "transformer.h.{l}.ln_1.bias", AsIs),
-    at(LnFinalW, "transformer.ln_f.weight", AsIs),
-    at(LnFinalB, "transformer.ln_f.bias", AsIs),
-    at(U, "lm_head.weight", AsIs),
+    entry(WE, "transformer.wte.weight", AsIs),
+    entry(Ln1W, "transformer.h.{l}.ln_1.weight", AsIs),
+    entry(Ln1B, "transformer.h.{l}.ln_1.bias", AsIs),
+    entry(LnFinalW, "transformer.ln_f.weight", AsIs),
+    entry(LnFinalB, "transformer.ln_f.bias", AsIs),
+    entry(U, "lm_head.weight", AsIs),
 ];
 
-/// The second norm of a block, and the positions.
+/// The second norm of each block, and the position embedding.
 pub(super) const LN2_AND_POSITIONS: &[Entry] = &[
-    at(WPos, "transformer.wpe.weight", AsIs),
-    at(Ln2W, "transformer.h.{l}.ln_2.weight", AsIs),
-    at(Ln2B, "transformer.h.{l}.ln_2.bias", AsIs),
+    entry(WPos, "transformer.wpe.weight", AsIs),
+    entry(Ln2W, "transformer.h.{l}.ln_2.weight", AsIs),
+    entry(Ln2B, "transformer.h.{l}.ln_2.bias", AsIs),
 ];
 
-/// Queries, keys and values in one matrix, seen as `w` and its bias as `b`; and the output, seen as `o`.
+/// Queries, keys and values in one matrix with view `w` and bias with view `b`, and the output matrix with view `o`.
 pub(super) fn fused_attention(w: fn(usize) -> View, b: fn(usize) -> View, o: View) -> [Entry; 8] {
     const W: &str = "transformer.h.{l}.attn.c_attn.weight";
     const B: &str = "transformer.h.{l}.attn.c_attn.bias";
     [
-        at(Q, W, w(0)),
-        at(K, W, w(1)),
-        at(V, W, w(2)),
-        at(QB, B, b(0)),
-        at(KB, B, b(1)),
-        at(VB, B, b(2)),
-        at(O, "transformer.h.{l}.attn.c_proj.weight", o),
-        at(OB, "transformer.h.{l}.attn.c_proj.bias", AsIs),
+        entry(Q, W, w(0)),
+        entry(K, W, w(1)),
+        entry(V, W, w(2)),
+        entry(QB, B, b(0)),
+        entry(KB, B, b(1)),
+        entry(VB, B, b(2)),
+        entry(O, "transformer.h.{l}.attn.c_proj.weight", o),
+        entry(OB, "transformer.h.{l}.attn.c_proj.bias", AsIs),
     ]
 }
 
-/// The MLP, its matrices seen like this.
+/// The MLP, with its matrices under this view.
 pub(super) fn mlp(view: View) -> [Entry; 4] {
     [
-        at(In, "transformer.h.{l}.mlp.c_fc.weight", view),
-        at(InB, "transformer.h.{l}.mlp.c_fc.bias", AsIs),
-        at(Out, "transformer.h.{l}.mlp.c_proj.weight", view),
-        at(OutB, "transformer.h.{l}.mlp.c_proj.bias", AsIs),
+        entry(In, "transformer.h.{l}.mlp.c_fc.weight", view),
+        entry(InB, "transformer.h.{l}.mlp.c_fc.bias", AsIs),
+        entry(Out, "transformer.h.{l}.mlp.c_proj.weight", view),
+        entry(OutB, "transformer.h.{l}.mlp.c_proj.bias", AsIs),
     ]
 }

@@ -14,12 +14,12 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "inference_runner"]);
     json.ignore(&["max_batch_size", "max_sequence_length", "pad_key_length", "pre_allocate_kv_cache"]);
     json.ignore(&["validate_runner_input"]);
-    json.only("scale_attn_by_inverse_layer_idx", false)?;
+    json.expect_only("scale_attn_by_inverse_layer_idx", false)?;
     let mut config = gpt2::unscaled(json, &FIELDS)?;
-    if json.or("multi_query", true)? {
+    if json.get_or("multi_query", true)? {
         config.n_key_value_heads = 1;
     }
-    json.only("num_key_value_heads", config.n_key_value_heads)?;
+    json.expect_only("num_key_value_heads", config.n_key_value_heads)?;
     Ok(config)
 }
 

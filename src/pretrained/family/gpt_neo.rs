@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::gpt2_style::{self, Fields, ENDS, GPT2, LN2_AND_POSITIONS};
 use super::{ConfigJson, Family};
 use crate::config::{PerLayer, Reach};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Error, Result};
 
 pub(super) const FAMILY: Family = Family {
@@ -26,7 +26,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     gpt2_style::ignore_training(json);
     let mut config = gpt2_style::config(json, &FIELDS)?;
     config.attention.scale = Some(1.0);
-    config.attention.reach = reach(json, config.n_layers, json.or("window_size", 256)?)?;
+    config.attention.reach = reach(json, config.n_layers, json.get_or("window_size", 256)?)?;
     Ok(config)
 }
 
@@ -34,7 +34,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
 fn reach(json: &ConfigJson, n_layers: usize, window: usize) -> Result<PerLayer<Reach>> {
     json.ignore(&["attention_layers"]); // the same list, written out
     let default = serde_json::json!([[["global", "local"], 12]]);
-    let value: Value = json.or("attention_types", default)?;
+    let value: Value = json.get_or("attention_types", default)?;
     let refuse = || Error::field("attention_types", &value, "expected [[[\"global\" or \"local\", …], times], …]");
     let groups: Vec<(Vec<String>, usize)> = serde_json::from_value(value.clone()).map_err(|_| refuse())?;
     let mut layers = Vec::new();
@@ -56,11 +56,11 @@ fn reach(json: &ConfigJson, n_layers: usize, window: usize) -> Result<PerLayer<R
 }
 
 const ATTENTION: &[Entry] = &[
-    at(Q, "transformer.h.{l}.attn.attention.q_proj.weight", AsIs),
-    at(K, "transformer.h.{l}.attn.attention.k_proj.weight", AsIs),
-    at(V, "transformer.h.{l}.attn.attention.v_proj.weight", AsIs),
-    at(O, "transformer.h.{l}.attn.attention.out_proj.weight", AsIs),
-    at(OB, "transformer.h.{l}.attn.attention.out_proj.bias", AsIs),
+    entry(Q, "transformer.h.{l}.attn.attention.q_proj.weight", AsIs),
+    entry(K, "transformer.h.{l}.attn.attention.k_proj.weight", AsIs),
+    entry(V, "transformer.h.{l}.attn.attention.v_proj.weight", AsIs),
+    entry(O, "transformer.h.{l}.attn.attention.out_proj.weight", AsIs),
+    entry(OB, "transformer.h.{l}.attn.attention.out_proj.bias", AsIs),
 ];
 
 fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {

@@ -3,7 +3,7 @@
 use super::llama_style::{self, *};
 use super::{ConfigJson, Family};
 use crate::config::{ExpertGate, Experts, MlpKind, RopeScaling, Routing};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
@@ -23,7 +23,7 @@ const DEFAULTS: Defaults = Defaults {
     ..LLAMA
 };
 
-/// The stretch of a file that has none.
+/// The scaling of a file without rotary fields.
 static YARN: RopeScaling = RopeScaling::Yarn {
     factor: 32.0,
     attention_factor: 1.346_573_590_279_972_6, // 0.1 ln(32) + 1
@@ -37,31 +37,31 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["output_router_logits", "router_aux_loss_coef"]);
     let mut config = llama_style::config(json, &DEFAULTS)?;
     let experts = Experts {
-        num_experts: json.any(&["num_experts", "num_local_experts"])?.unwrap_or(128),
-        experts_per_token: json.any(&["num_experts_per_tok", "experts_per_token"])?.unwrap_or(4),
+        num_experts: json.get_any(&["num_experts", "num_local_experts"])?.unwrap_or(128),
+        experts_per_token: json.get_any(&["num_experts_per_tok", "experts_per_token"])?.unwrap_or(4),
         routing: Routing::TopKSoftmax,
         gate: ExpertGate::ClampedSwiglu {
-            alpha: json.or("swiglu_alpha", 1.702)?,
-            limit: json.or("swiglu_limit", 7.0)?,
+            alpha: json.get_or("swiglu_alpha", 1.702)?,
+            limit: json.get_or("swiglu_limit", 7.0)?,
         },
     };
     llama_style::set_mlp_kind(&mut config, MlpKind::Experts(experts));
     config.attention.sinks = true;
-    let window = json.unless_null("sliding_window", Some(128))?;
+    let window = json.get_unless_null("sliding_window", Some(128))?;
     config.attention.reach = layer_types(json, config.n_layers, window, |layer| layer % 2 == 0)?;
     Ok(config)
 }
 
 const SINKS_AND_EXPERTS: &[Entry] = &[
-    at(Sinks, "model.layers.{l}.self_attn.sinks", AsIs),
-    at(Router, "model.layers.{l}.mlp.router.weight", AsIs),
-    at(RouterB, "model.layers.{l}.mlp.router.bias", AsIs),
-    at(Gate, "model.layers.{l}.mlp.experts.gate_up_proj", ExpertEverySecond(0)),
-    at(GateB, "model.layers.{l}.mlp.experts.gate_up_proj_bias", ExpertEverySecond(0)),
-    at(In, "model.layers.{l}.mlp.experts.gate_up_proj", ExpertEverySecond(1)),
-    at(InB, "model.layers.{l}.mlp.experts.gate_up_proj_bias", ExpertEverySecond(1)),
-    at(Out, "model.layers.{l}.mlp.experts.down_proj", ExpertTransposed),
-    at(OutB, "model.layers.{l}.mlp.experts.down_proj_bias", Expert),
+    entry(Sinks, "model.layers.{l}.self_attn.sinks", AsIs),
+    entry(Router, "model.layers.{l}.mlp.router.weight", AsIs),
+    entry(RouterB, "model.layers.{l}.mlp.router.bias", AsIs),
+    entry(Gate, "model.layers.{l}.mlp.experts.gate_up_proj", ExpertEverySecond(0)),
+    entry(GateB, "model.layers.{l}.mlp.experts.gate_up_proj_bias", ExpertEverySecond(0)),
+    entry(In, "model.layers.{l}.mlp.experts.gate_up_proj", ExpertEverySecond(1)),
+    entry(InB, "model.layers.{l}.mlp.experts.gate_up_proj_bias", ExpertEverySecond(1)),
+    entry(Out, "model.layers.{l}.mlp.experts.down_proj", ExpertTransposed),
+    entry(OutB, "model.layers.{l}.mlp.experts.down_proj_bias", Expert),
 ];
 
 fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {

@@ -3,7 +3,7 @@
 use super::gpt2_style::{self, Fields, ENDS, GPT2};
 use super::{ConfigJson, Family};
 use crate::config::{Positions, Rotary};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = gpt2_style::family("gptj", &["GPTJForCausalLM"], config, names);
@@ -21,10 +21,10 @@ const FIELDS: Fields = Fields {
 fn config(json: &ConfigJson) -> Result<Config> {
     gpt2_style::ignore_training(json);
     json.ignore(&["n_ctx", "scale_attn_weights"]);
-    json.only("rotary", true)?; // of the first files
+    json.expect_only("rotary", true)?; // of the first files
     let mut config = gpt2_style::config(json, &FIELDS)?;
     let d_head = config.d_head;
-    let Some(dim) = json.unless_null("rotary_dim", Some(64))? else {
+    let Some(dim) = json.get_unless_null("rotary_dim", Some(64))? else {
         return Err(json.refuse("rotary_dim", "null", "it must be a number"));
     };
     if dim == 0 || dim > d_head || dim % 2 != 0 {
@@ -36,18 +36,18 @@ fn config(json: &ConfigJson) -> Result<Config> {
 }
 
 const REST: &[Entry] = &[
-    at(Q, "transformer.h.{l}.attn.q_proj.weight", AsIs),
-    at(K, "transformer.h.{l}.attn.k_proj.weight", AsIs),
-    at(V, "transformer.h.{l}.attn.v_proj.weight", AsIs),
-    at(O, "transformer.h.{l}.attn.out_proj.weight", AsIs),
+    entry(Q, "transformer.h.{l}.attn.q_proj.weight", AsIs),
+    entry(K, "transformer.h.{l}.attn.k_proj.weight", AsIs),
+    entry(V, "transformer.h.{l}.attn.v_proj.weight", AsIs),
+    entry(O, "transformer.h.{l}.attn.out_proj.weight", AsIs),
     // One norm for both.
-    at(Ln2W, "transformer.h.{l}.ln_1.weight", AsIs),
-    at(Ln2B, "transformer.h.{l}.ln_1.bias", AsIs),
-    at(In, "transformer.h.{l}.mlp.fc_in.weight", AsIs),
-    at(InB, "transformer.h.{l}.mlp.fc_in.bias", AsIs),
-    at(Out, "transformer.h.{l}.mlp.fc_out.weight", AsIs),
-    at(OutB, "transformer.h.{l}.mlp.fc_out.bias", AsIs),
-    at(UB, "lm_head.bias", AsIs),
+    entry(Ln2W, "transformer.h.{l}.ln_1.weight", AsIs),
+    entry(Ln2B, "transformer.h.{l}.ln_1.bias", AsIs),
+    entry(In, "transformer.h.{l}.mlp.fc_in.weight", AsIs),
+    entry(InB, "transformer.h.{l}.mlp.fc_in.bias", AsIs),
+    entry(Out, "transformer.h.{l}.mlp.fc_out.weight", AsIs),
+    entry(OutB, "transformer.h.{l}.mlp.fc_out.bias", AsIs),
+    entry(UB, "lm_head.bias", AsIs),
 ];
 
 fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {

@@ -1,14 +1,14 @@
-//! What Llama's many relatives share: the fields of their `config.json`, and tables of names to put together.
+//! What Llama's relatives share: the fields of their `config.json`, and tables of names.
 
 use super::{ConfigJson, Family};
 use crate::config::{
     MlpConfig, MlpKind, NormConfig, Normalization, PerLayer, Positions, Reach, RopeScaling, Rotary, MAX_LAYERS,
 };
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
-/// A relative's entry in the table of families.
+/// The family of one of Llama's relatives.
 pub(super) const fn family(
     model_type: &'static str,
     architectures: &'static [&'static str],
@@ -18,7 +18,7 @@ pub(super) const fn family(
     Family { model_type, architectures, prefix: "", config, names, ignored: &["rotary_emb.inv_freq"] }
 }
 
-/// What transformers takes where a family's `config.json` is silent.
+/// transformers' defaults for the fields that a family's `config.json` lacks.
 pub(super) struct Defaults {
     pub(super) hidden_size: usize,
     pub(super) intermediate_size: usize,
@@ -53,31 +53,31 @@ pub(super) const LLAMA: Defaults = Defaults {
     rope: Some(Rope::DEFAULT),
 };
 
-/// The shape that the fields of nearly all newer families describe: rotary positions, root-mean-square norms, a gated MLP.
+/// Reads the fields that most newer families have: rotary positions, root-mean-square norms, a gated MLP.
 pub(super) fn config(json: &ConfigJson, default: &Defaults) -> Result<Config> {
     json.ignore(&["attention_dropout"]);
-    let d_model = json.or("hidden_size", default.hidden_size)?;
-    let n_layers = json.or("num_hidden_layers", default.num_hidden_layers)?;
-    let n_heads = json.or("num_attention_heads", default.num_attention_heads)?;
-    let n_ctx = json.or("max_position_embeddings", default.max_position_embeddings)?;
-    let d_vocab = json.or("vocab_size", default.vocab_size)?;
+    let d_model = json.get_or("hidden_size", default.hidden_size)?;
+    let n_layers = json.get_or("num_hidden_layers", default.num_hidden_layers)?;
+    let n_heads = json.get_or("num_attention_heads", default.num_attention_heads)?;
+    let n_ctx = json.get_or("max_position_embeddings", default.max_position_embeddings)?;
+    let d_vocab = json.get_or("vocab_size", default.vocab_size)?;
     let new = Config::new(n_layers, d_model, n_heads, d_vocab, n_ctx);
     let d_head = json.get("head_dim")?.or(default.head_dim).unwrap_or(new.d_head);
     let rotary = default.rope.map(|rope| json.rotary(d_head, n_ctx, rope)).transpose()?;
-    let d_mlp = json.or("intermediate_size", default.intermediate_size)?;
-    let eps = json.any(&["rms_norm_eps", "layer_norm_eps"])?.unwrap_or(default.norm_eps);
+    let d_mlp = json.get_or("intermediate_size", default.intermediate_size)?;
+    let eps = json.get_any(&["rms_norm_eps", "layer_norm_eps"])?.unwrap_or(default.norm_eps);
     Ok(Config {
         d_head,
-        n_key_value_heads: json.unless_null("num_key_value_heads", default.num_key_value_heads)?.unwrap_or(n_heads),
+        n_key_value_heads: json.get_unless_null("num_key_value_heads", default.num_key_value_heads)?.unwrap_or(n_heads),
         n_ctx: match &rotary {
-            // Dynamic scaling is for sequences longer than this: it reaches `factor` times as far.
+            // Dynamic scaling is made for sequences that are up to `factor` times as long.
             Some(Rotary { scaling: RopeScaling::Dynamic { factor, .. }, .. }) => (n_ctx as f64 * factor) as usize,
             _ => n_ctx,
         },
         mlp: Some(MlpConfig::gated(d_mlp, json.activation(&["hidden_act"], default.hidden_act)?)),
         norms: NormConfig { eps, ..NormConfig::new(Normalization::RMS) },
         positions: rotary.map_or(Positions::None, Positions::rotary),
-        tie_word_embeddings: json.or("tie_word_embeddings", default.tie_word_embeddings)?,
+        tie_word_embeddings: json.get_or("tie_word_embeddings", default.tie_word_embeddings)?,
         ..new
     })
 }
@@ -89,13 +89,13 @@ pub(super) fn set_mlp_kind(config: &mut Config, kind: MlpKind) {
     }
 }
 
-/// A window of this default, over every layer; `null` is none.
+/// The window of every layer, or this default where the file has none; `null` means no window.
 pub(super) fn window_everywhere(json: &ConfigJson, default: Option<usize>) -> Result<PerLayer<Reach>> {
-    let window = json.unless_null("sliding_window", default)?;
+    let window = json.get_unless_null("sliding_window", default)?;
     Ok(PerLayer::All(window.map_or(Reach::Global, Reach::Window)))
 }
 
-/// Which layers have this window: those that `layer_types` names or, where it is absent, those that `local` says.
+/// How far each layer reaches: `layer_types` says which ones have this window, or `local` where it is absent.
 pub(super) fn layer_types(
     json: &ConfigJson,
     n_layers: usize,
@@ -108,7 +108,7 @@ pub(super) fn layer_types(
         (true, None) => Err(json.refuse("sliding_window", "absent", "`layer_types` has layers with a window")),
     };
     let Some(names) = json.get::<Vec<String>>("layer_types")? else {
-        let n_layers = n_layers.min(MAX_LAYERS); // more are refused later
+        let n_layers = n_layers.min(MAX_LAYERS); // `Config::validate` refuses more
         return Ok(PerLayer::from_layers((0..n_layers).map(|layer| reach(local(layer))).collect::<Result<_>>()?));
     };
     if names.len() != n_layers {
@@ -125,51 +125,51 @@ pub(super) fn layer_types(
 
 /// Embedding, last norm, unembedding.
 pub(super) const ENDS: &[Entry] = &[
-    at(WE, "model.embed_tokens.weight", AsIs),
-    at(LnFinalW, "model.norm.weight", AsIs),
-    at(U, "lm_head.weight", AsIs),
+    entry(WE, "model.embed_tokens.weight", AsIs),
+    entry(LnFinalW, "model.norm.weight", AsIs),
+    entry(U, "lm_head.weight", AsIs),
 ];
 
 /// The matrices of attention.
 pub(super) const ATTENTION: &[Entry] = &[
-    at(Q, "model.layers.{l}.self_attn.q_proj.weight", AsIs),
-    at(K, "model.layers.{l}.self_attn.k_proj.weight", AsIs),
-    at(V, "model.layers.{l}.self_attn.v_proj.weight", AsIs),
-    at(O, "model.layers.{l}.self_attn.o_proj.weight", AsIs),
+    entry(Q, "model.layers.{l}.self_attn.q_proj.weight", AsIs),
+    entry(K, "model.layers.{l}.self_attn.k_proj.weight", AsIs),
+    entry(V, "model.layers.{l}.self_attn.v_proj.weight", AsIs),
+    entry(O, "model.layers.{l}.self_attn.o_proj.weight", AsIs),
 ];
 
 /// The biases of queries, keys and values.
 pub(super) const QKV_BIASES: &[Entry] = &[
-    at(QB, "model.layers.{l}.self_attn.q_proj.bias", AsIs),
-    at(KB, "model.layers.{l}.self_attn.k_proj.bias", AsIs),
-    at(VB, "model.layers.{l}.self_attn.v_proj.bias", AsIs),
+    entry(QB, "model.layers.{l}.self_attn.q_proj.bias", AsIs),
+    entry(KB, "model.layers.{l}.self_attn.k_proj.bias", AsIs),
+    entry(VB, "model.layers.{l}.self_attn.v_proj.bias", AsIs),
 ];
 
-/// Those, and the output's.
+/// The biases of queries, keys, values and the output.
 pub(super) const ATTENTION_BIASES: &[Entry] =
-    &[QKV_BIASES[0], QKV_BIASES[1], QKV_BIASES[2], at(OB, "model.layers.{l}.self_attn.o_proj.bias", AsIs)];
+    &[QKV_BIASES[0], QKV_BIASES[1], QKV_BIASES[2], entry(OB, "model.layers.{l}.self_attn.o_proj.bias", AsIs)];
 
 /// The gains of the queries' and keys' norms.
 pub(super) const QK_NORMS: &[Entry] = &[
-    at(QNormW, "model.layers.{l}.self_attn.q_norm.weight", AsIs),
-    at(KNormW, "model.layers.{l}.self_attn.k_norm.weight", AsIs),
+    entry(QNormW, "model.layers.{l}.self_attn.q_norm.weight", AsIs),
+    entry(KNormW, "model.layers.{l}.self_attn.k_norm.weight", AsIs),
 ];
 
 /// The gains of the norms before attention and MLP.
 pub(super) const NORMS: &[Entry] = &[
-    at(Ln1W, "model.layers.{l}.input_layernorm.weight", AsIs),
-    at(Ln2W, "model.layers.{l}.post_attention_layernorm.weight", AsIs),
+    entry(Ln1W, "model.layers.{l}.input_layernorm.weight", AsIs),
+    entry(Ln2W, "model.layers.{l}.post_attention_layernorm.weight", AsIs),
 ];
 
 /// The matrices of a gated MLP.
 pub(super) const MLP: &[Entry] = &[
-    at(Gate, "model.layers.{l}.mlp.gate_proj.weight", AsIs),
-    at(In, "model.layers.{l}.mlp.up_proj.weight", AsIs),
-    at(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
+    entry(Gate, "model.layers.{l}.mlp.gate_proj.weight", AsIs),
+    entry(In, "model.layers.{l}.mlp.up_proj.weight", AsIs),
+    entry(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
 ];
 
-/// These entries, if the model has them.
-pub(super) fn when(has: bool, entries: &'static [Entry]) -> &'static [Entry] {
+/// These entries if the model has them, else none.
+pub(super) fn entries_if(has: bool, entries: &'static [Entry]) -> &'static [Entry] {
     if has {
         entries
     } else {
@@ -177,7 +177,7 @@ pub(super) fn when(has: bool, entries: &'static [Entry]) -> &'static [Entry] {
     }
 }
 
-/// The biases of attention, if `attention_bias` says that there are any.
+/// The biases of attention if `attention_bias` is true, else none.
 pub(super) fn attention_biases(json: &ConfigJson, default: bool) -> Result<&'static [Entry]> {
-    Ok(when(json.or("attention_bias", default)?, ATTENTION_BIASES))
+    Ok(entries_if(json.get_or("attention_bias", default)?, ATTENTION_BIASES))
 }

@@ -7,7 +7,7 @@ use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("mistral", &["MistralForCausalLM"], config, names);
 
-/// What transformers takes where the file is silent.
+/// transformers' defaults.
 pub(super) const DEFAULTS: Defaults =
     Defaults { intermediate_size: 14336, num_key_value_heads: Some(8), max_position_embeddings: 4096 * 32, ..LLAMA };
 

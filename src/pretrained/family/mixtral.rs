@@ -3,7 +3,7 @@
 use super::llama_style::{self, *};
 use super::{mistral, ConfigJson, Family};
 use crate::config::{ExpertGate, Experts, MlpKind, Routing};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
@@ -17,8 +17,8 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = llama_style::config(json, &DEFAULTS)?;
     config.attention.reach = window_everywhere(json, None)?;
     let experts = Experts {
-        num_experts: json.any(&["num_experts", "num_local_experts"])?.unwrap_or(8),
-        experts_per_token: json.or("num_experts_per_tok", 2)?,
+        num_experts: json.get_any(&["num_experts", "num_local_experts"])?.unwrap_or(8),
+        experts_per_token: json.get_or("num_experts_per_tok", 2)?,
         routing: Routing::SoftmaxRenormalized,
         gate: ExpertGate::Plain,
     };
@@ -27,10 +27,10 @@ fn config(json: &ConfigJson) -> Result<Config> {
 }
 
 const EXPERTS: &[Entry] = &[
-    at(Router, "model.layers.{l}.block_sparse_moe.gate.weight", AsIs),
-    at(Gate, "model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight", AsIs),
-    at(In, "model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight", AsIs),
-    at(Out, "model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight", AsIs),
+    entry(Router, "model.layers.{l}.block_sparse_moe.gate.weight", AsIs),
+    entry(Gate, "model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight", AsIs),
+    entry(In, "model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight", AsIs),
+    entry(Out, "model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight", AsIs),
 ];
 
 fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {

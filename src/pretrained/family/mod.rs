@@ -1,6 +1,7 @@
-//! Families: for each, a reader of its `config.json` and a table of its weights' names, and nothing else.
+//! Families of models: for each, a reader of its `config.json` and a table of its weights' names, and nothing else.
 //!
-//! To add one, write its file and add it to [`FAMILIES`].
+//! A new family is one file and one line in [`FAMILIES`]. [`llama_style`] and [`gpt2_style`] have what most families share.
+//! The tests in `completeness.rs` compare the reader with transformers' defaults in `tests/fixtures/defaults.json`.
 
 mod apertus;
 mod bloom;
@@ -41,15 +42,15 @@ use crate::{Config, Error, Result};
 pub(crate) struct Family {
     /// transformers' `model_type`.
     pub(crate) model_type: &'static str,
-    /// The `architectures` that mean this family: transformers' first.
+    /// Its `architectures`: transformers' name first, then others for the same.
     pub(crate) architectures: &'static [&'static str],
-    /// What the checkpoint's names begin with, where older files lack it.
+    /// The prefix of the checkpoint's names. Older files lack it.
     pub(crate) prefix: &'static str,
-    /// The model's shape, by transformers' meaning of every field.
+    /// Reads the model's shape. Every field means what it means in transformers.
     pub(crate) config: fn(&ConfigJson) -> Result<Config>,
-    /// Where each weight lies: the embedding and the unembedding each under a name of their own, tied or not.
+    /// Where each weight lies in the checkpoint of an untied model. Tied ones need no other table: see `tied.rs`.
     pub(crate) names: fn(&Config, &ConfigJson) -> Result<Vec<Entry>>,
-    /// Ends of names of tensors that older files have and no forward pass needs.
+    /// Ends of the names of tensors that no forward pass needs.
     pub(crate) ignored: &'static [&'static str],
 }
 
@@ -87,8 +88,8 @@ pub(crate) const FAMILIES: &[&Family] = &[
 /// # Errors
 ///
 /// [`Error::UnknownArchitecture`]; [`Error::ConfigField`] of a field that no family supports.
-pub(crate) fn of(json: &ConfigJson) -> Result<&'static Family> {
-    json.common()?;
+pub(crate) fn find(json: &ConfigJson) -> Result<&'static Family> {
+    json.check_common_fields()?;
     let found = match (json.architecture(), json.model_type()) {
         (Some(architecture), _) => FAMILIES.iter().find(|family| family.architectures.contains(&architecture)),
         (None, Some(model_type)) => FAMILIES.iter().find(|family| family.model_type == model_type),

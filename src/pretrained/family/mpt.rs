@@ -3,7 +3,7 @@
 use super::gpt2_style::{self, Fields, GPT2};
 use super::{ConfigJson, Family};
 use crate::config::Positions;
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family =
@@ -25,21 +25,21 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["learned_pos_emb"]); // with ALiBi there are none
 
     // Fields of MosaicML's own code, which transformers has and does not use.
-    json.only("expansion_ratio", 4)?;
-    json.only("no_bias", true)?;
-    json.only("norm_type", "low_precision_layernorm".to_string())?;
+    json.expect_only("expansion_ratio", 4)?;
+    json.expect_only("no_bias", true)?;
+    json.expect_only("norm_type", "low_precision_layernorm".to_string())?;
     if let Some(scale) = json.get::<serde_json::Value>("logit_scale")? {
         return Err(json.refuse("logit_scale", scale, "only null is supported"));
     }
     let attn = json.object("attn_config")?.unwrap_or_default();
-    attn.common()?;
+    attn.check_common_fields()?;
     attn.ignore(&["attn_pdrop", "attn_impl"]);
-    attn.only("attn_type", "multihead_attention".to_string())?;
-    attn.only("prefix_lm", false)?;
-    attn.only("qk_ln", false)?;
-    attn.only("attn_uses_sequence_id", false)?;
-    attn.only("alibi", true)?;
-    attn.only("alibi_bias_max", 8.0)?;
+    attn.expect_only("attn_type", "multihead_attention".to_string())?;
+    attn.expect_only("prefix_lm", false)?;
+    attn.expect_only("qk_ln", false)?;
+    attn.expect_only("attn_uses_sequence_id", false)?;
+    attn.expect_only("alibi", true)?;
+    attn.expect_only("alibi_bias_max", 8.0)?;
     let mut config = gpt2_style::config(json, &FIELDS)?;
     config.positions = Positions::Alibi { bias_max: 8.0 };
     config.attention.scale = attn.get("softmax_scale")?.map(|scale: f64| 1.0 / scale);
@@ -48,17 +48,17 @@ fn config(json: &ConfigJson) -> Result<Config> {
 }
 
 const NAMES: &[Entry] = &[
-    at(WE, "transformer.wte.weight", AsIs),
-    at(Ln1W, "transformer.blocks.{l}.norm_1.weight", AsIs),
-    at(Q, "transformer.blocks.{l}.attn.Wqkv.weight", QkvBlock(0)),
-    at(K, "transformer.blocks.{l}.attn.Wqkv.weight", QkvBlock(1)),
-    at(V, "transformer.blocks.{l}.attn.Wqkv.weight", QkvBlock(2)),
-    at(O, "transformer.blocks.{l}.attn.out_proj.weight", AsIs),
-    at(Ln2W, "transformer.blocks.{l}.norm_2.weight", AsIs),
-    at(In, "transformer.blocks.{l}.ffn.up_proj.weight", AsIs),
-    at(Out, "transformer.blocks.{l}.ffn.down_proj.weight", AsIs),
-    at(LnFinalW, "transformer.norm_f.weight", AsIs),
-    at(U, "lm_head.weight", AsIs),
+    entry(WE, "transformer.wte.weight", AsIs),
+    entry(Ln1W, "transformer.blocks.{l}.norm_1.weight", AsIs),
+    entry(Q, "transformer.blocks.{l}.attn.Wqkv.weight", QkvBlock(0)),
+    entry(K, "transformer.blocks.{l}.attn.Wqkv.weight", QkvBlock(1)),
+    entry(V, "transformer.blocks.{l}.attn.Wqkv.weight", QkvBlock(2)),
+    entry(O, "transformer.blocks.{l}.attn.out_proj.weight", AsIs),
+    entry(Ln2W, "transformer.blocks.{l}.norm_2.weight", AsIs),
+    entry(In, "transformer.blocks.{l}.ffn.up_proj.weight", AsIs),
+    entry(Out, "transformer.blocks.{l}.ffn.down_proj.weight", AsIs),
+    entry(LnFinalW, "transformer.norm_f.weight", AsIs),
+    entry(U, "lm_head.weight", AsIs),
 ];
 
 fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {

@@ -8,7 +8,7 @@ use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("olmo", &["OlmoForCausalLM"], config, names);
 
-/// What transformers takes where the file is silent.
+/// transformers' defaults.
 pub(super) const DEFAULTS: Defaults = Defaults { vocab_size: 50304, norm_eps: 1e-5, ..LLAMA };
 
 fn config(json: &ConfigJson) -> Result<Config> {

@@ -3,7 +3,7 @@
 use super::llama_style::{self, *};
 use super::{olmo, ConfigJson, Family};
 use crate::config::{NormPosition, Normalization, QkNorm};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("olmo2", &["Olmo2ForCausalLM"], config, names);
@@ -20,8 +20,8 @@ pub(super) fn with_norms_after(mut config: Config) -> Config {
 }
 
 const NORMS_AFTER: &[Entry] = &[
-    at(Ln1W, "model.layers.{l}.post_attention_layernorm.weight", AsIs),
-    at(Ln2W, "model.layers.{l}.post_feedforward_layernorm.weight", AsIs),
+    entry(Ln1W, "model.layers.{l}.post_attention_layernorm.weight", AsIs),
+    entry(Ln2W, "model.layers.{l}.post_feedforward_layernorm.weight", AsIs),
 ];
 
 /// OLMo 3's, too.

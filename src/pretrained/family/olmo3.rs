@@ -12,10 +12,10 @@ const THETA: f64 = 500_000.0;
 fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = olmo2::with_norms_after(llama_style::config(json, &Defaults { rope: None, ..olmo::DEFAULTS })?);
     // transformers 4 takes it for all layers, 5 for the global ones only.
-    json.only("rope_theta", THETA)?;
+    json.expect_only("rope_theta", THETA)?;
     let rope = Rope { theta: THETA, ..Rope::DEFAULT };
     config.positions = json.rotary_by_layer_type(config.d_head, config.n_ctx, rope, rope)?;
-    let window = json.unless_null("sliding_window", Some(4096))?;
+    let window = json.get_unless_null("sliding_window", Some(4096))?;
     config.attention.reach = layer_types(json, config.n_layers, window, |layer| (layer + 1) % 4 != 0)?;
     Ok(config)
 }

@@ -3,7 +3,7 @@
 use super::llama_style::{self, *};
 use super::{olmo, ConfigJson, Family};
 use crate::config::{ExpertGate, Experts, MlpKind, Normalization, QkNorm, Routing};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("olmoe", &["OlmoeForCausalLM"], config, names);
@@ -21,9 +21,9 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["output_router_logits", "router_aux_loss_coef"]);
     let mut config = llama_style::config(json, &DEFAULTS)?;
     let experts = Experts {
-        num_experts: json.any(&["num_local_experts", "num_experts"])?.unwrap_or(64),
-        experts_per_token: json.or("num_experts_per_tok", 8)?,
-        routing: match json.or("norm_topk_prob", false)? {
+        num_experts: json.get_any(&["num_local_experts", "num_experts"])?.unwrap_or(64),
+        experts_per_token: json.get_or("num_experts_per_tok", 8)?,
+        routing: match json.get_or("norm_topk_prob", false)? {
             true => Routing::SoftmaxRenormalized,
             false => Routing::Softmax,
         },
@@ -36,10 +36,10 @@ fn config(json: &ConfigJson) -> Result<Config> {
 }
 
 const EXPERTS: &[Entry] = &[
-    at(Router, "model.layers.{l}.mlp.gate.weight", AsIs),
-    at(Gate, "model.layers.{l}.mlp.experts.{e}.gate_proj.weight", AsIs),
-    at(In, "model.layers.{l}.mlp.experts.{e}.up_proj.weight", AsIs),
-    at(Out, "model.layers.{l}.mlp.experts.{e}.down_proj.weight", AsIs),
+    entry(Router, "model.layers.{l}.mlp.gate.weight", AsIs),
+    entry(Gate, "model.layers.{l}.mlp.experts.{e}.gate_proj.weight", AsIs),
+    entry(In, "model.layers.{l}.mlp.experts.{e}.up_proj.weight", AsIs),
+    entry(Out, "model.layers.{l}.mlp.experts.{e}.down_proj.weight", AsIs),
 ];
 
 fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {

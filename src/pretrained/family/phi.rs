@@ -3,7 +3,7 @@
 use super::llama_style::{self, Defaults, LLAMA};
 use super::{ConfigJson, Family};
 use crate::config::{MlpKind, Normalization, QkNorm};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
@@ -26,40 +26,40 @@ fn config(json: &ConfigJson) -> Result<Config> {
     llama_style::set_mlp_kind(&mut config, MlpKind::Plain);
     config.norms.kind = Normalization::LN;
     config.parallel_attn_mlp = true;
-    config.attention.qk_norm = json.or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN));
+    config.attention.qk_norm = json.get_or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN));
     Ok(config)
 }
 
 const QK_NORMS: &[Entry] = &[
-    at(QNormW, "model.layers.{l}.self_attn.q_layernorm.weight", AsIs),
-    at(QNormB, "model.layers.{l}.self_attn.q_layernorm.bias", AsIs),
-    at(KNormW, "model.layers.{l}.self_attn.k_layernorm.weight", AsIs),
-    at(KNormB, "model.layers.{l}.self_attn.k_layernorm.bias", AsIs),
+    entry(QNormW, "model.layers.{l}.self_attn.q_layernorm.weight", AsIs),
+    entry(QNormB, "model.layers.{l}.self_attn.q_layernorm.bias", AsIs),
+    entry(KNormW, "model.layers.{l}.self_attn.k_layernorm.weight", AsIs),
+    entry(KNormB, "model.layers.{l}.self_attn.k_layernorm.bias", AsIs),
 ];
 
 fn names(config: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
     let all = [
-        at(WE, "model.embed_tokens.weight", AsIs),
-        at(Ln1W, "model.layers.{l}.input_layernorm.weight", AsIs),
-        at(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
-        at(Q, "model.layers.{l}.self_attn.q_proj.weight", AsIs),
-        at(QB, "model.layers.{l}.self_attn.q_proj.bias", AsIs),
-        at(K, "model.layers.{l}.self_attn.k_proj.weight", AsIs),
-        at(KB, "model.layers.{l}.self_attn.k_proj.bias", AsIs),
-        at(V, "model.layers.{l}.self_attn.v_proj.weight", AsIs),
-        at(VB, "model.layers.{l}.self_attn.v_proj.bias", AsIs),
-        at(O, "model.layers.{l}.self_attn.dense.weight", AsIs),
-        at(OB, "model.layers.{l}.self_attn.dense.bias", AsIs),
-        at(Ln2W, "model.layers.{l}.input_layernorm.weight", AsIs),
-        at(Ln2B, "model.layers.{l}.input_layernorm.bias", AsIs),
-        at(In, "model.layers.{l}.mlp.fc1.weight", AsIs),
-        at(InB, "model.layers.{l}.mlp.fc1.bias", AsIs),
-        at(Out, "model.layers.{l}.mlp.fc2.weight", AsIs),
-        at(OutB, "model.layers.{l}.mlp.fc2.bias", AsIs),
-        at(LnFinalW, "model.final_layernorm.weight", AsIs),
-        at(LnFinalB, "model.final_layernorm.bias", AsIs),
-        at(U, "lm_head.weight", AsIs),
-        at(UB, "lm_head.bias", AsIs),
+        entry(WE, "model.embed_tokens.weight", AsIs),
+        entry(Ln1W, "model.layers.{l}.input_layernorm.weight", AsIs),
+        entry(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
+        entry(Q, "model.layers.{l}.self_attn.q_proj.weight", AsIs),
+        entry(QB, "model.layers.{l}.self_attn.q_proj.bias", AsIs),
+        entry(K, "model.layers.{l}.self_attn.k_proj.weight", AsIs),
+        entry(KB, "model.layers.{l}.self_attn.k_proj.bias", AsIs),
+        entry(V, "model.layers.{l}.self_attn.v_proj.weight", AsIs),
+        entry(VB, "model.layers.{l}.self_attn.v_proj.bias", AsIs),
+        entry(O, "model.layers.{l}.self_attn.dense.weight", AsIs),
+        entry(OB, "model.layers.{l}.self_attn.dense.bias", AsIs),
+        entry(Ln2W, "model.layers.{l}.input_layernorm.weight", AsIs),
+        entry(Ln2B, "model.layers.{l}.input_layernorm.bias", AsIs),
+        entry(In, "model.layers.{l}.mlp.fc1.weight", AsIs),
+        entry(InB, "model.layers.{l}.mlp.fc1.bias", AsIs),
+        entry(Out, "model.layers.{l}.mlp.fc2.weight", AsIs),
+        entry(OutB, "model.layers.{l}.mlp.fc2.bias", AsIs),
+        entry(LnFinalW, "model.final_layernorm.weight", AsIs),
+        entry(LnFinalB, "model.final_layernorm.bias", AsIs),
+        entry(U, "lm_head.weight", AsIs),
+        entry(UB, "lm_head.bias", AsIs),
     ];
-    Ok([&all, llama_style::when(config.qk_norm().is_some(), QK_NORMS)].concat())
+    Ok([&all, llama_style::entries_if(config.qk_norm().is_some(), QK_NORMS)].concat())
 }

@@ -3,7 +3,7 @@
 use super::llama_style::{self, *};
 use super::{ConfigJson, Family};
 use crate::config::RopeScaling;
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
@@ -21,7 +21,7 @@ const DEFAULTS: Defaults = Defaults {
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["embd_pdrop", "resid_pdrop"]);
-    json.only("attention_bias", false)?;
+    json.expect_only("attention_bias", false)?;
     let mut config = llama_style::config(json, &DEFAULTS)?;
     config.attention.reach = window_everywhere(json, None)?;
     match config.rotary().map(|rotary| &rotary.scaling) {
@@ -31,13 +31,13 @@ fn config(json: &ConfigJson) -> Result<Config> {
 }
 
 const MATRICES: &[Entry] = &[
-    at(Q, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(0)),
-    at(K, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(1)),
-    at(V, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(2)),
-    at(O, "model.layers.{l}.self_attn.o_proj.weight", AsIs),
-    at(Gate, "model.layers.{l}.mlp.gate_up_proj.weight", Half(0)),
-    at(In, "model.layers.{l}.mlp.gate_up_proj.weight", Half(1)),
-    at(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
+    entry(Q, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(0)),
+    entry(K, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(1)),
+    entry(V, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(2)),
+    entry(O, "model.layers.{l}.self_attn.o_proj.weight", AsIs),
+    entry(Gate, "model.layers.{l}.mlp.gate_up_proj.weight", Half(0)),
+    entry(In, "model.layers.{l}.mlp.gate_up_proj.weight", Half(1)),
+    entry(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
 ];
 
 fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {

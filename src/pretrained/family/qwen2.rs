@@ -8,7 +8,7 @@ use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("qwen2", &["Qwen2ForCausalLM"], config, names);
 
-/// What transformers takes where the file is silent.
+/// transformers' defaults.
 pub(super) const DEFAULTS: Defaults = Defaults {
     intermediate_size: 22016,
     num_key_value_heads: Some(32),
@@ -18,7 +18,7 @@ pub(super) const DEFAULTS: Defaults = Defaults {
 };
 
 fn config(json: &ConfigJson) -> Result<Config> {
-    json.only("use_mrope", false)?;
+    json.expect_only("use_mrope", false)?;
     let mut config = llama_style::config(json, &DEFAULTS)?;
     config.attention.reach = window_on_later_layers(json, config.n_layers)?;
     Ok(config)
@@ -26,9 +26,9 @@ fn config(json: &ConfigJson) -> Result<Config> {
 
 /// `use_sliding_window`, from layer `max_window_layers` on unless `layer_types` says which.
 pub(super) fn window_on_later_layers(json: &ConfigJson, n_layers: usize) -> Result<PerLayer<Reach>> {
-    let window = json.unless_null("sliding_window", Some(4096))?;
-    let window = if json.or("use_sliding_window", false)? { window } else { None };
-    let first = json.or("max_window_layers", 28)?;
+    let window = json.get_unless_null("sliding_window", Some(4096))?;
+    let window = if json.get_or("use_sliding_window", false)? { window } else { None };
+    let first = json.get_or("max_window_layers", 28)?;
     layer_types(json, n_layers, window, |layer| window.is_some() && layer >= first)
 }
 

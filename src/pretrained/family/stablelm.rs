@@ -4,7 +4,7 @@
 use super::llama_style::{self, *};
 use super::{ConfigJson, Family};
 use crate::config::{Normalization, QkNorm};
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
@@ -24,35 +24,35 @@ const DEFAULTS: Defaults = Defaults {
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["hidden_dropout"]);
     let mut config = llama_style::config(json, &DEFAULTS)?;
-    json.only("head_dim", config.d_model / config.n_heads.max(1))?;
+    json.expect_only("head_dim", config.d_model / config.n_heads.max(1))?;
     config.norms.kind = Normalization::LN;
-    config.parallel_attn_mlp = json.or("use_parallel_residual", false)?;
-    config.attention.qk_norm = json.or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN));
+    config.parallel_attn_mlp = json.get_or("use_parallel_residual", false)?;
+    config.attention.qk_norm = json.get_or("qk_layernorm", false)?.then_some(QkNorm::PerHead(Normalization::LN));
     Ok(config)
 }
 
 const NORM_BIASES: &[Entry] = &[
-    at(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
-    at(Ln2B, "model.layers.{l}.post_attention_layernorm.bias", AsIs),
+    entry(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
+    entry(Ln2B, "model.layers.{l}.post_attention_layernorm.bias", AsIs),
 ];
 
 /// The norm that a parallel block's attention and MLP share.
 const ONE_NORM: &[Entry] = &[
-    at(Ln1W, "model.layers.{l}.input_layernorm.weight", AsIs),
-    at(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
-    at(Ln2W, "model.layers.{l}.input_layernorm.weight", AsIs),
-    at(Ln2B, "model.layers.{l}.input_layernorm.bias", AsIs),
+    entry(Ln1W, "model.layers.{l}.input_layernorm.weight", AsIs),
+    entry(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
+    entry(Ln2W, "model.layers.{l}.input_layernorm.weight", AsIs),
+    entry(Ln2B, "model.layers.{l}.input_layernorm.bias", AsIs),
 ];
 
 const NORMS_BY_HEAD: &[Entry] = &[
-    at(QNormW, "model.layers.{l}.self_attn.q_layernorm.norms.{h}.weight", AsIs),
-    at(KNormW, "model.layers.{l}.self_attn.k_layernorm.norms.{h}.weight", AsIs),
+    entry(QNormW, "model.layers.{l}.self_attn.q_layernorm.norms.{h}.weight", AsIs),
+    entry(KNormW, "model.layers.{l}.self_attn.k_layernorm.norms.{h}.weight", AsIs),
 ];
 
 fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
-    let biases = when(json.or("use_qkv_bias", false)?, QKV_BIASES);
+    let biases = entries_if(json.get_or("use_qkv_bias", false)?, QKV_BIASES);
     let norms = if config.parallel_attn_mlp { ONE_NORM.to_vec() } else { [NORMS, NORM_BIASES].concat() };
-    let qk_norms = when(config.qk_norm().is_some(), NORMS_BY_HEAD);
-    let last = [at(LnFinalB, "model.norm.bias", AsIs)];
+    let qk_norms = entries_if(config.qk_norm().is_some(), NORMS_BY_HEAD);
+    let last = [entry(LnFinalB, "model.norm.bias", AsIs)];
     Ok([ENDS, &last[..], ATTENTION, biases, qk_norms, &norms, MLP].concat())
 }

@@ -1,4 +1,4 @@
-//! TransformerLens' own configurations (`cfg.json`, its `HookedTransformerConfig` as a dictionary) and names of weights.
+//! TransformerLens' own form: `cfg.json`, which is its `HookedTransformerConfig` as a dictionary, and its names of weights.
 
 use serde::de::DeserializeOwned;
 
@@ -8,10 +8,10 @@ use crate::config::{
     PerLayer, Positions, Reach, RopeScaling, Rotary, Routing,
 };
 use crate::model::part::Location;
-use crate::pretrained::parts::{at, Entry, Part::*, View::*};
+use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-/// Fields that say what is looked at, or where, rather than what is computed.
+/// Fields that do not change what is computed.
 const HARMLESS: &[&str] = &[
     "use_attn_result",
     "use_split_qkv_input",
@@ -40,23 +40,23 @@ const HARMLESS: &[&str] = &[
     "d_vocab_out_is_set",
     "use_hook_tokens",
     "initializer_range",
-    "default_prepend_bos", // of the model, and read there
+    "default_prepend_bos", // not a part of the shape: the loader reads it
 ];
 
 /// The shape that TransformerLens' dictionary describes.
 pub(crate) fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(HARMLESS);
-    json.only("load_in_4bit", false)?;
-    json.only("use_logn_attn", false)?;
-    json.only("use_dynamic_ntk_rope", false)?;
-    json.only("use_qk_norm", false)?;
-    json.only("use_normalization_before_and_after", false)?;
-    json.only("post_embedding_ln", false)?;
-    let (n_heads, d_vocab): (usize, usize) = (json.required("n_heads")?, json.required("d_vocab")?);
-    let (n_layers, d_model, n_ctx) = (json.required("n_layers")?, json.required("d_model")?, json.required("n_ctx")?);
-    let d_head = json.required("d_head")?;
+    json.expect_only("load_in_4bit", false)?;
+    json.expect_only("use_logn_attn", false)?;
+    json.expect_only("use_dynamic_ntk_rope", false)?;
+    json.expect_only("use_qk_norm", false)?;
+    json.expect_only("use_normalization_before_and_after", false)?;
+    json.expect_only("post_embedding_ln", false)?;
+    let (n_heads, d_vocab): (usize, usize) = (json.require("n_heads")?, json.require("d_vocab")?);
+    let (n_layers, d_model, n_ctx) = (json.require("n_layers")?, json.require("d_model")?, json.require("n_ctx")?);
+    let d_head = json.require("d_head")?;
     Ok(Config {
-        model_name: json.or("model_name", "custom".into())?,
+        model_name: json.get_or("model_name", "custom".into())?,
         original_architecture: json.get("original_architecture")?.unwrap_or_default(),
         d_head,
         n_key_value_heads: json.get("n_key_value_heads")?.unwrap_or(n_heads),
@@ -65,14 +65,14 @@ pub(crate) fn config(json: &ConfigJson) -> Result<Config> {
         positions: positions(json, d_head)?,
         mlp: mlp(json)?,
         norms: norms(json)?,
-        parallel_attn_mlp: json.or("parallel_attn_mlp", false)?,
+        parallel_attn_mlp: json.get_or("parallel_attn_mlp", false)?,
         output_logits_soft_cap: unless_minus_one(json, "output_logits_soft_cap")?,
-        tie_word_embeddings: json.or("tie_word_embeddings", false)?,
+        tie_word_embeddings: json.get_or("tie_word_embeddings", false)?,
         ..Config::new(n_layers, d_model, n_heads, d_vocab, n_ctx)
     })
 }
 
-/// A number for which TransformerLens writes −1 where there is none.
+/// A number that TransformerLens writes as −1 where it is not set.
 fn unless_minus_one<T: DeserializeOwned>(json: &ConfigJson, field: &str) -> Result<Option<T>> {
     match json.get::<f64>(field)? {
         Some(-1.0) => Ok(None),
@@ -80,9 +80,9 @@ fn unless_minus_one<T: DeserializeOwned>(json: &ConfigJson, field: &str) -> Resu
     }
 }
 
-/// What a name stands for.
+/// The value that a field's name stands for.
 fn choice<T: Copy>(json: &ConfigJson, field: &str, default: &str, choices: &[(&str, T)]) -> Result<T> {
-    let name: String = json.or(field, default.into())?;
+    let name: String = json.get_or(field, default.into())?;
     let found = choices.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
     found.ok_or_else(|| {
         let known: Vec<&str> = choices.iter().map(|(known, _)| *known).filter(|known| !known.is_empty()).collect();
@@ -100,14 +100,14 @@ fn attention(json: &ConfigJson, n_layers: usize) -> Result<AttentionConfig> {
             &[("causal", AttentionDir::Causal), ("bidirectional", AttentionDir::Bidirectional)],
         )?,
         reach: reach(json, n_layers)?,
-        scale: match json.or("use_attn_scale", true)? {
+        scale: match json.get_or("use_attn_scale", true)? {
             true => unless_minus_one(json, "attn_scale")?,
             false => Some(1.0),
         },
-        scale_by_inverse_layer_idx: json.or("scale_attn_by_inverse_layer_idx", false)?,
+        scale_by_inverse_layer_idx: json.get_or("scale_attn_by_inverse_layer_idx", false)?,
         scores_soft_cap: unless_minus_one(json, "attn_scores_soft_cap")?,
         clip_qkv: json.get("clip_qkv")?,
-        sinks: json.or("use_attention_sinks", false)?,
+        sinks: json.get_or("use_attention_sinks", false)?,
         qk_norm: None,
     })
 }
@@ -121,28 +121,28 @@ fn norms(json: &ConfigJson) -> Result<NormConfig> {
         ("RMSPre", Normalization::RMSPre),
     ];
     let kind = choice(json, "normalization_type", "", &kinds)?;
-    let last = match (json.or("final_rms", false)?, kind) {
+    let last = match (json.get_or("final_rms", false)?, kind) {
         (true, Normalization::LN) => Some(Normalization::RMS),
         (true, Normalization::LNPre) => Some(Normalization::RMSPre),
         _ => None,
     };
-    Ok(NormConfig { last, eps: json.or("eps", 1e-5)?, ..NormConfig::new(kind) })
+    Ok(NormConfig { last, eps: json.get_or("eps", 1e-5)?, ..NormConfig::new(kind) })
 }
 
-/// Which layers have a window.
+/// How far each layer reaches.
 fn reach(json: &ConfigJson, n_layers: usize) -> Result<PerLayer<Reach>> {
     json.ignore(&["attn_types", "window_size"]);
-    if !json.or("use_local_attn", false)? {
+    if !json.get_or("use_local_attn", false)? {
         return Ok(PerLayer::default());
     }
-    let types: Vec<String> = json.required("attn_types")?;
+    let types: Vec<String> = json.require("attn_types")?;
     if types.len() != n_layers {
         let why = format!("it must have one entry for each of the {n_layers} layers");
         return Err(json.refuse("attn_types", format!("a list of {}", types.len()), &why));
     }
     let reach = |name: &String| match name.as_str() {
         "global" => Ok(Reach::Global),
-        "local" => json.required("window_size").map(Reach::Window),
+        "local" => json.require("window_size").map(Reach::Window),
         other => Err(json.refuse("attn_types", other, "expected global or local")),
     };
     Ok(PerLayer::from_layers(types.iter().map(reach).collect::<Result<_>>()?))
@@ -151,18 +151,18 @@ fn reach(json: &ConfigJson, n_layers: usize) -> Result<PerLayer<Reach>> {
 /// The MLPs; `None` for a model of attention only.
 fn mlp(json: &ConfigJson) -> Result<Option<MlpConfig>> {
     json.ignore(&["d_mlp", "act_fn", "gated_mlp", "num_experts", "experts_per_token", "norm_topk_prob"]);
-    if json.or("attn_only", false)? {
+    if json.get_or("attn_only", false)? {
         return Ok(None);
     }
-    let activation = match json.required::<String>("act_fn")?.as_str() {
+    let activation = match json.require::<String>("act_fn")?.as_str() {
         "solu_ln" => Activation::SoluLn,
         _ => json.activation(&["act_fn"], "relu")?,
     };
-    let kind = match (json.get("num_experts")?, json.or("gated_mlp", false)?) {
+    let kind = match (json.get("num_experts")?, json.get_or("gated_mlp", false)?) {
         (Some(num_experts), _) => MlpKind::Experts(Experts {
             num_experts,
-            experts_per_token: json.required("experts_per_token")?,
-            routing: match json.or("norm_topk_prob", false)? {
+            experts_per_token: json.require("experts_per_token")?,
+            routing: match json.get_or("norm_topk_prob", false)? {
                 true => Routing::SoftmaxRenormalized,
                 false => Routing::Softmax,
             },
@@ -171,11 +171,11 @@ fn mlp(json: &ConfigJson) -> Result<Option<MlpConfig>> {
         (None, true) => MlpKind::Gated,
         (None, false) => MlpKind::Plain,
     };
-    Ok(Some(MlpConfig { d_mlp: json.required("d_mlp")?, activation, kind }))
+    Ok(Some(MlpConfig { d_mlp: json.require("d_mlp")?, activation, kind }))
 }
 
 fn positions(json: &ConfigJson, d_head: usize) -> Result<Positions> {
-    json.ignore(ROTARY); // where positions are not rotary, these change nothing
+    json.ignore(ROTARY); // these change nothing where positions are not rotary
     let kinds = ["standard", "rotary", "shortformer", "alibi"].map(|kind| (kind, kind));
     Ok(match choice(json, "positional_embedding_type", "standard", &kinds)? {
         "rotary" => Positions::rotary(rotary(json, d_head)?),
@@ -208,24 +208,24 @@ const ROTARY: &[&str] = &[
 ];
 
 fn rotary(json: &ConfigJson, d_head: usize) -> Result<Rotary> {
-    json.only("use_yarn_rope", false)?;
-    json.only("rotary_scaling_factor", 1.0)?;
+    json.expect_only("use_yarn_rope", false)?;
+    json.expect_only("rotary_scaling_factor", 1.0)?;
     if let Some(base) = json.get::<f64>("rotary_base_local")? {
         return Err(json.refuse("rotary_base_local", base, "another rotation of local layers is not supported here"));
     }
-    let scaling = match json.or("use_NTK_by_parts_rope", false)? {
+    let scaling = match json.get_or("use_NTK_by_parts_rope", false)? {
         true => RopeScaling::Llama3 {
-            factor: json.or("NTK_by_parts_factor", 8.0)?,
-            low_freq_factor: json.or("NTK_by_parts_low_freq_factor", 1.0)?,
-            high_freq_factor: json.or("NTK_by_parts_high_freq_factor", 4.0)?,
-            original_max_position_embeddings: json.or("NTK_original_ctx_len", 8192)?,
+            factor: json.get_or("NTK_by_parts_factor", 8.0)?,
+            low_freq_factor: json.get_or("NTK_by_parts_low_freq_factor", 1.0)?,
+            high_freq_factor: json.get_or("NTK_by_parts_high_freq_factor", 4.0)?,
+            original_max_position_embeddings: json.get_or("NTK_original_ctx_len", 8192)?,
         },
         false => RopeScaling::None,
     };
     Ok(Rotary {
         dim: json.get("rotary_dim")?.unwrap_or(d_head),
-        base: json.or("rotary_base", 10000.0)?,
-        adjacent_pairs: json.or("rotary_adjacent_pairs", false)?,
+        base: json.get_or("rotary_base", 10000.0)?,
+        adjacent_pairs: json.get_or("rotary_adjacent_pairs", false)?,
         scaling,
     })
 }
@@ -247,43 +247,43 @@ pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
 /// All that TransformerLens has names for; keys and values that query heads share have names of their own.
 pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
     let mut all = vec![
-        at(WE, "embed.W_E", AsIs),
-        at(WPos, "pos_embed.W_pos", AsIs),
-        at(EmbedLnW, "embed.ln.w", AsIs),
-        at(EmbedLnB, "embed.ln.b", AsIs),
-        at(Ln1W, "blocks.{l}.ln1.w", AsIs),
-        at(Ln1B, "blocks.{l}.ln1.b", AsIs),
-        at(Q, "blocks.{l}.attn.W_Q", Heads),
-        at(QB, "blocks.{l}.attn.b_Q", Flat),
-        at(K, if grouped { "blocks.{l}.attn._W_K" } else { "blocks.{l}.attn.W_K" }, Heads),
-        at(KB, if grouped { "blocks.{l}.attn._b_K" } else { "blocks.{l}.attn.b_K" }, Flat),
-        at(V, if grouped { "blocks.{l}.attn._W_V" } else { "blocks.{l}.attn.W_V" }, Heads),
-        at(VB, if grouped { "blocks.{l}.attn._b_V" } else { "blocks.{l}.attn.b_V" }, Flat),
-        at(QNormW, "blocks.{l}.attn.q_norm.w", AsIs),
-        at(QNormB, "blocks.{l}.attn.q_norm.b", AsIs),
-        at(KNormW, "blocks.{l}.attn.k_norm.w", AsIs),
-        at(KNormB, "blocks.{l}.attn.k_norm.b", AsIs),
-        at(Sinks, "blocks.{l}.attn.sinks", AsIs),
-        at(O, "blocks.{l}.attn.W_O", HeadsOut),
-        at(OB, "blocks.{l}.attn.b_O", AsIs),
-        at(Ln1PostW, "blocks.{l}.ln1_post.w", AsIs),
-        at(Ln1PostB, "blocks.{l}.ln1_post.b", AsIs),
-        at(Ln2W, "blocks.{l}.ln2.w", AsIs),
-        at(Ln2B, "blocks.{l}.ln2.b", AsIs),
-        at(MlpLnW, "blocks.{l}.mlp.ln.w", AsIs),
-        at(MlpLnB, "blocks.{l}.mlp.ln.b", AsIs),
-        at(XieluAlphaP, "blocks.{l}.mlp.act_fn.alpha_p", AsIs),
-        at(XieluAlphaN, "blocks.{l}.mlp.act_fn.alpha_n", AsIs),
-        at(XieluPositive, "blocks.{l}.mlp.act_fn.positive", AsIs),
-        at(XieluNegative, "blocks.{l}.mlp.act_fn.negative", AsIs),
-        at(XieluBeta, "blocks.{l}.mlp.act_fn.beta", AsIs),
-        at(XieluEps, "blocks.{l}.mlp.act_fn.eps", AsIs),
-        at(Ln2PostW, "blocks.{l}.ln2_post.w", AsIs),
-        at(Ln2PostB, "blocks.{l}.ln2_post.b", AsIs),
-        at(LnFinalW, "ln_final.w", AsIs),
-        at(LnFinalB, "ln_final.b", AsIs),
-        at(U, "unembed.W_U", Transposed),
-        at(UB, "unembed.b_U", AsIs),
+        entry(WE, "embed.W_E", AsIs),
+        entry(WPos, "pos_embed.W_pos", AsIs),
+        entry(EmbedLnW, "embed.ln.w", AsIs),
+        entry(EmbedLnB, "embed.ln.b", AsIs),
+        entry(Ln1W, "blocks.{l}.ln1.w", AsIs),
+        entry(Ln1B, "blocks.{l}.ln1.b", AsIs),
+        entry(Q, "blocks.{l}.attn.W_Q", Heads),
+        entry(QB, "blocks.{l}.attn.b_Q", Flat),
+        entry(K, if grouped { "blocks.{l}.attn._W_K" } else { "blocks.{l}.attn.W_K" }, Heads),
+        entry(KB, if grouped { "blocks.{l}.attn._b_K" } else { "blocks.{l}.attn.b_K" }, Flat),
+        entry(V, if grouped { "blocks.{l}.attn._W_V" } else { "blocks.{l}.attn.W_V" }, Heads),
+        entry(VB, if grouped { "blocks.{l}.attn._b_V" } else { "blocks.{l}.attn.b_V" }, Flat),
+        entry(QNormW, "blocks.{l}.attn.q_norm.w", AsIs),
+        entry(QNormB, "blocks.{l}.attn.q_norm.b", AsIs),
+        entry(KNormW, "blocks.{l}.attn.k_norm.w", AsIs),
+        entry(KNormB, "blocks.{l}.attn.k_norm.b", AsIs),
+        entry(Sinks, "blocks.{l}.attn.sinks", AsIs),
+        entry(O, "blocks.{l}.attn.W_O", HeadsOut),
+        entry(OB, "blocks.{l}.attn.b_O", AsIs),
+        entry(Ln1PostW, "blocks.{l}.ln1_post.w", AsIs),
+        entry(Ln1PostB, "blocks.{l}.ln1_post.b", AsIs),
+        entry(Ln2W, "blocks.{l}.ln2.w", AsIs),
+        entry(Ln2B, "blocks.{l}.ln2.b", AsIs),
+        entry(MlpLnW, "blocks.{l}.mlp.ln.w", AsIs),
+        entry(MlpLnB, "blocks.{l}.mlp.ln.b", AsIs),
+        entry(XieluAlphaP, "blocks.{l}.mlp.act_fn.alpha_p", AsIs),
+        entry(XieluAlphaN, "blocks.{l}.mlp.act_fn.alpha_n", AsIs),
+        entry(XieluPositive, "blocks.{l}.mlp.act_fn.positive", AsIs),
+        entry(XieluNegative, "blocks.{l}.mlp.act_fn.negative", AsIs),
+        entry(XieluBeta, "blocks.{l}.mlp.act_fn.beta", AsIs),
+        entry(XieluEps, "blocks.{l}.mlp.act_fn.eps", AsIs),
+        entry(Ln2PostW, "blocks.{l}.ln2_post.w", AsIs),
+        entry(Ln2PostB, "blocks.{l}.ln2_post.b", AsIs),
+        entry(LnFinalW, "ln_final.w", AsIs),
+        entry(LnFinalB, "ln_final.b", AsIs),
+        entry(U, "unembed.W_U", Transposed),
+        entry(UB, "unembed.b_U", AsIs),
     ];
     all.extend(if config.experts().is_some() { experts() } else { dense(config.gated_mlp()) });
     all
@@ -292,15 +292,15 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
 /// A plain or gated MLP; TransformerLens' bias of a gated one is added to the product.
 fn dense(gated: bool) -> Vec<Entry> {
     let mut all = vec![
-        at(In, "blocks.{l}.mlp.W_in", Transposed),
-        at(Gate, "blocks.{l}.mlp.W_gate", Transposed),
-        at(GateB, "blocks.{l}.mlp.b_gate", AsIs),
-        at(Out, "blocks.{l}.mlp.W_out", Transposed),
-        at(OutB, "blocks.{l}.mlp.b_out", AsIs),
+        entry(In, "blocks.{l}.mlp.W_in", Transposed),
+        entry(Gate, "blocks.{l}.mlp.W_gate", Transposed),
+        entry(GateB, "blocks.{l}.mlp.b_gate", AsIs),
+        entry(Out, "blocks.{l}.mlp.W_out", Transposed),
+        entry(OutB, "blocks.{l}.mlp.b_out", AsIs),
     ];
     match gated {
-        true => all.extend([at(ProductB, "blocks.{l}.mlp.b_in", AsIs), at(InB, "blocks.{l}.mlp.b_up", AsIs)]),
-        false => all.push(at(InB, "blocks.{l}.mlp.b_in", AsIs)),
+        true => all.extend([entry(ProductB, "blocks.{l}.mlp.b_in", AsIs), entry(InB, "blocks.{l}.mlp.b_up", AsIs)]),
+        false => all.push(entry(InB, "blocks.{l}.mlp.b_in", AsIs)),
     }
     all
 }
@@ -308,13 +308,13 @@ fn dense(gated: bool) -> Vec<Entry> {
 /// A mixture of experts, whose parts are `nn.Linear`s in TransformerLens.
 fn experts() -> Vec<Entry> {
     vec![
-        at(Router, "blocks.{l}.mlp.W_gate.weight", AsIs),
-        at(RouterB, "blocks.{l}.mlp.W_gate.bias", AsIs),
-        at(In, "blocks.{l}.mlp.experts.{e}.W_in.weight", AsIs),
-        at(InB, "blocks.{l}.mlp.experts.{e}.W_in.bias", AsIs),
-        at(Gate, "blocks.{l}.mlp.experts.{e}.W_gate.weight", AsIs),
-        at(GateB, "blocks.{l}.mlp.experts.{e}.W_gate.bias", AsIs),
-        at(Out, "blocks.{l}.mlp.experts.{e}.W_out.weight", AsIs),
-        at(OutB, "blocks.{l}.mlp.experts.{e}.W_out.bias", AsIs),
+        entry(Router, "blocks.{l}.mlp.W_gate.weight", AsIs),
+        entry(RouterB, "blocks.{l}.mlp.W_gate.bias", AsIs),
+        entry(In, "blocks.{l}.mlp.experts.{e}.W_in.weight", AsIs),
+        entry(InB, "blocks.{l}.mlp.experts.{e}.W_in.bias", AsIs),
+        entry(Gate, "blocks.{l}.mlp.experts.{e}.W_gate.weight", AsIs),
+        entry(GateB, "blocks.{l}.mlp.experts.{e}.W_gate.bias", AsIs),
+        entry(Out, "blocks.{l}.mlp.experts.{e}.W_out.weight", AsIs),
+        entry(OutB, "blocks.{l}.mlp.experts.{e}.W_out.bias", AsIs),
     ]
 }
