@@ -81,7 +81,18 @@ pub enum Error {
     NoTokenizer,
     /// The tokenizer refused a text, or its file.
     #[error("the tokenizer failed: {0}")]
-    Tokenizer(String),
+    Tokenizer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A word that the tokenizer's vocabulary does not have.
+    #[error("{unknown}{hint}")]
+    UnknownWord {
+        /// The word, and where it stands.
+        unknown: crate::UnknownWord,
+        /// What to do; empty, or beginning with a separator.
+        hint: String,
+    },
+    /// The BOS token was asked for, and the tokenizer has none.
+    #[error("the tokenizer has no BOS token to put first: use `Bos::No`, or name a `bos_token` in its tokenizer_config.json")]
+    NoBosToken,
     /// A prompt without a single token.
     #[error("the prompt has no tokens: give at least one token, or prepend the BOS token")]
     EmptyPrompt,
@@ -402,6 +413,11 @@ impl Error {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Error::Malformed { path: path.into(), source: source.into() }
+    }
+
+    /// An [`Error::Tokenizer`].
+    pub(crate) fn tokenizer(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Tokenizer(source.into())
     }
 
     /// An [`Error::ConfigField`].

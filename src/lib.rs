@@ -74,7 +74,7 @@ pub use tensor::slice::Slice;
 pub use tensor::span::Span;
 pub use text::input::{Input, Tokens};
 pub use text::positions::Positions;
-pub use text::tokenizer::{Bos, PaddingSide, Tokenizer};
+pub use text::tokenizer::{Bos, PaddingSide, Tokenizer, UnknownWord};
 pub use unchecked::allocator::{tune_allocator, AllocatorTuning};
 pub use unchecked::autodiff::{autodiff, AutodiffGuard};
 pub use unchecked::cuda::cuda_if_available;

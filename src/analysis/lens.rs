@@ -12,7 +12,7 @@ use crate::cache::ActivationCache;
 use crate::component::Component;
 use crate::tensor::columns::Columns;
 use crate::tensor::precision::{at_least_float, widened};
-use crate::{Error, Result};
+use crate::Result;
 
 /// What the model would say if it ended after each layer (nostalgebraist 2020): logits `[component, batch, pos, d_vocab_out]`.
 ///
@@ -51,7 +51,7 @@ impl Quantity for Logits {
     /// The likeliest token.
     fn cells(lens: &LogitLens) -> Result<Vec<String>> {
         let ids = Vec::<i64>::try_from(lens.values().f_argmax(-1, false)?.f_reshape(-1)?)?;
-        ids.into_iter().map(|id| lens.token_text(id).map(|text| quoted(&text))).collect()
+        Ok(ids.into_iter().map(|id| quoted(&lens.token_text(id))).collect())
     }
 }
 
@@ -103,7 +103,7 @@ impl LogitLens {
         let row = |(i, row): (usize, &Component)| {
             let tokens = (0..k).map(|j| {
                 let id = ids.f_int64_value(&[i as i64, j])?;
-                Ok((self.token_text(id)?, values.f_double_value(&[i as i64, j])?))
+                Ok((self.token_text(id), values.f_double_value(&[i as i64, j])?))
             });
             Ok(LikelyTokens { row: row.clone(), tokens: tokens.collect::<Result<_>>()? })
         };
@@ -128,14 +128,9 @@ impl LogitLens {
         Ok(Ranks { rows: rows.collect::<Result<_>>()? })
     }
 
-    /// A token as text, or its id where there is no text: a vocabulary padded to a round number has ids that the tokenizer does not
-    /// know.
-    fn token_text(&self, id: i64) -> Result<String> {
-        let Ok(tokenizer) = self.cache().tokenizer() else { return Ok(format!("<{id}>")) };
-        match tokenizer.single_str_token(id) {
-            Err(Error::TokenOutOfRange { .. }) => Ok(format!("<{id}>")),
-            text => text,
-        }
+    /// A token as text; without a tokenizer, and for ids that it does not know, as `<id 7>`.
+    fn token_text(&self, id: i64) -> String {
+        self.cache().tokenizer().map_or_else(|_| format!("<id {id}>"), |tokenizer| tokenizer.text_or_number(id))
     }
 }
 

@@ -408,10 +408,22 @@ fn an_answer_of_several_tokens() {
     let model = raw("gpt2").with_tokenizer(tokenizer());
     says(model.to_single_token("the road"), "`the road` is 2 tokens (`the`, `road`), but exactly one is needed");
     says(model.to_single_token(""), "`` is 0 tokens (), but exactly one is needed");
-    says(model.to_single_token("rode"), "the tokenizer failed: `rode` is no token of its vocabulary");
+    let expected = "`rode`, at character 0 of the text, is not in the tokenizer's vocabulary and would become `<unk>`";
+    says(model.to_single_token("rode"), expected);
+    says(
+        model.forward("the rode"),
+        &expected
+            .replace("character 0", "character 4")
+            .replace("`<unk>`", "`<unk>`; use other words, or let them pass with `Tokenizer::allow_unknown`"),
+    );
     let expected = "token id 5 is out of range: the vocabulary has 5 entries, 0 to 4";
     says(model.to_string(&[1, 5]), expected);
-    says(model.to_single_str_token(5), expected);
+    // The model's vocabulary is larger than the tokenizer's.
+    assert_eq!(model.to_single_str_token(5).unwrap(), "<id 5>");
+    assert_eq!(model.to_single_token("<id 95>").unwrap(), 95);
+    let expected = "token id 96 is out of range: the vocabulary has 96 entries, 0 to 95";
+    says(model.to_single_str_token(96), expected);
+    says(model.to_single_token("<id 96>"), expected);
 }
 
 #[test]

@@ -162,6 +162,31 @@ fn the_sorting_model_sorts_every_input() {
     assert!(blind < 100); // it writes the same whatever it read, and is right by luck
 }
 
+/// What is shown of a token can be given as an answer, for every id; and most tokens are shown as the text that they are.
+#[rstest]
+#[case("gpt2_tokenizer", 50_257, 49_913)]
+#[case("stories260K", 512, 296)]
+#[case("capp_gpt2", 53, 53)]
+fn a_token_s_text_leads_back_to_it(#[case] name: &str, #[case] vocab_size: usize, #[case] as_decoded: usize) {
+    let Some(folder) = folder(name) else { return };
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap().unwrap();
+    assert_eq!(tokenizer.vocab_size(), vocab_size);
+    let ids: Vec<i64> = (0..vocab_size as i64).collect();
+    let texts = tokenizer.str_tokens(&ids).unwrap();
+    let mut plain = 0;
+    for (id, text) in ids.iter().zip(&texts) {
+        assert_eq!(tokenizer.single_token(text).unwrap(), *id, "{text:?}");
+        plain += usize::from(tokenizer.decode(&[*id]).unwrap().trim_start() == text.trim_start());
+    }
+    println!("{name}: {plain} of {vocab_size} tokens are shown as they are decoded");
+    assert!(plain >= as_decoded, "{plain}");
+    // Saved and loaded, special tokens are the same.
+    let (json, config) = (tokenizer.json().unwrap(), tokenizer.config_json());
+    let again = Tokenizer::from_bytes(json.as_bytes(), Some(config.as_bytes())).unwrap();
+    assert_eq!(format!("{again:?}"), format!("{tokenizer:?}"));
+    assert_eq!(again.str_tokens(&ids).unwrap(), texts);
+}
+
 const TEXTS: [&str; 8] = [
     "Hello, world!",
     "The quick brown fox doesn't jump over 1,234 lazy dogs.",
