@@ -54,7 +54,7 @@ pub use analysis::{
 pub use cache::ActivationCache;
 pub use component::{Component, Target};
 pub use config::Config;
-pub use error::{Error, Result};
+pub use error::{Error, HubError, Result};
 pub use format::FormatError;
 pub use hook::{HookFilter, HookPoint};
 pub use hooked_transformer::{HookedTransformer, Init, Outcome, Output, OutputTokens, Run};

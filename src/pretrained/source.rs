@@ -57,38 +57,43 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for what is neither; [`Error::Invalid`] for a checkpoint that is not there; [`Error::Hub`].
+    /// [`Error::Io`] for what is neither; [`Error::Setting`] for a revision of a folder; [`Error::NoCheckpoint`]; [`Error::Hub`].
     pub(crate) fn find(&self, given: &Path) -> Result<Found> {
         if given.is_dir() {
             if self.revision.is_some() || self.checkpoint.is_some() {
-                let what = "it is a folder, which has neither revisions nor checkpoints by step";
-                return Err(Error::malformed(given, what));
+                let name = if self.revision.is_some() { "revision" } else { "checkpoint_step" };
+                let why = "is a folder, which has neither revisions nor checkpoints by step: leave them out";
+                return Err(Error::setting(name, format!("{} {why}", given.display())));
             }
             let name = given.file_name().map(|name| name.to_string_lossy().into_owned());
             return Ok(Found { folder: given.into(), name });
         }
         let name = given.to_str().filter(|name| is_hub_name(name));
-        let name = name.ok_or_else(|| Error::malformed(given, "there is no such folder"))?;
-        let name = aliases::resolve(name);
+        let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such folder");
+        let name = name.ok_or_else(|| Error::io(given)(missing()))?;
+        let (given, name) = (name, aliases::resolve(name));
         let revision = match (self.checkpoint, &self.revision) {
-            (Some(_), Some(_)) => return Err(Error::invalid("choose a revision or a checkpoint's step, not both")),
+            (Some(_), Some(_)) => {
+                return Err(Error::setting("revision", "choose a revision or a checkpoint's step, not both"))
+            }
             (Some(checkpoint), None) => checkpoint.revision(&name)?,
             (None, Some(revision)) => revision.clone(),
             (None, None) => "main".into(),
         };
-        let folder = self.fetch(&name, &revision)?;
+        let folder = self.fetch(given, &name, &revision)?;
         let tail = name.rsplit('/').next().map(String::from);
         Ok(Found { folder, name: tail })
     }
 
     #[cfg(feature = "hub")]
-    fn fetch(&self, name: &str, revision: &str) -> Result<PathBuf> {
+    fn fetch(&self, _: &str, name: &str, revision: &str) -> Result<PathBuf> {
         self.hub.fetch(name, revision)
     }
 
     #[cfg(not(feature = "hub"))]
-    fn fetch(&self, name: &str, _: &str) -> Result<PathBuf> {
-        Err(Error::malformed(name, "there is no such folder; to load a model from the hub, enable feature `hub`"))
+    fn fetch(&self, given: &str, name: &str, _: &str) -> Result<PathBuf> {
+        let source = crate::HubError::FeatureDisabled { given: given.into() };
+        Err(Error::Hub { name: name.into(), source })
     }
 }
 
@@ -120,8 +125,11 @@ mod tests {
         let error = |name: &str| Source::default().find(Path::new(name)).unwrap_err().to_string();
         assert_eq!(error("./no/such/folder"), "./no/such/folder: there is no such folder");
         #[cfg(not(feature = "hub"))]
-        assert!(error("gpt2-small")
-            .ends_with("gpt2: there is no such folder; to load a model from the hub, enable feature `hub`"));
+        assert_eq!(
+            error("gpt2-small"),
+            "`gpt2` on the hub: there is no folder `gpt2-small`, and models of the hub need the feature `hub`: \
+             `cargo add tch-lens --features hub`"
+        );
         let folder = tempfile::tempdir().unwrap();
         let source = Source { revision: Some("main".into()), ..Source::default() };
         assert!(source.find(folder.path()).unwrap_err().to_string().contains("neither revisions"));

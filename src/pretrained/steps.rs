@@ -16,29 +16,28 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: the model has no checkpoints, or not this one, with those nearest to it.
+    /// [`Error::NoCheckpoint`]: the model has no checkpoints, or not this one, with those nearest to it.
     pub(crate) fn revision(self, name: &str) -> Result<String> {
+        let missing = |asked: String, has: String| Error::NoCheckpoint { name: name.into(), asked, has };
         let Some((prefix, steps)) = schedule(name) else {
-            let which = "Pythia's and Stanford's GPT-2s (`pythia-70m`, `stanford-gpt2-small-a`) have";
-            return Err(Error::invalid(format!("`{name}` has no checkpoints by step; {which}")));
+            let has = "Pythia's and Stanford's GPT-2s (`pythia-70m`, `stanford-gpt2-small-a`) have";
+            return Err(missing("checkpoints by step".into(), has.into()));
         };
         let step = match self {
             Checkpoint::Index(index) => {
                 let n = steps.len() as i64;
-                let at = if index < 0 { index + n } else { index };
-                let step = usize::try_from(at).ok().and_then(|at| steps.get(at));
+                let place = if index < 0 { index.saturating_add(n) } else { index };
+                let step = usize::try_from(place).ok().and_then(|place| steps.get(place));
                 *step.ok_or_else(|| {
-                    Error::invalid(format!("`{name}` has {n} checkpoints, so {index} is none: 0 to {}", n - 1))
+                    missing(format!("checkpoint of index {index}"), format!("it has {n}, 0 to {} or -{n} to -1", n - 1))
                 })?
             }
             Checkpoint::Step(step) => {
                 if let Err(after) = steps.binary_search(&step) {
                     let near = [after.checked_sub(1).map(|i| steps[i]), steps.get(after).copied()];
                     let near: Vec<String> = near.into_iter().flatten().map(|step| step.to_string()).collect();
-                    let near = near.join(" and ");
-                    return Err(Error::invalid(format!(
-                        "`{name}` has no checkpoint of step {step}; the nearest: {near}"
-                    )));
+                    let nearest = format!("the nearest are of step {}", near.join(" and "));
+                    return Err(missing(format!("checkpoint of step {step}"), nearest));
                 }
                 step
             }
@@ -91,11 +90,11 @@ mod tests {
         let error = |name: &str, checkpoint: Checkpoint| checkpoint.revision(name).unwrap_err().to_string();
         assert!(error("gpt2", Checkpoint::Step(1)).contains("no checkpoints by step"));
         let unknown = error("EleutherAI/pythia-70m", Checkpoint::Step(1500));
-        assert!(unknown.ends_with("no checkpoint of step 1500; the nearest: 1000 and 2000"), "{unknown}");
+        assert!(unknown.ends_with("no checkpoint of step 1500: the nearest are of step 1000 and 2000"), "{unknown}");
         let past = error("EleutherAI/pythia-70m", Checkpoint::Step(1_000_000));
-        assert!(past.ends_with("the nearest: 143000"), "{past}");
+        assert!(past.ends_with("the nearest are of step 143000"), "{past}");
         let index = error("EleutherAI/pythia-70m", Checkpoint::Index(154));
-        assert!(index.ends_with("154 checkpoints, so 154 is none: 0 to 153"), "{index}");
-        assert!(error("EleutherAI/pythia-70m", Checkpoint::Index(-155)).contains("-155 is none"));
+        assert!(index.ends_with("no checkpoint of index 154: it has 154, 0 to 153 or -154 to -1"), "{index}");
+        assert!(error("EleutherAI/pythia-70m", Checkpoint::Index(-155)).contains("index -155"));
     }
 }

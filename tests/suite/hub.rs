@@ -334,7 +334,7 @@ fn a_missing_model_says_so() {
     let error = client.load().revision("v9").open("org/tiny").unwrap_err().to_string();
     assert_eq!(error, "`org/tiny` on the hub: it has no revision `v9`");
     let error = client.load().revision("../../v9").open("org/tiny").unwrap_err().to_string();
-    assert!(error.contains("is no revision"), "{error}");
+    assert!(error.contains("cannot be a revision"), "{error}");
     let with_token = Load::new().hub(client.hub.clone().token(Some("mine")));
     let error = with_token.open("org/none").unwrap_err().to_string();
     assert!(error.contains("private and the token does not open it"), "{error}");
@@ -429,7 +429,7 @@ fn aliases_revisions_and_steps_are_revisions_on_the_hub() {
     let error = client.load().checkpoint_step(1).revision("x").open("pythia").unwrap_err().to_string();
     assert!(error.contains("not both"), "{error}");
     let error = client.load().checkpoint_step(3).open("pythia").unwrap_err().to_string();
-    assert!(error.ends_with("no checkpoint of step 3; the nearest: 2 and 4"), "{error}");
+    assert!(error.ends_with("no checkpoint of step 3: the nearest are of step 2 and 4"), "{error}");
 }
 
 /// The environment is the process', so this is one of its own.

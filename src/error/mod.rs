@@ -1,8 +1,12 @@
 //! What can go wrong, one plain sentence each: what was expected, what came, what to do.
 
+mod hub;
+
 use std::path::PathBuf;
 
 use tch::Kind;
+
+pub use self::hub::HubError;
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -268,6 +272,14 @@ pub enum Error {
         /// The hook point that the cache would have to hold.
         needed: String,
     },
+    /// A setting that does not apply, or that contradicts another one.
+    #[error("{why}")]
+    Setting {
+        /// The method that sets it.
+        name: &'static str,
+        /// Why it does not apply, and what to do.
+        why: String,
+    },
     /// Anything else that a caller asked for and cannot have.
     #[error("{0}")]
     Invalid(String),
@@ -290,12 +302,22 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A model that the hub does not give.
-    #[error("`{name}` on the hub: {what}")]
+    #[error("`{name}` on the hub: {source}")]
     Hub {
         /// The model's name there.
         name: String,
         /// Why not, and what to do.
-        what: String,
+        source: HubError,
+    },
+    /// A point in a model's training that the hub does not have.
+    #[error("`{name}` has no {asked}: {has}")]
+    NoCheckpoint {
+        /// The model's name on the hub.
+        name: String,
+        /// What was asked for.
+        asked: String,
+        /// What there is.
+        has: String,
     },
     /// An architecture that no family reads.
     #[error("architecture `{found}` is not supported; these are: {known}")]
@@ -399,6 +421,11 @@ impl Error {
     /// An [`Error::Invalid`] of one sentence.
     pub(crate) fn invalid(sentence: impl Into<String>) -> Self {
         Error::Invalid(sentence.into())
+    }
+
+    /// An [`Error::Setting`].
+    pub(crate) fn setting(name: &'static str, why: impl Into<String>) -> Self {
+        Error::Setting { name, why: why.into() }
     }
 
     /// An [`Error::Io`] that names the file.
