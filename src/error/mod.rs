@@ -79,6 +79,24 @@ pub enum Error {
         bytes: u64,
     },
 
+    // --- settings and generation -----------------------------------------------------------------
+    /// A setting whose value cannot be used, or that could not count beside the others.
+    #[error("`{name}` is {value}: {rule}")]
+    Setting {
+        /// The setting's name: that of the method that sets it.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        rule: String,
+    },
+    /// A row in which no token can be chosen.
+    #[error("row {row} has no token to choose from: every one is excluded, or its logits are not numbers")]
+    NoCandidate {
+        /// The row of the batch.
+        row: usize,
+    },
+
     // --- text and tokens ----------------------------------------------------------------------
     /// Text was given to a model that has no tokenizer.
     #[error("this model has no tokenizer: give token ids, or load one with `with_tokenizer`")]
@@ -445,6 +463,11 @@ impl Error {
     /// An [`Error::Tokenizer`].
     pub(crate) fn tokenizer(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Error::Tokenizer(source.into())
+    }
+
+    /// An [`Error::Setting`].
+    pub(crate) fn setting(name: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
+        Error::Setting { name, value: value.to_string(), rule: rule.into() }
     }
 
     /// An [`Error::ConfigField`].

@@ -2,4 +2,5 @@
 
 pub(crate) mod input;
 pub(crate) mod positions;
+pub(crate) mod stream;
 pub(crate) mod tokenizer;

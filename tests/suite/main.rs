@@ -13,6 +13,7 @@ mod config_fields;
 mod errors;
 mod factored;
 mod families;
+mod generate;
 mod gradual;
 mod hooks;
 #[cfg(feature = "hub")]
@@ -31,7 +32,9 @@ mod positions;
 mod processing;
 mod real_models;
 mod running;
+mod sampling;
 mod sources;
+mod text;
 #[cfg(feature = "toy")]
 mod tied;
 mod toy;

@@ -3,6 +3,7 @@
 mod byte_level;
 mod pieces;
 mod special;
+mod special_token;
 mod unknown;
 
 use std::fmt;
@@ -13,7 +14,8 @@ use serde_json::Value;
 use tokenizers::Encoding;
 
 use self::pieces::{PieceDecoder, Pieces};
-use self::special::{read_json, FileError, SpecialTokens};
+use self::special::{content, read_json, FileError, SpecialTokens};
+pub use self::special_token::{SpecialRole, SpecialToken};
 pub use self::unknown::UnknownWord;
 use self::unknown::Unknowns;
 use crate::{Error, Result};
@@ -77,7 +79,7 @@ impl Tokenizer {
     /// The tokenizer of a model's folder, or `None` where the folder has no `tokenizer.json`.
     ///
     /// The BOS, EOS and padding tokens are the first that the vocabulary has of those named in
-    /// `tokenizer_config.json`, `special_tokens_map.json` and `config.json`. Where none names a BOS token, it is
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `config.json` and `generation_config.json`. Where none names a BOS token, it is
     /// what the tokenizer itself puts before a text, else the EOS token.
     ///
     /// # Errors
@@ -87,7 +89,7 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         let Some(json) = read_json(&path)? else { return Ok(None) };
         let mut sources = Vec::new();
-        for name in ["tokenizer_config.json", "special_tokens_map.json", "config.json"] {
+        for name in ["tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json"] {
             sources.extend(read_json(&folder.join(name))?);
         }
         Self::new(json, &sources).map(Some).map_err(|what| Error::malformed(path, what))
@@ -223,6 +225,10 @@ impl Tokenizer {
     /// [`Error::TokenOutOfRange`] for an id outside the vocabulary.
     pub fn decode(&self, ids: &[i64]) -> Result<String> {
         let ids = ids.iter().map(|&id| self.checked(id)).collect::<Result<Vec<_>>>()?;
+        // Some decoders of the tokenizers crate panic where there is no token at all.
+        if !ids.iter().any(|&id| content(&self.inner.tokenizer, id).is_some()) {
+            return Ok(String::new());
+        }
         self.inner.tokenizer.decode(&ids, false).map_err(Error::tokenizer)
     }
 
@@ -306,6 +312,18 @@ impl Tokenizer {
         }
     }
 
+    /// Whether an id has a token: a vocabulary may have gaps.
+    pub(super) fn has_token(&self, id: i64) -> Result<bool> {
+        Ok(content(&self.inner.tokenizer, self.checked(id)?).is_some())
+    }
+
+    /// Whether a token is a single byte to its decoder, such as `<0x0A>`, which joins consecutive ones.
+    pub(super) fn is_byte(&self, id: i64) -> Result<bool> {
+        let id = self.checked(id)?;
+        let byte = || pieces::byte_fallback(&content(&self.inner.tokenizer, id)?);
+        Ok(self.inner.decoder.joins_bytes() && byte().is_some())
+    }
+
     fn checked(&self, id: i64) -> Result<u32> {
         let d_vocab = self.inner.vocab_size;
         let known = u32::try_from(id).ok().filter(|&id| (id as usize) < d_vocab);
@@ -324,7 +342,7 @@ impl Tokenizer {
 
     /// The token that fills up a batch: the padding token, else EOS, else BOS, else 0. It is masked in any case.
     pub fn pad_id(&self) -> i64 {
-        let SpecialTokens { bos, eos, pad } = self.inner.special;
+        let SpecialTokens { bos, eos, pad, .. } = self.inner.special;
         pad.or(eos).or(bos).unwrap_or(0).into()
     }
 
@@ -352,7 +370,7 @@ impl Tokenizer {
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { vocab_size, special, .. } = &*self.inner;
-        let SpecialTokens { bos, eos, pad } = special;
+        let SpecialTokens { bos, eos, pad, .. } = special;
         let mut shown = f.debug_struct("Tokenizer");
         shown.field("vocab_size", vocab_size).field("bos", bos).field("eos", eos).field("pad", pad);
         shown.finish_non_exhaustive()

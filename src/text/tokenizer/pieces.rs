@@ -111,7 +111,7 @@ fn owner(tokenizer: &Tokenizer, text: &str, ids: &[u32]) -> u32 {
 }
 
 /// The byte that `<0x0A>` stands for, in vocabularies that fall back to bytes.
-fn byte_fallback(content: &str) -> Option<u8> {
+pub(super) fn byte_fallback(content: &str) -> Option<u8> {
     let digits = content.strip_prefix("<0x")?.strip_suffix('>')?;
     u8::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 2)
 }
@@ -123,17 +123,26 @@ pub(super) struct PieceDecoder {
     decoder: Option<DecoderWrapper>,
     /// Whether a character of a token stands for a byte, as in GPT-2's vocabulary.
     byte_level: bool,
+    /// Whether consecutive tokens such as `<0x0A>` are joined to characters.
+    byte_fallback: bool,
 }
 
 impl PieceDecoder {
     /// From a `tokenizer.json`'s field `decoder`.
     pub(super) fn from_json(decoder: &Value) -> serde_json::Result<Self> {
         let byte_level = |part: &Value| part["type"] == "ByteLevel";
+        let byte_fallback = |part: &Value| part["type"] == "ByteFallback";
         let parts = decoder["decoders"].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(PieceDecoder {
             decoder: serde_json::from_value(space_keeping(decoder.clone()))?,
             byte_level: byte_level(decoder) || parts.iter().any(byte_level),
+            byte_fallback: byte_fallback(decoder) || parts.iter().any(byte_fallback),
         })
+    }
+
+    /// Whether consecutive tokens such as `<0x0A>` are joined to characters.
+    pub(super) fn joins_bytes(&self) -> bool {
+        self.byte_fallback
     }
 
     /// A token's text; `None` where the decoder refuses it, or loses bytes that are no character of their own.

@@ -8,10 +8,12 @@ use tokenizers::Tokenizer;
 use crate::{Error, Result};
 
 /// The tokens that stand for no text, by id.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct SpecialTokens {
     pub(super) bos: Option<u32>,
     pub(super) eos: Option<u32>,
+    /// Further ones that end a text, such as Llama 3's end of a turn.
+    pub(super) more_eos: Vec<u32>,
     pub(super) pad: Option<u32>,
 }
 
@@ -23,11 +25,12 @@ impl SpecialTokens {
     pub(super) fn find(tokenizer: &Tokenizer, sources: &[Value]) -> Self {
         let eos = declared(tokenizer, sources, "eos").or_else(|| tokenizer.token_to_id(END_OF_TEXT));
         let bos = declared(tokenizer, sources, "bos").or_else(|| put_first(tokenizer)).or(eos);
-        SpecialTokens { bos, eos, pad: declared(tokenizer, sources, "pad") }
+        let more_eos = more_eos(tokenizer, sources, eos);
+        SpecialTokens { bos, eos, more_eos, pad: declared(tokenizer, sources, "pad") }
     }
 
     /// The contents of a `tokenizer_config.json` that names them, each by content and id.
-    pub(super) fn config_json(self, tokenizer: &Tokenizer) -> String {
+    pub(super) fn config_json(&self, tokenizer: &Tokenizer) -> String {
         let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
         for (role, id) in [("bos", self.bos), ("eos", self.eos), ("pad", self.pad)] {
             let Some(id) = id else { continue };
@@ -35,6 +38,9 @@ impl SpecialTokens {
             if let Some(content) = content(tokenizer, id) {
                 config[format!("{role}_token")] = content.into();
             }
+        }
+        if let (Some(eos), false) = (self.eos, self.more_eos.is_empty()) {
+            config["eos_token_id"] = [&[eos], self.more_eos.as_slice()].concat().into();
         }
         config.to_string()
     }
@@ -69,6 +75,21 @@ fn declared(tokenizer: &Tokenizer, sources: &[Value], role: &str) -> Option<u32>
         }
         found
     })
+}
+
+/// The EOS tokens that the files name by id, but for `eos`.
+fn more_eos(tokenizer: &Tokenizer, sources: &[Value], eos: Option<u32>) -> Vec<u32> {
+    let ids = sources.iter().flat_map(|source| match &source["eos_token_id"] {
+        Value::Array(ids) => ids.as_slice(),
+        id => std::slice::from_ref(id),
+    });
+    let mut more = Vec::new();
+    for id in ids.filter_map(|id| u32::try_from(id.as_u64()?).ok()) {
+        if Some(id) != eos && !more.contains(&id) && content(tokenizer, id).is_some() {
+            more.push(id);
+        }
+    }
+    more
 }
 
 /// The special token that the tokenizer by itself puts before a text.

@@ -72,6 +72,11 @@ impl Unknowns {
         Unknowns { token, drops }
     }
 
+    /// The token that stands for such words.
+    pub(super) fn token(&self) -> Option<u32> {
+        self.token
+    }
+
     /// Whether `text`, which was encoded to `encoding`, may have such words.
     pub(super) fn possible(&self, text: &str, encoding: &Encoding) -> bool {
         let dropped = match &self.drops {
