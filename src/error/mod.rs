@@ -82,7 +82,7 @@ pub enum Error {
     // --- settings and generation -----------------------------------------------------------------
     /// A setting whose value cannot be used, or that could not count beside the others.
     #[error("`{name}` is {value}: {rule}")]
-    Setting {
+    OptionValue {
         /// The setting's name: that of the method that sets it.
         name: &'static str,
         /// Its value.
@@ -465,9 +465,9 @@ impl Error {
         Error::Tokenizer(source.into())
     }
 
-    /// An [`Error::Setting`].
-    pub(crate) fn setting(name: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
-        Error::Setting { name, value: value.to_string(), rule: rule.into() }
+    /// An [`Error::OptionValue`].
+    pub(crate) fn option_value(name: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
+        Error::OptionValue { name, value: value.to_string(), rule: rule.into() }
     }
 
     /// An [`Error::ConfigField`].

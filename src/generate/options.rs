@@ -104,7 +104,7 @@ impl GenerateOptions {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] for no new token at all or an empty stop string; [`Error::TokenOutOfRange`] for a stop token, the
+    /// [`Error::OptionValue`] for no new token at all or an empty stop string; [`Error::TokenOutOfRange`] for a stop token, the
     /// tokenizer's EOS among them, that the model does not have; [`Error::NoTokenizer`] for stop strings without one.
     pub fn stop_rules(&self, config: &Config, tokenizer: Option<&Tokenizer>) -> Result<StopRules> {
         let mut tokens = self.stop_tokens.clone();
@@ -130,7 +130,7 @@ impl GenerateOptions {
     /// # Errors
     ///
     /// Those of [`GenerateOptions::stop_rules`] and [`Sampler::new`]; [`Error::EmptyPrompt`], [`Error::PromptTooLong`],
-    /// [`Error::TokenOutOfRange`] for a prompt that the model cannot run on; [`Error::Setting`] for counts that cannot
+    /// [`Error::TokenOutOfRange`] for a prompt that the model cannot run on; [`Error::OptionValue`] for counts that cannot
     /// be, or several samples where all would be the same.
     pub fn start(
         &self,
@@ -158,16 +158,24 @@ impl GenerateOptions {
     fn check_counts(&self, rules: &StopRules) -> Result<()> {
         let GenerateOptions { samples, min_new_tokens: min, max_new_tokens: max, .. } = *self;
         if samples == 0 {
-            return Err(Error::setting("samples", 0, "it must be at least 1"));
+            return Err(Error::option_value("samples", 0, "it must be at least 1"));
         }
         if samples > 1 && self.sampling.greedy {
-            return Err(Error::setting("samples", samples, "it must be 1 with `greedy`, where all would be the same"));
+            return Err(Error::option_value(
+                "samples",
+                samples,
+                "it must be 1 with `greedy`, where all would be the same",
+            ));
         }
         if min > max {
-            return Err(Error::setting("min_new_tokens", min, format!("it must be at most `max_new_tokens`, {max}")));
+            return Err(Error::option_value(
+                "min_new_tokens",
+                min,
+                format!("it must be at most `max_new_tokens`, {max}"),
+            ));
         }
         if min > 0 && rules.tokens().is_empty() {
-            return Err(Error::setting("min_new_tokens", min, "it needs a stop token that it can hold off"));
+            return Err(Error::option_value("min_new_tokens", min, "it needs a stop token that it can hold off"));
         }
         Ok(())
     }

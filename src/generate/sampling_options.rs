@@ -160,11 +160,11 @@ impl SamplingOptions {
         let positive = |x: f64| x > 0.0 && x.is_finite();
         let fraction = |x: f64| x > 0.0 && x <= 1.0;
         let number = |name, value: Option<f64>, fits: fn(f64) -> bool, rule: &str| match value {
-            Some(value) if !fits(value) => Err(Error::setting(name, value, rule)),
+            Some(value) if !fits(value) => Err(Error::option_value(name, value, rule)),
             _ => Ok(()),
         };
         let count = |name, value: Option<usize>, rule: &str| match value {
-            Some(0) => Err(Error::setting(name, 0, rule)),
+            Some(0) => Err(Error::option_value(name, 0, rule)),
             _ => Ok(()),
         };
         let (above, at_most_1) = ("it must be finite and above 0", "it must lie above 0 and be at most 1");
@@ -187,13 +187,13 @@ impl SamplingOptions {
             "it must be at least 1; leave it out to allow repeats",
         )?;
         if self.forbidden_sequences.iter().any(Vec::is_empty) {
-            return Err(Error::setting("forbid_sequence", "empty", "it must have at least one token"));
+            return Err(Error::option_value("forbid_sequence", "empty", "it must have at least one token"));
         }
         if self.allowed_tokens.as_ref().is_some_and(Vec::is_empty) {
-            return Err(Error::setting("allow_tokens", "empty", "it must have at least one token"));
+            return Err(Error::option_value("allow_tokens", "empty", "it must have at least one token"));
         }
         if let Some((_, bias)) = self.biases.iter().find(|(_, bias)| bias.is_nan() || *bias == f64::INFINITY) {
-            return Err(Error::setting("bias_token", bias, "it must be a finite number, or −∞"));
+            return Err(Error::option_value("bias_token", bias, "it must be a finite number, or −∞"));
         }
         let named = self.biases.iter().map(|(id, _)| id).chain(&self.forbidden_tokens);
         let named = named.chain(self.forbidden_sequences.iter().flatten()).chain(self.allowed_tokens.iter().flatten());
@@ -219,13 +219,13 @@ impl SamplingOptions {
         ];
         let keep = set("min_tokens_to_keep", self.min_tokens_to_keep.map(|count| count.to_string()));
         if let (Some((name, value)), true) = (&keep, filters.iter().all(Option::is_none)) {
-            return Err(Error::setting(name, value, "it needs one of `top_k`, `top_p` and their like"));
+            return Err(Error::option_value(name, value, "it needs one of `top_k`, `top_p` and their like"));
         }
         let seed = set("seed", self.seed.map(|seed| seed.to_string()));
         let drawing = [seed, set("temperature", number(self.temperature)), keep].into_iter().chain(filters);
         match drawing.flatten().next() {
             Some((name, value)) if self.greedy => {
-                Err(Error::setting(name, value, "it must be left out where `greedy` draws nothing"))
+                Err(Error::option_value(name, value, "it must be left out where `greedy` draws nothing"))
             }
             _ => Ok(()),
         }

@@ -45,13 +45,13 @@ impl StopRules {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] for an empty string, or no new token at all.
+    /// [`Error::OptionValue`] for an empty string, or no new token at all.
     pub fn new(tokens: &[i64], strings: &[String], max_new_tokens: usize, n_ctx: usize) -> Result<Self> {
         if max_new_tokens == 0 {
-            return Err(Error::setting("max_new_tokens", 0, "it must be at least 1"));
+            return Err(Error::option_value("max_new_tokens", 0, "it must be at least 1"));
         }
         if strings.iter().any(String::is_empty) {
-            return Err(Error::setting("stop_strings", "\"\"", "a stop string must have at least one character"));
+            return Err(Error::option_value("stop_strings", "\"\"", "a stop string must have at least one character"));
         }
         let mut tokens = tokens.to_vec();
         tokens.sort_unstable();
