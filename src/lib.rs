@@ -69,7 +69,7 @@ pub use pretrained::fuzzing;
 pub use pretrained::hub::Hub;
 pub use pretrained::processing::{Processing, Step};
 pub use pretrained::Load;
-pub use run::{Done, HookError, Hooks, Patch, PatchValue, Plan, Replacement};
+pub use run::{Done, FileSink, HookError, Hooks, Patch, PatchValue, Plan, PlannedEntry, Replacement, Sink, SinkEntry};
 pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;

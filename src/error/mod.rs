@@ -186,6 +186,14 @@ pub enum Error {
         /// The hook point.
         name: String,
     },
+    /// A sink that could not take what a run keeps.
+    #[error("the sink failed{place}: {}", first_line(.source))]
+    Sink {
+        /// Where, in words; empty at the beginning and the end of the run.
+        place: String,
+        /// What the sink returned.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A user's hook panicked.
     #[error("the hook at `{name}` panicked: {}", shortened(.message))]
     HookPanicked {

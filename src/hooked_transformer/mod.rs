@@ -9,6 +9,7 @@ mod load;
 mod loss;
 mod moving;
 mod run;
+mod run_options;
 mod save;
 mod save_hugging_face;
 mod text;
@@ -28,7 +29,7 @@ use crate::{Error, Result};
 
 pub use directions::OutputTokens;
 pub use init::Init;
-pub use run::{Outcome, Output, Run};
+pub use run_options::{Outcome, Output, Run};
 
 /// A language model with hook points: TransformerLens' `HookedTransformer`.
 ///

@@ -12,5 +12,6 @@ mod tap;
 pub use hooks::{Done, HookError, Hooks, Replacement};
 pub use patch::{Patch, PatchValue};
 pub use plan::Plan;
+pub use sink::{FileSink, PlannedEntry, Sink, SinkEntry};
 
 pub(crate) use tap::{Flow, Halt, Recording, Tap};

@@ -31,7 +31,7 @@ use crate::{Config, Error, Result};
 /// ```
 /// use tch_lens::{hook, Hooks, HookedTransformer, Patch};
 /// let model = HookedTransformer::toy()?;
-/// let (clean, corrupted) = ("When Mary and John went to the shop", "When Anne and John went to the shop");
+/// let (clean, corrupted) = ("When Mary and John went to the shop", "When John and Mary went to the shop");
 /// let (_, cache) = model.run_with_cache(clean)?;
 /// // Head 2 of layer 1, as in the clean run; then the stream at one position; then a neuron's mean ablation.
 /// let z = cache.get(hook::z(1))?.select(2, 2); // [batch, pos, d_head]

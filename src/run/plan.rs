@@ -7,8 +7,9 @@ use tch::Kind;
 
 use super::hooks::{Action, Hooks};
 use super::kept::KeptPositions;
+use super::sink::PlannedEntry;
 use crate::config::NormPosition;
-use crate::hook::{self, HookFilter, HookName, HookPoint, PointSet, Site};
+use crate::hook::{self, HookFilter, HookName, HookPoint, Place, PointSet, Site};
 use crate::text::positions::{PositionAxis, Positions};
 use crate::{Config, Error, Result};
 
@@ -104,6 +105,11 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether something is done at a point after the last layer.
+    pub(crate) fn reaches_logits(&self) -> bool {
+        Site::at(Place::After).any(|site| self.live.contains(HookPoint::outside(site)))
+    }
+
     /// The model's shape.
     pub(crate) fn config(&self) -> &Config {
         &self.of.0
@@ -174,7 +180,14 @@ impl Plan {
 
     /// The bytes of one entry of the cache; of an expert's, at most.
     fn bytes_at(&self, point: HookPoint, batch: usize, pos: usize, kept: &KeptPositions) -> u64 {
-        let (config, weights) = &self.of;
+        let shape = self.kept_shape(point, batch, pos, kept);
+        let width = point.kind(self.of.1).elt_size_in_bytes() as u64;
+        shape.iter().map(|n| *n as u64).fold(width, u64::saturating_mul)
+    }
+
+    /// The shape of one entry of the cache; of an expert's, with the most rows that it can get.
+    fn kept_shape(&self, point: HookPoint, batch: usize, pos: usize, kept: &KeptPositions) -> Vec<i64> {
+        let config = self.config();
         let mut shape = point.shape(config, batch, pos);
         let length = kept.at(point).map_or(0, |columns| columns.len() as i64);
         match point.axes().position {
@@ -185,10 +198,19 @@ impl Plan {
         if let (Site::Ln1Scale | Site::Ln1Normalized, Some(layer)) = (point.site(), point.layer()) {
             let split = self.on_path.contains(hook::attn_in(layer)) || self.on_path.contains(hook::v_input(layer));
             if config.norm_position() != NormPosition::After && split {
-                shape.push(config.n_key_value_heads as i64);
+                shape.insert(2, config.n_key_value_heads as i64); // [batch, pos, head, …]
             }
         }
-        shape.iter().map(|n| *n as u64).fold(point.kind(*weights).elt_size_in_bytes() as u64, u64::saturating_mul)
+        shape
+    }
+
+    /// What the run will keep of an input, in firing order.
+    pub(crate) fn planned(&self, batch: usize, pos: usize, kept: &KeptPositions) -> Vec<PlannedEntry> {
+        let planned = |point: HookPoint| {
+            let shape = point.expert().is_none().then(|| self.kept_shape(point, batch, pos, kept));
+            PlannedEntry { point, shape, kind: point.kind(self.of.1) }
+        };
+        self.cached().filter(|point| kept.at(*point).is_some()).map(planned).collect()
     }
 
     /// The largest entry of the cache, with its bytes.

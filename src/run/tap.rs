@@ -5,11 +5,11 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use indexmap::IndexMap;
 use tch::Tensor;
 
-use super::hooks::{Action, Entry, HookError, Hooks};
+use super::hooks::{Action, Entry, Hooks};
 use super::kept::KeptPositions;
 use super::patch::Prepared;
 use super::plan::Plan;
-use super::sink::Budget;
+use super::sink::{self, Sink, SinkEntry};
 use crate::hook::{HookPoint, PointSet};
 use crate::text::input::Tokens;
 use crate::{Error, Result};
@@ -45,8 +45,8 @@ pub(crate) struct Tap<'r, 'h> {
     versions: Vec<i64>,
     /// The points at which a hook put something else in place.
     changed: PointSet,
-    /// What the cache may take in memory.
-    budget: Option<Budget>,
+    /// Where kept activations go, if not to the cache's memory.
+    sink: Option<Box<dyn Sink + 'h>>,
     /// Live points that have not fired yet.
     remaining: usize,
 }
@@ -66,26 +66,31 @@ impl<'r, 'h> Tap<'r, 'h> {
         hooks: Hooks<'h>,
         input: (&Tokens, i64),
         positions: &'r KeptPositions,
-        budget: Option<Budget>,
+        mut sink: Option<Box<dyn Sink + 'h>>,
     ) -> Result<Self> {
         let prepare = |(entry, points): (&Entry, &PointSet)| match &entry.action {
             Action::Patch(patch) => patch.prepare(points, plan.config(), positions, input).map(Some),
             _ => Ok(None),
         };
         let patches = hooks.entries.iter().zip(&plan.hook_points).map(prepare).collect::<Result<_>>()?;
+        if let Some(sink) = &mut sink {
+            let size = input.0.ids.size();
+            let planned = plan.planned(size[0] as usize, size[1] as usize, positions);
+            guarded(None, || sink.begin(&planned))?.map_err(|source| sink::failed(None, source))?;
+        }
         let cache = IndexMap::with_capacity(plan.cached.len());
         let (versions, changed, remaining) = (Vec::new(), PointSet::default(), plan.n_live);
-        Ok(Tap { plan, hooks, patches, positions, cache, versions, changed, budget, remaining })
+        Ok(Tap { plan, hooks, patches, positions, cache, versions, changed, sink, remaining })
     }
 
     /// What the run has kept.
     ///
     /// # Errors
     ///
-    /// [`Error::EditedInPlace`] where a hook changed a kept activation that it was shown before.
-    pub(crate) fn finish(self) -> Result<Recording> {
-        if let Some(budget) = &self.budget {
-            budget.finish();
+    /// [`Error::EditedInPlace`] where a hook changed a kept activation that it was shown before; the sink's.
+    pub(crate) fn finish(mut self) -> Result<Recording> {
+        if let Some(sink) = &mut self.sink {
+            guarded(None, || sink.finish())?.map_err(|source| sink::failed(None, source))?;
         }
         for ((point, tensor), version) in self.cache.iter().zip(&self.versions) {
             if tensor.f_internal_version()? != *version {
@@ -140,14 +145,12 @@ impl<'r, 'h> Tap<'r, 'h> {
         }
         if self.plan.cached.contains(point) {
             if let Some(kept) = self.positions.keep(point, &tensor, indices)? {
-                let kept = match &mut self.budget {
-                    Some(budget) => budget.keep(point, kept)?,
-                    None => kept,
-                };
-                if self.plan.has_closures {
-                    self.versions.push(kept.f_internal_version()?);
+                if let Some(kept) = self.sunk(point, kept)? {
+                    if self.plan.has_closures {
+                        self.versions.push(kept.f_internal_version()?);
+                    }
+                    self.cache.insert(point, kept);
                 }
-                self.cache.insert(point, kept);
             }
         }
         self.remaining = self.remaining.saturating_sub(1);
@@ -157,15 +160,23 @@ impl<'r, 'h> Tap<'r, 'h> {
         Ok(tensor)
     }
 
+    /// What the cache holds of an activation that is kept.
+    fn sunk(&mut self, point: HookPoint, tensor: Tensor) -> Result<Option<Tensor>> {
+        let (Some(sink), Some(positions)) = (&mut self.sink, self.positions.at(point)) else { return Ok(Some(tensor)) };
+        let entry = SinkEntry { point, tensor: tensor.shallow_clone(), positions };
+        shown(point, &tensor, || sink.keep(entry))?.map_err(|source| sink::failed(Some(point), source))
+    }
+
     /// What a hook makes of an activation.
     fn act(&mut self, nth: usize, point: HookPoint, tensor: Tensor) -> Result<Tensor> {
+        let failed = |source| Error::Hook { name: point.to_string(), source };
         let after = match &mut self.hooks.entries[nth].action {
             Action::Observe(f) => {
-                shown(point, &tensor, || f(&tensor, point))?;
+                shown(point, &tensor, || f(&tensor, point))?.map_err(failed)?;
                 None
             }
             Action::Replace(f) => {
-                let replacement = shown(point, &tensor, || f(&tensor, point))?;
+                let replacement = shown(point, &tensor, || f(&tensor, point))?.map_err(failed)?;
                 if let Some(replacement) = &replacement {
                     check(point, &tensor, replacement)?;
                 }
@@ -173,7 +184,7 @@ impl<'r, 'h> Tap<'r, 'h> {
             }
             Action::Edit(f) => {
                 let mut edited = tensor.f_alias_copy()?;
-                shown(point, &tensor, || f(&mut edited, point))?;
+                shown(point, &tensor, || f(&mut edited, point))?.map_err(failed)?;
                 check(point, &tensor, &edited)?;
                 Some(edited)
             }
@@ -190,20 +201,25 @@ impl<'r, 'h> Tap<'r, 'h> {
     }
 }
 
-/// Runs a hook that must not change `tensor` in place. A panic in it is an error that names the point.
-fn shown<T>(point: HookPoint, tensor: &Tensor, hook: impl FnOnce() -> Result<T, HookError>) -> Result<T> {
+/// Runs a function of the caller's that must not change `tensor` in place.
+fn shown<T>(point: HookPoint, tensor: &Tensor, f: impl FnOnce() -> T) -> Result<T> {
     // Views share their version, so a change through any of them counts.
     let before = tensor.f_internal_version()?;
-    // What the hook may have left half done is the caller's, who gets the error.
-    let result = catch_unwind(AssertUnwindSafe(hook)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Error::HookPanicked { name: point.to_string(), message: text.unwrap_or("it did not say why").into() }
-    })?;
-    let result = result.map_err(|source| Error::Hook { name: point.to_string(), source })?;
+    let result = guarded(Some(point), f)?;
     match tensor.f_internal_version()? == before {
         true => Ok(result),
         false => Err(Error::EditedInPlace { name: point.to_string() }),
     }
+}
+
+/// Runs a function of the caller's; a panic in it is an error that names the point.
+fn guarded<T>(point: Option<HookPoint>, f: impl FnOnce() -> T) -> Result<T> {
+    // What the function may have left half done is the caller's, who gets the error.
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let name = point.map_or("the run's sink".into(), |point| point.to_string());
+        Error::HookPanicked { name, message: text.unwrap_or("it did not say why").into() }
+    })
 }
 
 /// A replacement must be what it replaces: shape, kind and device.

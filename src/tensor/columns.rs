@@ -163,6 +163,13 @@ impl Columns {
         let common = match (&self.0, &others.0) {
             (Numbers::PerRow(_), _) => others.places(self).ok().map(|_| self.clone()),
             (_, Numbers::PerRow(_)) => self.places(others).ok().map(|_| others.clone()),
+            // Not column by column: the lengths of a plan may be any.
+            (Numbers::Range { start, step, len }, Numbers::Range { start: first, step: 1, len: count }) => {
+                let gap = first.saturating_sub(*start).max(0);
+                let before = gap / step + i64::from(gap % step != 0);
+                let end = first.saturating_add(*count).min(start.saturating_add(len.saturating_mul(*step)));
+                Some(Columns::steps(start.saturating_add(before.saturating_mul(*step)), end, *step))
+            }
             _ => {
                 let kept = self.of_row(0).into_iter().filter(|column| others.place(*column).is_some());
                 Some(Columns::list(kept.collect()))

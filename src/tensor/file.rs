@@ -25,12 +25,17 @@ pub(crate) fn write_safetensors(path: &Path, mut tensors: Vec<(String, Tensor)>)
     let mut writer = Writer::create(path, &entries, &[("format", "pt")]).map_err(Error::io(path))?;
     let mut data = Vec::new();
     for (_, tensor) in tensors {
-        let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
-        data.resize(tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(), 0);
-        tensor.f_copy_data_u8(&mut data, tensor.numel())?;
+        copy_bytes(&tensor, &mut data)?;
         writer.write(&data).map_err(Error::io(path))?;
     }
     writer.finish().map_err(Error::io(path))
+}
+
+/// A tensor's entries in order, little endian, in place of what `bytes` held.
+pub(crate) fn copy_bytes(tensor: &Tensor, bytes: &mut Vec<u8>) -> Result<()> {
+    let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
+    bytes.resize(tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(), 0);
+    Ok(tensor.f_copy_data_u8(bytes, tensor.numel())?)
 }
 
 #[cfg(test)]

@@ -81,8 +81,16 @@ impl Slice {
     ///
     /// As [`Slice::apply`].
     pub fn indices(&self, len: i64, axis: &'static str) -> Result<Vec<i64>> {
-        let all = arange(0..len, tch::Device::Cpu)?;
-        Ok(Vec::<i64>::try_from(self.apply(&all, 0, axis)?.f_reshape(-1)?)?)
+        match self {
+            Slice::Index(index) => Ok(vec![self.index(*index, len, axis)?]),
+            Slice::List(indices) => indices.iter().map(|i| self.index(*i, len, axis)).collect(),
+            Slice::Mask(mask) => self.indices_of(mask, len, axis)?.indices(len, axis),
+            Slice::Tensor(indices) => self.of_tensor(indices)?.indices(len, axis),
+            Slice::All | Slice::Range { .. } => {
+                let all = arange(0..len, tch::Device::Cpu)?;
+                Ok(Vec::<i64>::try_from(self.apply(&all, 0, axis)?.f_reshape(-1)?)?)
+            }
+        }
     }
 
     /// Whether the axis goes.
@@ -104,7 +112,7 @@ impl Slice {
     }
 
     fn index(&self, index: i64, len: i64, axis: &'static str) -> Result<i64> {
-        let positive = if index < 0 { index + len } else { index };
+        let positive = if index < 0 { index.saturating_add(len) } else { index };
         if (0..len).contains(&positive) {
             Ok(positive)
         } else {

@@ -434,7 +434,7 @@ fn a_loss_of_nothing() {
     says(model.run(vec![vec![5], vec![6]], Run::new().output(Output::Both)), expected);
     says(
         model.run([5, 6], Run::new().output(Output::Loss).logits_at(-1)),
-        "a loss needs the logits at all positions: leave out `logits_at`",
+        "the run's `logits_at` cannot be used: a loss needs the logits at all positions",
     );
     let classifier = raw("toy_bidir_classifier");
     let expected = "a loss needs one logit for each of 20 tokens, and this model has 5 outputs";

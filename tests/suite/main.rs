@@ -33,6 +33,8 @@ mod processing;
 mod real_models;
 mod running;
 mod sampling;
+mod settings;
+mod sinks;
 mod sources;
 mod text;
 #[cfg(feature = "toy")]

@@ -1,4 +1,4 @@
-//! Where a run's entries go once its memory budget is spent: the CPU's memory, or files.
+//! [`Budget`]: kept activations in memory as long as a budget lasts, and in the CPU's memory or files after that.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tch::{Device, Tensor};
 
+use super::{HookError, Sink, SinkEntry};
 use crate::hook::HookPoint;
 use crate::{Error, Result};
 
-/// What a run may keep in memory, and how much of it is left.
+/// What a run may keep in the memory of its device, and how much of it is left.
 #[derive(Debug)]
 pub(crate) struct Budget {
     left: u64,
-    /// Entries are on their way to the CPU.
+    /// The device from which entries are on their way to the CPU.
     pending: Option<Device>,
 }
 
@@ -21,37 +22,41 @@ impl Budget {
     pub(crate) fn new(bytes: u64) -> Self {
         Budget { left: bytes, pending: None }
     }
+}
 
-    /// The entry itself while there is room; once there is none, this and every later entry elsewhere.
-    pub(crate) fn keep(&mut self, point: HookPoint, tensor: Tensor) -> Result<Tensor> {
+impl Sink for Budget {
+    /// The entry itself while there is room; after that, this and every later entry elsewhere.
+    fn keep(&mut self, entry: SinkEntry<'_>) -> Result<Option<Tensor>, HookError> {
+        let SinkEntry { point, tensor, .. } = entry;
         let bytes = tensor.numel() as u64 * tensor.f_kind()?.elt_size_in_bytes() as u64;
         if bytes <= self.left {
             self.left -= bytes;
-            return Ok(tensor);
+            return Ok(Some(tensor));
         }
         self.left = 0;
         match tensor.device() {
-            Device::Cpu => to_file(point, &tensor),
+            Device::Cpu => Ok(Some(to_file(point, &tensor)?)),
             device => {
                 // Without waiting for it: libtorch copies into pinned memory while the run goes on.
                 self.pending = Some(device);
-                Ok(tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, true, false)?)
+                Ok(Some(tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, true, false)?))
             }
         }
     }
 
     /// Waits for what is still on its way to the CPU.
-    pub(crate) fn finish(&self) {
-        if let Some(Device::Cuda(index)) = self.pending {
+    fn finish(&mut self) -> Result<(), HookError> {
+        if let Some(Device::Cuda(index)) = self.pending.take() {
             tch::Cuda::synchronize(index as i64);
         }
+        Ok(())
     }
 }
 
-/// A copy of an activation in a file that has no name any more, mapped into memory: the system reads what is looked at and may
-/// forget it again. The file goes with the last tensor that looks at it.
+/// A copy of an activation in a file without a name, mapped into memory: the system reads the parts that are used and may
+/// drop them again. The file goes with the last tensor on it.
 ///
-/// It is written as a file, not through the map: a full disk is then an error, and not the end of the process.
+/// The file is written as one, not through the map, so that a full disk is an error and not the end of the process.
 fn to_file(point: HookPoint, tensor: &Tensor) -> Result<Tensor> {
     if tensor.requires_grad() {
         return Err(Error::invalid(format!(
@@ -61,8 +66,8 @@ fn to_file(point: HookPoint, tensor: &Tensor) -> Result<Tensor> {
     let (size, kind) = (tensor.size(), tensor.f_kind()?);
     let file = Unnamed::new()?;
     write(&file.path, tensor).map_err(|error| match error {
-        Failed::Torch(error) => Error::from(error),
-        Failed::Io(error) => Error::io(&file.path)(error),
+        WriteError::Torch(error) => Error::from(error),
+        WriteError::Io(error) => Error::io(&file.path)(error),
     })?;
     let name = file
         .path
@@ -106,7 +111,7 @@ impl Drop for Unnamed {
     }
 }
 
-enum Failed {
+enum WriteError {
     Torch(tch::TchError),
     Io(std::io::Error),
 }
@@ -114,19 +119,19 @@ enum Failed {
 /// Entries written at a time.
 const CHUNK: i64 = 1 << 20;
 
-fn write(path: &std::path::Path, tensor: &Tensor) -> Result<(), Failed> {
-    let mut file = std::fs::OpenOptions::new().write(true).open(path).map_err(Failed::Io)?;
-    let flat = tensor.f_contiguous().and_then(|t| t.f_view(-1)).map_err(Failed::Torch)?;
-    let width = flat.f_kind().map_err(Failed::Torch)?.elt_size_in_bytes();
+fn write(path: &std::path::Path, tensor: &Tensor) -> Result<(), WriteError> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(path).map_err(WriteError::Io)?;
+    let flat = tensor.f_contiguous().and_then(|t| t.f_view(-1)).map_err(WriteError::Torch)?;
+    let width = flat.f_kind().map_err(WriteError::Torch)?.elt_size_in_bytes();
     let numel = flat.numel() as i64;
     let mut bytes = vec![0u8; (numel.min(CHUNK)) as usize * width];
     let mut start = 0;
     while start < numel {
         let n = (numel - start).min(CHUNK);
-        let part = flat.f_narrow(0, start, n).map_err(Failed::Torch)?;
+        let part = flat.f_narrow(0, start, n).map_err(WriteError::Torch)?;
         let bytes = &mut bytes[..n as usize * width];
-        part.f_copy_data_u8(bytes, n as usize).map_err(Failed::Torch)?;
-        file.write_all(bytes).map_err(Failed::Io)?;
+        part.f_copy_data_u8(bytes, n as usize).map_err(WriteError::Torch)?;
+        file.write_all(bytes).map_err(WriteError::Io)?;
         start += n;
     }
     Ok(())
