@@ -92,9 +92,8 @@ impl HookedTransformer {
         let model = (self.shared_config(), self.kind());
         let plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), stop, whole)?;
         if !whole && !run.logits_at.is_all() && !plan.reaches_logits() {
-            let why =
-                "the run ends before logits are formed, with the last hook point at which something is done".into();
-            return Err(Error::Setting { setting: "logits_at", why });
+            let why = "the run ends before logits are formed, with the last hook point at which something is done";
+            return Err(refused("logits_at", why));
         }
         Ok(plan)
     }
