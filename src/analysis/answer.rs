@@ -84,7 +84,7 @@ impl Answer {
     ) -> Result<Tensor> {
         match self.incorrect {
             None => self.correct.ids(model, tokenizer, batch, pos),
-            Some(_) => Err(Error::invalid("one token is needed here, not a difference of two")),
+            Some(_) => Err(Error::wrong_input("one token is needed here, not a difference of two")),
         }
     }
 }

@@ -118,7 +118,7 @@ impl ActivationCache {
     ///
     /// [`Error::NotOneToken`], [`Error::NoTokenizer`] and [`Error::TokenOutOfRange`] for the answer, [`Error::Shape`] for answers of
     /// another number than there are rows of the batch or positions; [`Error::NoEntry`] and [`Error::NoPosition`] for what the run did not
-    /// keep; [`Error::OtherRun`] for a stack of another run; [`Error::Invalid`] for a stack that is projected, averaged, or normalised
+    /// keep; [`Error::OtherRun`] for a stack of another run; [`Error::WrongInput`] for a stack that is projected, averaged, or normalised
     /// for another target, and for options with `apply_ln` or `project`, which a logit attribution does itself.
     pub fn logit_attrs<'a>(&self, of: impl Into<Attributed<'a>>, answer: impl Into<Answer>) -> Result<Attribution> {
         let answer = answer.into();
@@ -157,10 +157,13 @@ impl ActivationCache {
     fn attribute(&self, recipe: &Recipe, options: StackOptions, answer: &Answer) -> Result<Attribution> {
         let StackOptions { target, apply_ln, window, project } = options;
         if project.is_some() {
-            return Err(Error::invalid("logit_attrs projects onto the answer: leave out `project`"));
+            return Err(Error::setting("project", "logit_attrs projects onto the answer: leave out `project`"));
         }
         if apply_ln {
-            return Err(Error::invalid("logit_attrs passes rows through the last norm: leave out `apply_ln`"));
+            return Err(Error::setting(
+                "apply_ln",
+                "logit_attrs passes rows through the last norm: leave out `apply_ln`",
+            ));
         }
         let reach = target.reach(self.model().config())?;
         let window = window.of(self)?;
@@ -177,10 +180,10 @@ impl ActivationCache {
 /// The attribution of a stack, by its own cache and window.
 pub(crate) fn of_stack(stack: &ResidualStack, answer: &Answer) -> Result<Attribution> {
     if !stack.is_of_stream() {
-        return Err(Error::invalid("logit_attrs needs rows of the stream, but the stack is projected already"));
+        return Err(Error::wrong_input("logit_attrs needs rows of the stream, but the stack is projected already"));
     }
     if stack.is_normalized() && stack.target() != Target::Unembed {
-        return Err(Error::invalid(format!(
+        return Err(Error::wrong_input(format!(
             "logit_attrs needs rows as the unembedding reads them, but these are normalised for {}: leave out apply_ln",
             stack.target()
         )));
@@ -308,7 +311,7 @@ impl Attribution {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where the rows are not all heads of each layer, and possibly others.
+    /// [`Error::WrongInput`] where the rows are not all heads of each layer, and possibly others.
     pub fn by_head(&self) -> Result<Tensor> {
         let mut heads: Vec<(usize, usize, i64)> = Vec::new();
         for (i, row) in self.rows().iter().enumerate() {
@@ -321,7 +324,7 @@ impl Attribution {
         let n_heads = heads.len().checked_div(n_layers).unwrap_or(0);
         let complete = heads.iter().enumerate().all(|(i, (l, h, _))| i == l * n_heads + h);
         if heads.is_empty() || !complete || heads.len() != n_layers * n_heads {
-            return Err(Error::invalid("a table by head needs a row for each head of each layer"));
+            return Err(Error::wrong_input("a table by head needs a row for each head of each layer"));
         }
         let order: Vec<i64> = heads.iter().map(|(.., i)| *i).collect();
         let order = Tensor::f_from_slice(&order)?.f_to_device(self.values().device())?;

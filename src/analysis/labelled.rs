@@ -142,7 +142,7 @@ impl<Q: Quantity> LabelledTensor<Q> {
     ///
     /// # Errors
     ///
-    /// [`Error::SliceOutOfRange`], [`Error::NoPosition`], [`Error::PaddingChosen`]; [`Error::Invalid`] where there is no such axis any
+    /// [`Error::SliceOutOfRange`], [`Error::NoPosition`], [`Error::PaddingChosen`]; [`Error::NoAxis`] where there is no such axis any
     /// more.
     pub fn pos(&self, positions: impl Into<Positions>) -> Result<Self> {
         let (window, places) = self.window.narrowed_pos(&positions.into(), &self.cache)?;
@@ -153,7 +153,7 @@ impl<Q: Quantity> LabelledTensor<Q> {
     ///
     /// # Errors
     ///
-    /// [`Error::SliceOutOfRange`], [`Error::NoBatchRow`]; [`Error::Invalid`] where there is no such axis any more.
+    /// [`Error::SliceOutOfRange`], [`Error::NoBatchRow`]; [`Error::NoAxis`] where there is no such axis any more.
     pub fn batch(&self, rows: impl Into<Slice>) -> Result<Self> {
         let (window, places) = self.window.narrowed_batch(&rows.into(), &self.cache)?;
         self.narrowed(window, 0, &places)
@@ -282,7 +282,7 @@ impl<Q: Additive> LabelledTensor<Q> {
     ///
     /// # Errors
     ///
-    /// [`Error::PaddingChosen`] where padding would count; [`Error::Invalid`] where there is no such axis any more.
+    /// [`Error::PaddingChosen`] where padding would count; [`Error::NoAxis`] where there is no such axis any more.
     pub fn mean_batch(&self) -> Result<Self> {
         self.averaged(self.window.averaged_batch(&self.cache)?, 0)
     }
@@ -291,7 +291,7 @@ impl<Q: Additive> LabelledTensor<Q> {
     ///
     /// # Errors
     ///
-    /// [`Error::PaddingChosen`] where padding would count; [`Error::Invalid`] where there is no such axis any more.
+    /// [`Error::PaddingChosen`] where padding would count; [`Error::NoAxis`] where there is no such axis any more.
     pub fn mean_pos(&self) -> Result<Self> {
         self.averaged(self.window.averaged_pos(&self.cache)?, 1)
     }

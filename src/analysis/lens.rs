@@ -115,7 +115,7 @@ impl LogitLens {
     /// # Errors
     ///
     /// [`Error::SeveralPositions`] where several positions or batch rows are left; [`Error::NotOneToken`], [`Error::NoTokenizer`] and
-    /// [`Error::TokenOutOfRange`] for the answer; [`Error::Invalid`] for a difference of two.
+    /// [`Error::TokenOutOfRange`] for the answer; [`Error::WrongInput`] for a difference of two.
     pub fn rank_of(&self, answer: impl Into<Answer>) -> Result<Ranks> {
         let id = answer.into().ids(self.model(), self.cache().tokenizer().ok(), 1, 1)?.f_int64_value(&[0, 0])?;
         let logits = widened(&self.of_one_position("a rank")?)?; // [component, d_vocab_out]

@@ -35,7 +35,7 @@ impl ActivationCache {
     /// # Errors
     ///
     /// [`Error::LayerOutOfRange`]; [`Error::NoEntry`] and [`Error::NoPosition`] where the run did not keep `post`; [`Error::Shape`] for
-    /// directions of another width; [`Error::Invalid`] where the model has no MLPs; those of the slices.
+    /// directions of another width; [`Error::ModelHasNo`] where the model has no MLPs; those of the slices.
     pub fn get_neuron_results(&self, layer: impl Into<Layer>, options: NeuronResultOptions) -> Result<Tensor> {
         let layer = layer.into().resolve(self.model().config().n_layers)?;
         let NeuronResultOptions { window, neurons, project } = options;
@@ -73,7 +73,7 @@ impl ActivationCache {
     /// # Errors
     ///
     /// [`Error::NoEntry`] and [`Error::NoPosition`] naming what the run did not keep; [`Error::LayerOutOfRange`] of the target;
-    /// [`Error::Shape`] for directions of another width; [`Error::Invalid`] where the model has no MLPs; those of the slices.
+    /// [`Error::Shape`] for directions of another width; [`Error::ModelHasNo`] where the model has no MLPs; those of the slices.
     pub fn stack_neuron_results(&self, options: NeuronOptions) -> Result<ResidualStack> {
         let NeuronOptions { target, apply_ln, window, neurons, incl_remainder, project } = options;
         self.refuse_without_neurons()?;
@@ -84,7 +84,7 @@ impl ActivationCache {
     /// An error where the model has no neurons.
     pub(crate) fn refuse_without_neurons(&self) -> Result<()> {
         match self.model().config().attn_only() {
-            true => Err(Error::invalid("this model has no MLPs, and so no neurons")),
+            true => Err(Error::model_has_no("neurons", "it has no MLPs")),
             false => Ok(()),
         }
     }

@@ -84,7 +84,7 @@ impl ActivationCache {
     pub fn accumulated_resid(&self, options: AccumulateOptions) -> Result<ResidualStack> {
         let AccumulateOptions { target, apply_ln, window, incl_mid, scale } = options;
         if scale.is_some() && !apply_ln {
-            return Err(Error::invalid("a scale says how rows are normalised: add `apply_ln(true)`"));
+            return Err(Error::setting("scale", "a scale says how rows are normalised: add `apply_ln(true)`"));
         }
         let window = window.of(self)?;
         let config = self.model().config();
@@ -159,7 +159,7 @@ impl ActivationCache {
             Some(count) => self.model().config().layer(count)?,
         };
         if count == 0 {
-            return Err(Error::invalid("stacking an activation needs at least one layer"));
+            return Err(Error::wrong_input("stacking an activation needs at least one layer"));
         }
         let tensors = (0..count as i64)
             .map(|layer| Ok(self.get((name, layer).resolve(self.model().config())?)?.shallow_clone()))

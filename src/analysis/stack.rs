@@ -113,13 +113,13 @@ impl ResidualStack {
     ///
     /// # Errors
     ///
-    /// [`Error::OtherRun`]; [`Error::OtherWindow`] where they are of other batch rows or positions; [`Error::Invalid`] where they are of
+    /// [`Error::OtherRun`]; [`Error::OtherWindow`] where they are of other batch rows or positions; [`Error::WrongInput`] where they are of
     /// different targets, only one is normalised, or they are projected onto different directions.
     pub fn concat(&self, other: &Self) -> Result<Self> {
         let (ours, theirs) = (self.quantity(), other.quantity());
         if self.target() != other.target() || self.is_normalized() != other.is_normalized() {
             let normalized = |stack: &Self| if stack.is_normalized() { ", normalised" } else { "" };
-            return Err(Error::invalid(format!(
+            return Err(Error::wrong_input(format!(
                 "stacks can be joined where both add up to the same input, normalised or not: one is of {}{}, the other of {}{}",
                 self.target(),
                 normalized(self),
@@ -142,7 +142,7 @@ impl ResidualStack {
             _ => false,
         };
         if !same {
-            return Err(Error::invalid(
+            return Err(Error::wrong_input(
                 "stacks can be joined where both are projected onto the same directions, or neither is",
             ));
         }
@@ -160,11 +160,11 @@ impl ResidualStack {
     /// # Errors
     ///
     /// [`Error::NoEntry`] and [`Error::NoPosition`] where the run did not keep the scale; [`Error::HeadsReadApart`];
-    /// [`Error::Invalid`] where the stack is normalised, projected or averaged already.
+    /// [`Error::WrongInput`] where the stack is normalised, projected or averaged already.
     pub fn apply_ln(&self) -> Result<Self> {
         if self.is_normalized() || !self.is_of_stream() {
             let what = if self.is_normalized() { "has passed through a norm already" } else { "is projected already" };
-            return Err(Error::invalid(format!("apply_ln needs rows of the stream, but the stack {what}")));
+            return Err(Error::wrong_input(format!("apply_ln needs rows of the stream, but the stack {what}")));
         }
         self.window().refuse_average("apply_ln")?;
         let view = self.view();

@@ -54,7 +54,7 @@ impl WindowOptions {
     pub(crate) fn of(&self, cache: &ActivationCache) -> Result<Window> {
         let (batch, is_all) = (&self.batch, self.pos.is_all());
         if !cache.has_batch_dim() && !matches!(batch, Slice::All) {
-            return Err(Error::invalid("the cache has no batch dimension to slice: it was removed"));
+            return Err(Error::no_axis("batch", "the cache has no batch dimension to slice: it was removed"));
         }
         let rows = batch.indices(cache.batch_size(), "batch")?;
         let columns = match is_all {
@@ -110,7 +110,7 @@ impl Window {
     /// Some rows of the batch of the cache, and where these lie on the batch axis of the values.
     pub(crate) fn narrowed_batch(&self, slice: &Slice, cache: &ActivationCache) -> Result<(Window, Columns)> {
         if self.batch != Axis::Kept {
-            return Err(Error::invalid("there is no batch axis any more"));
+            return Err(Error::no_axis("batch", "there is no batch axis any more"));
         }
         let rows = Columns::list(slice.indices(cache.batch_size(), "batch")?);
         let places = self
@@ -125,7 +125,7 @@ impl Window {
     /// Some positions, as token columns, and where these lie on the position axis of the values.
     pub(crate) fn narrowed_pos(&self, positions: &Positions, cache: &ActivationCache) -> Result<(Window, Columns)> {
         if self.pos != Axis::Kept {
-            return Err(Error::invalid("there is no position axis any more"));
+            return Err(Error::no_axis("position", "there is no position axis any more"));
         }
         if positions.is_all() {
             return Ok((self.clone(), Columns::range(0, self.columns.len() as i64)));
@@ -138,7 +138,7 @@ impl Window {
             hint: String::new(),
         })?;
         if self.batch == Axis::Averaged && places.is_per_row() {
-            return Err(Error::invalid("after an average over the batch, a position is one for all rows"));
+            return Err(Error::no_axis("batch", "after an average over the batch, a position is one for all rows"));
         }
         let pos = if positions.drops_axis() { Axis::Dropped } else { Axis::Kept };
         Ok((Window { columns, is_all: false, pos, ..self.clone() }, places))
@@ -151,7 +151,7 @@ impl Window {
     /// [`Error::PaddingChosen`] where padding would count.
     pub(crate) fn averaged_batch(&self, cache: &ActivationCache) -> Result<Window> {
         if self.batch != Axis::Kept {
-            return Err(Error::invalid("there is no batch axis any more"));
+            return Err(Error::no_axis("batch", "there is no batch axis any more"));
         }
         self.refuse_padding(cache)?;
         Ok(Window { batch: Axis::Averaged, ..self.clone() })
@@ -164,7 +164,7 @@ impl Window {
     /// [`Error::PaddingChosen`] where padding would count.
     pub(crate) fn averaged_pos(&self, cache: &ActivationCache) -> Result<Window> {
         if self.pos != Axis::Kept {
-            return Err(Error::invalid("there is no position axis any more"));
+            return Err(Error::no_axis("position", "there is no position axis any more"));
         }
         self.refuse_padding(cache)?;
         Ok(Window { pos: Axis::Averaged, ..self.clone() })
@@ -173,7 +173,7 @@ impl Window {
     /// An error where an axis was averaged.
     pub(crate) fn refuse_average(&self, what: &str) -> Result<()> {
         match [self.batch, self.pos].contains(&Axis::Averaged) {
-            true => Err(Error::invalid(format!(
+            true => Err(Error::wrong_input(format!(
                 "{what} comes before an average: each row and position has a scale of its own"
             ))),
             false => Ok(()),

@@ -254,9 +254,10 @@ impl ActivationCache {
     pub fn remove_batch_dim(self) -> Result<Self> {
         let rows = self.tokens.ids.size()[0];
         if self.has_batch_dim && rows != 1 {
-            return Err(Error::invalid(format!(
-                "the batch dimension can go only where it has one row, not {rows}: choose one with apply_slice_to_batch_dim"
-            )));
+            return Err(Error::no_axis(
+                "batch",
+                format!("the batch dimension can go only where it has one row, not {rows}: choose one with apply_slice_to_batch_dim"),
+            ));
         }
         if !self.has_batch_dim {
             return Ok(self);
@@ -272,7 +273,7 @@ impl ActivationCache {
     pub fn apply_slice_to_batch_dim(self, slice: impl Into<Slice>) -> Result<Self> {
         let slice = slice.into();
         if !self.has_batch_dim {
-            return Err(Error::invalid("the cache has no batch dimension to slice: it was removed"));
+            return Err(Error::no_axis("batch", "the cache has no batch dimension to slice: it was removed"));
         }
         let count = self.tokens.ids.size()[0];
         let rows = slice.indices(count, "batch")?;

@@ -67,7 +67,7 @@ impl Target {
                 (Target::Attn(layer as i64), layer, layer)
             }
             Target::Mlp(_) if config.attn_only() => {
-                return Err(Error::invalid(format!("{self} cannot be a target: the model has no MLPs")));
+                return Err(Error::model_has_no("MLPs", format!("it is attention-only, so {self} cannot be a target")));
             }
             Target::Mlp(layer) => {
                 let layer = config.layer(layer)?;

@@ -1,5 +1,6 @@
 //! What can go wrong, one plain sentence each: what was expected, what came, what to do.
 
+mod constructors;
 mod hub;
 
 use std::path::PathBuf;
@@ -56,6 +57,15 @@ pub enum Error {
         what: String,
         /// What might have been meant; empty, or beginning with a separator.
         hint: String,
+    },
+
+    /// A hook point after the layer at which a run stops.
+    #[error("`{name}` is never reached: the run stops before layer {stop}")]
+    NeverReached {
+        /// The hook point.
+        name: String,
+        /// The first layer that does not run.
+        stop: usize,
     },
 
     // --- the cache ----------------------------------------------------------------------------
@@ -306,9 +316,37 @@ pub enum Error {
         /// Why it does not apply, and what to do.
         why: String,
     },
-    /// Anything else that a caller asked for and cannot have.
-    #[error("{0}")]
-    Invalid(String),
+    /// A part that this model does not have.
+    #[error("the model has no {part}: {why}")]
+    ModelHasNo {
+        /// The part.
+        part: String,
+        /// What about the model rules it out.
+        why: String,
+    },
+    /// An axis that a cache or a result no longer has, or cannot do without.
+    #[error("{why}")]
+    NoAxis {
+        /// Which axis.
+        axis: &'static str,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// An argument that a method cannot take.
+    #[error("{why}")]
+    WrongInput {
+        /// What came, and what was expected.
+        why: String,
+    },
+    /// Something that a method does not do for this model, or on this machine.
+    #[error("{why}")]
+    Unsupported {
+        /// What, why not, and what to do.
+        why: String,
+    },
+    /// A state that the crate rules out. It is a mistake of the crate's own.
+    #[error("{0}: this is a mistake of tch-lens; please report it")]
+    Internal(&'static str),
 
     // --- configurations and checkpoints -------------------------------------------------------
     /// A file or folder that could not be read or written.
@@ -441,45 +479,4 @@ fn first_line(error: &impl ToString) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("Internal torch error: ").unwrap_or(&text);
     text.lines().next().unwrap_or_default().to_string()
-}
-
-impl Error {
-    /// An [`Error::Invalid`] of one sentence.
-    pub(crate) fn invalid(sentence: impl Into<String>) -> Self {
-        Error::Invalid(sentence.into())
-    }
-
-    /// An [`Error::Setting`].
-    pub(crate) fn setting(name: &'static str, why: impl Into<String>) -> Self {
-        Error::Setting { name, why: why.into() }
-    }
-
-    /// An [`Error::Io`] that names the file.
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Error::Io { path, source }
-    }
-
-    /// An [`Error::Malformed`] that names the file.
-    pub(crate) fn malformed(
-        path: impl Into<PathBuf>,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Error::Malformed { path: path.into(), source: source.into() }
-    }
-
-    /// An [`Error::Tokenizer`].
-    pub(crate) fn tokenizer(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Error::Tokenizer(source.into())
-    }
-
-    /// An [`Error::OptionValue`].
-    pub(crate) fn option_value(name: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
-        Error::OptionValue { name, value: value.to_string(), rule: rule.into() }
-    }
-
-    /// An [`Error::ConfigField`].
-    pub(crate) fn field(field: &str, value: impl ToString, why: &str) -> Self {
-        Error::ConfigField { field: field.into(), value: value.to_string(), why: why.into() }
-    }
 }

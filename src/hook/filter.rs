@@ -122,7 +122,7 @@ impl HookFilter<'_> {
             let last = of_name.last().copied();
             of_name.retain(reached);
             if let (true, Some(beyond)) = (of_name.is_empty(), last) {
-                return Err(Error::invalid(format!("`{beyond}` is never reached: the run stops before layer {stop}")));
+                return Err(Error::NeverReached { name: beyond.to_string(), stop });
             }
             points.extend(of_name);
         }

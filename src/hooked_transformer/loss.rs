@@ -15,7 +15,7 @@ pub(crate) fn next_token(logits: &Tensor, tokens: &Tokens, per_token: bool) -> R
     let kind = at_least_float(logits.f_kind()?);
     let log_probs = logits.f_narrow(1, 0, len - 1)?.f_log_softmax(-1, kind)?; // [batch, pos - 1, d_vocab]
     let next = tokens.ids.f_narrow(1, 1, len - 1)?; // [batch, pos - 1]
-    let none = || Error::invalid("a loss needs at least two tokens: the first is predicted from nothing");
+    let none = || Error::wrong_input("a loss needs at least two tokens: the first is predicted from nothing");
     let Some(mask) = &tokens.mask else {
         let loss = log_probs.f_gather(-1, &next.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?.f_neg()?; // [batch, pos - 1]
         return match per_token {

@@ -77,7 +77,7 @@ impl HookedTransformer {
         let wants_loss = matches!(output, Output::Loss | Output::LossPerToken | Output::Both);
         if wants_loss && config.d_vocab_out != config.d_vocab {
             let (d_vocab, d_vocab_out) = (config.d_vocab, config.d_vocab_out);
-            return Err(Error::invalid(format!(
+            return Err(Error::unsupported(format!(
                 "a loss needs one logit for each of {d_vocab} tokens, and this model has {d_vocab_out} outputs"
             )));
         }
@@ -180,5 +180,5 @@ impl HookedTransformer {
 
 /// What the run was told to make, and did.
 fn asked_for(output: Option<Tensor>) -> Result<Tensor> {
-    output.ok_or_else(|| Error::invalid("the run was not asked for this output"))
+    output.ok_or_else(|| Error::Internal("the run was not asked for this output"))
 }

@@ -35,7 +35,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRepresentable`] for a weight that the family's folders have no place for; [`Error::Invalid`], naming what
+    /// [`Error::NotRepresentable`] for a weight that the family's folders have no place for; [`Error::Unsupported`], naming what
     /// GPT-2 does not have; [`Error::UnsupportedKind`]; [`Error::Io`]; [`Error::Tokenizer`].
     pub fn save_hugging_face(&self, folder: impl AsRef<Path>, kind: Kind) -> Result<()> {
         let folder = folder.as_ref();
@@ -60,7 +60,7 @@ impl HookedTransformer {
     }
 
     fn unlike_gpt2(&self, what: &str) -> Error {
-        Error::invalid(format!(
+        Error::unsupported(format!(
             "only GPT-2's shape can be written as a Hugging Face folder, which has no {what}; `save_pretrained` writes any model"
         ))
     }
@@ -88,7 +88,7 @@ impl HookedTransformer {
         });
         match fields {
             Value::Object(fields) => Ok(fields),
-            _ => Err(Error::invalid("a config.json is an object")),
+            _ => Err(Error::Internal("a config.json is an object")),
         }
     }
 }

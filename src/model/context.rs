@@ -131,7 +131,7 @@ impl<'r> Context<'r> {
     fn masks(&self, layer: usize) -> Result<&Masks> {
         let kind = MaskKind::of(self.config, layer, self.layout.span.keys());
         let found = self.masks.iter().find(|masks| masks.kind == kind);
-        found.ok_or_else(|| crate::Error::invalid(format!("the run has no layer {layer}")))
+        found.ok_or_else(|| crate::Error::Internal("a layer has no mask"))
     }
 
     fn make_fused(&self, kind: MaskKind) -> Result<FusedMask> {

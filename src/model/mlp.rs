@@ -136,7 +136,7 @@ impl Act {
     /// `α_p x² + β x` for positive `x`, `(e^min(x, ε) − 1 − x) α_n + β x` otherwise.
     fn xielu(&self, x: &Tensor) -> Result<Tensor> {
         let Some([alpha_p, alpha_n, beta, eps]) = &self.xielu else {
-            return Err(crate::Error::invalid("xIELU needs its parameters alpha_p, alpha_n, beta and eps"));
+            return Err(crate::Error::Internal("xIELU lacks its parameters"));
         };
         let wide = x.f_to_kind(if x.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float })?;
         let linear = wide.f_mul(beta)?;

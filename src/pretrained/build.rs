@@ -96,7 +96,7 @@ impl Builder<'_> {
             Ok(block)
         })?;
         let Ok([Ends::Unembed(mut unembed), Ends::Embed(embed)]) = <[Ends; 2]>::try_from(ends) else {
-            return Err(Error::invalid("a model has an embedding and an unembedding"));
+            return Err(Error::Internal("a model has an embedding and an unembedding"));
         };
         if tied {
             unembed.u.weight = embed.w_e.clone();

@@ -45,7 +45,7 @@ mod tests {
         for workers in [1, 2] {
             assert_eq!(run(workers, 9, |index| Ok(index * index)).unwrap(), [0, 1, 4, 9, 16, 25, 36, 49, 64]);
             assert!(run(workers, 0, Ok).unwrap().is_empty());
-            let failing = |index| if index < 3 { Ok(index) } else { Err(Error::invalid(format!("task {index}"))) };
+            let failing = |index| if index < 3 { Ok(index) } else { Err(Error::wrong_input(format!("task {index}"))) };
             assert!(run(workers, 9, failing).unwrap_err().to_string().contains("task 3"));
         }
     }

@@ -98,7 +98,7 @@ impl Plan {
         if action.is_on_path() {
             // Heads of a group share keys and values, so a stream for each query head does not say what these read.
             if point.site() == Site::AttnIn && config.n_key_value_heads != config.n_heads {
-                return Err(Error::invalid(GROUPED_ATTN_IN));
+                return Err(Error::unsupported(GROUPED_ATTN_IN));
             }
             self.on_path.insert(point);
         }

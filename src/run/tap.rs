@@ -225,7 +225,7 @@ fn guarded<T>(point: Option<HookPoint>, f: impl FnOnce() -> T) -> Result<T> {
 /// A replacement must be what it replaces: shape, kind and device.
 fn check(point: HookPoint, expected: &Tensor, found: &Tensor) -> Result<()> {
     if !found.defined() {
-        return Err(Error::invalid(format!("the hook at `{point}` returned an undefined tensor")));
+        return Err(Error::wrong_input(format!("the hook at `{point}` returned an undefined tensor")));
     }
     let same =
         expected.size() == found.size() && expected.f_kind()? == found.f_kind()? && expected.device() == found.device();

@@ -365,13 +365,13 @@ impl FactoredMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::SliceOutOfRange`]; [`Error::Invalid`] for more slices than there are dimensions.
+    /// [`Error::SliceOutOfRange`]; [`Error::WrongInput`] for more slices than there are dimensions.
     pub fn index<S: Into<Slice>>(&self, index: impl IntoIterator<Item = S>) -> Result<Self> {
         let index: Vec<Slice> = index.into_iter().map(Into::into).collect();
         let ndim = self.ndim();
         if index.len() > ndim {
             let (given, shape) = (index.len(), self.shape());
-            return Err(Error::invalid(format!(
+            return Err(Error::wrong_input(format!(
                 "{given} slices are too many for a factored matrix of shape {shape:?}"
             )));
         }
@@ -423,11 +423,13 @@ impl FactoredMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where `dim` is not among, or just after, the leading dimensions.
+    /// [`Error::WrongInput`] where `dim` is not among, or just after, the leading dimensions.
     pub fn unsqueeze(&self, dim: usize) -> Result<Self> {
         let leading = self.ndim() - 2;
         if dim > leading {
-            return Err(Error::invalid(format!("dimension {dim} is no leading one: there are {leading} of these")));
+            return Err(Error::wrong_input(format!(
+                "dimension {dim} is not among the leading ones, of which there are {leading}"
+            )));
         }
         Ok(FactoredMatrix { a: self.a.f_unsqueeze(dim as i64)?, b: self.b.f_unsqueeze(dim as i64)? })
     }

@@ -12,13 +12,13 @@ use crate::{Error, Result};
 ///
 /// # Errors
 ///
-/// [`Error::Io`]; [`Error::Invalid`] for a kind that no file holds.
+/// [`Error::Io`]; [`Error::WrongInput`] for a kind that no file holds.
 pub(crate) fn write_safetensors(path: &Path, mut tensors: Vec<(String, Tensor)>) -> Result<()> {
     // Each width after the wider ones, so that every tensor's data is aligned.
     tensors.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.kind().elt_size_in_bytes()));
     let entries = tensors.iter().map(|(name, tensor)| {
         let kind = tensor.f_kind()?;
-        let dtype = dtype(kind).ok_or_else(|| Error::invalid(format!("no file holds tensors of kind {kind:?}")))?;
+        let dtype = dtype(kind).ok_or_else(|| Error::wrong_input(format!("no file holds tensors of kind {kind:?}")))?;
         Ok(Entry { name: name.clone(), dtype, shape: tensor.size() })
     });
     let entries = entries.collect::<Result<Vec<_>>>()?;

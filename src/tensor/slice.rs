@@ -62,7 +62,7 @@ impl Slice {
             Slice::Index(index) => Ok(tensor.f_select(dim, self.index(*index, len, axis)?)?),
             Slice::Range { start, end, step } => {
                 if *step < 1 {
-                    return Err(Error::invalid(format!("a slice's step is at least 1, not {step}")));
+                    return Err(Error::wrong_input(format!("a slice's step is at least 1, not {step}")));
                 }
                 Ok(tensor.f_slice(dim, *start, *end, *step)?)
             }

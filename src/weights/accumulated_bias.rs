@@ -26,7 +26,7 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`]; [`Error::Invalid`] where what a bias adds depends on the input: it passes through a norm
+    /// [`Error::LayerOutOfRange`]; [`Error::Unsupported`] where what a bias adds depends on the input: it passes through a norm
     /// after its sublayer, or belongs to an expert. The `bias` row of
     /// [`get_full_resid_decomposition`](crate::ActivationCache::get_full_resid_decomposition) has it by position.
     pub fn accumulated_bias(&self, target: Target, include_mlp_biases: bool) -> Result<Tensor> {
@@ -76,7 +76,7 @@ fn is_zero(bias: Option<&Tensor>) -> Result<bool> {
 }
 
 fn depends_on_input(layer: usize, why: &str) -> Error {
-    Error::invalid(format!(
+    Error::unsupported(format!(
         "what biases add in layer {layer} depends on the input, as {why}: the `bias` row of get_full_resid_decomposition has it, \
          by position"
     ))

@@ -25,11 +25,11 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where the model learns none: its positions are rotary, ALiBi's or absent.
+    /// [`Error::ModelHasNo`] where the model learns none: its positions are rotary, ALiBi's or absent.
     pub fn w_pos(&self) -> Result<Tensor> {
         let none = || {
             let positions = self.config().positional_embedding_type();
-            Error::invalid(format!("the model has no W_pos: its positions are {positions:?}"))
+            Error::model_has_no("W_pos", format!("its positions are {positions:?}"))
         };
         self.weights().embed.w_pos.as_deref().map(Tensor::shallow_clone).ok_or_else(none)
     }
@@ -200,14 +200,14 @@ impl Transformer {
 /// Of the MLPs. A layer's shape is given; several layers are stacked before it.
 ///
 /// Each fails with [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have, and with
-/// [`Error::Invalid`] where there are no MLPs, or mixtures of experts in their place, whose weights
+/// [`Error::ModelHasNo`] where there are no MLPs, or mixtures of experts in their place, whose weights
 /// [`Transformer::parameters`] has by expert.
 impl Transformer {
     /// `W_in`: `[d_model, d_mlp]`, a view; `pre = x W_in + b_in`, or, gated, `pre_linear = x W_in`, of the stream `x` after its norm.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::Invalid`] without MLPs.
+    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs.
     pub fn w_in(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| mlp.w_in.w())
     }
@@ -216,7 +216,7 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::Invalid`] without MLPs, or where they have no gate.
+    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs, or where they have no gate.
     pub fn w_gate(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| gate(mlp)?.w())
     }
@@ -225,7 +225,7 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::Invalid`] without MLPs.
+    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs.
     pub fn w_out(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| mlp.w_out.w())
     }
@@ -238,7 +238,7 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::Invalid`] without MLPs.
+    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs.
     pub fn b_in(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| match (&mlp.gate, &mlp.b_product) {
             (None, _) => bias(&mlp.w_in),
@@ -251,7 +251,7 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::Invalid`] without MLPs, or where they have no gate.
+    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs, or where they have no gate.
     pub fn b_gate(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| bias(gate(mlp)?))
     }
@@ -260,7 +260,7 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::Invalid`] without MLPs, or where they have no gate.
+    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs, or where they have no gate.
     pub fn b_pre_linear(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| gate(mlp).and_then(|_| bias(&mlp.w_in)))
     }
@@ -269,7 +269,7 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::Invalid`] without MLPs.
+    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs.
     pub fn b_out(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| bias(&mlp.w_out))
     }
@@ -277,13 +277,15 @@ impl Transformer {
     fn mlp(&self, layers: impl Into<Slice>, weight: impl Fn(&Mlp) -> Result<Tensor>) -> Result<Tensor> {
         self.per_layer(layers.into(), |block| match &block.mlp {
             Some(MlpOrExperts::Mlp(mlp)) => weight(mlp),
-            None => Err(Error::invalid("the model has no MLPs: it is attention-only")),
-            Some(MlpOrExperts::Experts(mixture)) => Err(Error::invalid(format!(
-                "layer {l} has no MLP of its own but {n} experts: `parameters()` has their weights, such as \
-                 blocks.{l}.mlp.experts.0.in.weight",
-                l = block.layer,
-                n = mixture.experts.len()
-            ))),
+            None => Err(Error::model_has_no("MLPs", "it is attention-only")),
+            Some(MlpOrExperts::Experts(mixture)) => Err(Error::model_has_no(
+                format!("MLP in layer {}", block.layer),
+                format!(
+                    "it has {n} experts there: `parameters()` has their weights, such as blocks.{l}.mlp.experts.0.in.weight",
+                    l = block.layer,
+                    n = mixture.experts.len()
+                ),
+            )),
         })
     }
 
@@ -343,7 +345,7 @@ fn per_query_head(attn: &Attention, x: Tensor) -> Result<Tensor> {
 }
 
 fn gate(mlp: &Mlp) -> Result<&Linear> {
-    mlp.gate.as_ref().ok_or_else(|| Error::invalid("the model's MLPs have no gate"))
+    mlp.gate.as_ref().ok_or_else(|| Error::model_has_no("gate", "its MLPs are not gated"))
 }
 
 /// `[out]`

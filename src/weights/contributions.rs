@@ -69,7 +69,7 @@ impl Transformer {
     pub(crate) fn chosen_weights(&self, layer: usize, weights: &Tensor, indices: &Tensor) -> Result<Tensor> {
         match &self.block(layer)?.mlp {
             Some(MlpOrExperts::Experts(mixture)) => mixture.chosen(weights, indices),
-            _ => Err(Error::invalid(format!("layer {layer} has no experts"))),
+            _ => Err(Error::model_has_no("experts", format!("layer {layer} has one MLP, or none"))),
         }
     }
 

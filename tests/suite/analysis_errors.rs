@@ -46,7 +46,7 @@ fn impossible_targets_and_stacks() {
     let attn_only = cache("toy_attn_only_2l_ln");
     assert_eq!(
         sentence(attn_only.decompose_resid(DecomposeOptions::new().target(Target::Mlp(1)))),
-        "the MLP of layer 1 cannot be a target: the model has no MLPs"
+        "the model has no MLPs: it is attention-only, so the MLP of layer 1 cannot be a target"
     );
     assert_eq!(
         sentence(attn_only.stack_neuron_results(NeuronOptions::new())),

@@ -176,5 +176,5 @@ fn what_does_not_fit_is_an_error() {
     assert_eq!(of(matrix.index([0, 4])), "index 4 is out of range for the row axis, which has 4 entries");
     assert_eq!(of(matrix.cols(5)), "index 5 is out of range for the column axis, which has 5 entries");
     assert_eq!(of(matrix.index([0; 4])), "4 slices are too many for a factored matrix of shape [2, 4, 5]");
-    assert_eq!(of(matrix.unsqueeze(2)), "dimension 2 is no leading one: there are 1 of these");
+    assert_eq!(of(matrix.unsqueeze(2)), "dimension 2 is not among the leading ones, of which there are 1");
 }

@@ -185,7 +185,7 @@ fn weights_make_the_activations() {
                 }
                 if config.attn_only() || config.experts().is_some() {
                     let error = model.w_in(at).unwrap_err().to_string();
-                    let expected = if config.attn_only() { "attention-only" } else { "experts: `parameters()`" };
+                    let expected = if config.attn_only() { "attention-only" } else { "experts there: `parameters()`" };
                     assert!(error.contains(expected), "{family}: {error}");
                     continue;
                 }
@@ -343,7 +343,7 @@ fn what_a_model_lacks_is_an_error_or_zero() {
     assert_eq!(error(model.b_out(0)), "the model has no MLPs: it is attention-only");
     assert_eq!(
         error(model.accumulated_bias(Target::Mlp(0), true)),
-        "the MLP of layer 0 cannot be a target: the model has no MLPs"
+        "the model has no MLPs: it is attention-only, so the MLP of layer 0 cannot be a target"
     );
     assert_eq!(model.accumulated_bias(Target::Unembed, true).unwrap().size(), [12]);
     // A checkpoint without biases.

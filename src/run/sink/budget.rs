@@ -59,7 +59,7 @@ impl Sink for Budget {
 /// The file is written as one, not through the map, so that a full disk is an error and not the end of the process.
 fn to_file(point: HookPoint, tensor: &Tensor) -> Result<Tensor> {
     if tensor.requires_grad() {
-        return Err(Error::invalid(format!(
+        return Err(Error::unsupported(format!(
             "`{point}` requires a gradient, so it cannot be moved to a file: raise the budget"
         )));
     }
@@ -69,10 +69,9 @@ fn to_file(point: HookPoint, tensor: &Tensor) -> Result<Tensor> {
         WriteError::Torch(error) => Error::from(error),
         WriteError::Io(error) => Error::io(&file.path)(error),
     })?;
-    let name = file
-        .path
-        .to_str()
-        .ok_or_else(|| Error::invalid(format!("{} is no UTF-8: set TMPDIR to another folder", file.path.display())))?;
+    let name = file.path.to_str().ok_or_else(|| {
+        Error::unsupported(format!("{} is not UTF-8: set TMPDIR to another folder", file.path.display()))
+    })?;
     let numel = tensor.numel() as i64;
     if numel == 0 {
         return Ok(Tensor::f_empty(&size, (kind, Device::Cpu))?);

@@ -47,12 +47,13 @@ impl Sink for FileSink {
         let entry = |planned: &PlannedEntry| {
             let (point, kind) = (planned.point, planned.kind);
             let shape = planned.shape.clone().ok_or_else(|| {
-                Error::invalid(format!(
+                Error::unsupported(format!(
                     "`{point}` cannot be written to a file as the run goes, since how many rows an expert gets is known late: keep it \
                      in memory"
                 ))
             })?;
-            let dtype = dtype(kind).ok_or_else(|| Error::invalid(format!("no file holds tensors of kind {kind:?}")))?;
+            let dtype =
+                dtype(kind).ok_or_else(|| Error::unsupported(format!("no file holds tensors of kind {kind:?}")))?;
             Ok(Entry { name: point.to_string(), dtype, shape })
         };
         let entries = planned.iter().map(entry).collect::<Result<Vec<_>, Error>>()?;
@@ -63,12 +64,12 @@ impl Sink for FileSink {
 
     fn keep(&mut self, entry: SinkEntry<'_>) -> Result<Option<Tensor>, HookError> {
         let (Some(writer), Some(due)) = (&mut self.writer, self.due.pop_front()) else {
-            return Err(Error::invalid(format!("`{}` came without being announced", entry.point)).into());
+            return Err(Error::wrong_input(format!("`{}` came without being announced", entry.point)).into());
         };
         let (shape, kind) = (entry.tensor.size(), entry.tensor.f_kind()?);
         if (due.point, due.shape.as_deref(), due.kind) != (entry.point, Some(&shape), kind) {
             let sentence = format!("`{}` came as {kind:?} {shape:?}, but {due:?} was announced", entry.point);
-            return Err(Error::invalid(sentence).into());
+            return Err(Error::wrong_input(sentence).into());
         }
         copy_bytes(&entry.tensor, &mut self.bytes)?;
         writer.write(&self.bytes).map_err(Error::io(&self.path))?;
