@@ -57,10 +57,8 @@ pub(crate) enum Extent {
 pub(crate) enum KindRule {
     /// That of the weights.
     Weights,
-    /// That of the weights, but at least fp32: norms are computed so.
+    /// That of the weights, but at least fp32: norms and routers are computed so.
     AtLeastFloat,
-    /// Always fp32.
-    Float,
     /// Whole numbers.
     Indices,
 }
@@ -242,7 +240,7 @@ sites! {
     /// Neurons after the activation function: `[batch, pos, d_mlp]`.
     Layer Post, post, "mlp.hook_post", [Batch Pos DMlp], Weights, dense;
     /// The router's weights of all experts: `[batch, pos, expert]`.
-    Layer ExpertWeights, expert_weights, "mlp.hook_expert_weights", [Batch Pos Expert], Float, mixture;
+    Layer ExpertWeights, expert_weights, "mlp.hook_expert_weights", [Batch Pos Expert], AtLeastFloat, mixture;
     /// The experts chosen: `[batch, pos, experts_per_token]`.
     Layer ExpertIndices, expert_indices, "mlp.hook_expert_indices", [Batch Pos Chosen], Indices, mixture;
     /// Gates of an expert before the activation function, of the tokens routed to it: `[row, d_mlp]`.
@@ -324,7 +322,6 @@ impl KindRule {
             KindRule::Weights => weights,
             KindRule::AtLeastFloat if matches!(weights, Kind::Half | Kind::BFloat16) => Kind::Float,
             KindRule::AtLeastFloat => weights,
-            KindRule::Float => Kind::Float,
             KindRule::Indices => Kind::Int64,
         }
     }

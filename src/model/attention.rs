@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use tch::Tensor;
 
+use super::attention_input::AttentionInput;
 use super::context::{Context, FusedMask, AT_ONCE};
 use super::linear::Linear;
 use super::norm::Norm;
@@ -47,14 +48,6 @@ module!(Attention, () => (), {
     sinks: Part::Sinks,
     o: (Part::O, Part::OB),
 } plain { layer, n_heads, n_kv_heads, d_head, scale, soft_cap, clip, qk_norm });
-
-/// What attention reads: one stream, or one each for queries, keys and values.
-pub(crate) enum AttentionInput {
-    /// `[batch, pos, d_model]`
-    Shared(Tensor),
-    /// Each `[batch, pos, d_model]`, or `[batch, pos, head, d_model]`.
-    Split { q: Tensor, k: Tensor, v: Tensor },
-}
 
 impl Attention {
     /// What the configuration says, around weights.
@@ -150,7 +143,7 @@ impl Attention {
                 let flat = x.f_reshape([size[0], size[1], -1])?; // [batch, pos, head * d_head]
                 Ok(norm.forward(&flat, points, tap)?.f_view(size.as_slice())?)
             }
-            _ => norm.forward(&x, points, tap),
+            _ => Ok(norm.forward(&x, points, tap)?.into_tensor()),
         }
     }
 
@@ -281,8 +274,9 @@ impl Attention {
             return Ok(self.o.forward(&flat)?);
         }
         let result = self.result(&z)?; // [batch, pos, head, d_model]
+        let carries = tap.carries(point, &result);
         let result = tap.at(point, result)?;
-        if !tap.hooked(point) {
+        if !carries {
             return Ok(self.o.forward(&flat)?);
         }
         let sum = result.f_sum_dim_intlist([2i64].as_slice(), false, None)?;

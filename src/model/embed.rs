@@ -2,10 +2,10 @@
 
 use tch::Tensor;
 
-use super::block::sum;
 use super::norm::Norm;
 use super::parameters::module;
 use super::part::Part;
+use super::temporary::Temporary;
 use crate::config::Normalization;
 use crate::hook;
 use crate::run::{Flow, Tap};
@@ -37,13 +37,15 @@ impl Embed {
         let tokens = tap.at(hook::tokens(), tokens.shallow_clone())?; // [batch, pos]
         let embed = Tensor::f_embedding(&self.w_e, &tokens, -1, false, false)?; // [batch, pos, d_model]
         let points = (hook::embed_ln_scale(), hook::embed_ln_normalized());
-        let embed = self.ln.forward(&embed, points, tap)?;
-        let embed = tap.at(hook::embed(), embed)?;
-        let Some(pos_embed) = self.pos_embed(&tokens, positions)? else { return Ok((embed, None)) };
+        let embed = match self.ln.kind {
+            Normalization::None => Temporary::new(embed),
+            _ => self.ln.forward(&embed, points, tap)?,
+        };
+        let embed = embed.at(hook::embed(), tap)?;
+        let Some(pos_embed) = self.pos_embed(&tokens, positions)? else { return Ok((embed.into_tensor(), None)) };
         let pos_embed = tap.at(hook::pos_embed(), pos_embed)?;
-        let ours = self.ln.kind == Normalization::None && !tap.live(hook::embed());
-        let stream = if apart { embed } else { sum(&pos_embed, embed, ours)? };
-        Ok((stream, Some(pos_embed)))
+        let stream = if apart { embed } else { embed.add(&pos_embed)? };
+        Ok((stream.into_tensor(), Some(pos_embed)))
     }
 
     /// The position embedding of each token: `[batch, pos, d_model]`.

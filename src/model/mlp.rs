@@ -1,14 +1,16 @@
 //! [`Mlp`]: a block's neurons.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::linear::Linear;
 use super::norm::Norm;
 use super::parameters::module;
 use super::part::Part;
+use super::temporary::Temporary;
 use crate::config::Activation;
 use crate::hook;
 use crate::run::{Flow, Tap};
+use crate::tensor::precision::widened;
 use crate::tensor::scalar::Scalar;
 use crate::unchecked::onednn::Then;
 use crate::unchecked::threads::SharedTensor;
@@ -58,25 +60,9 @@ impl Mlp {
     pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
         let post = match &self.gate {
-            None => {
-                let kept = tap.live(hook::pre(layer));
-                match self.act.fused().filter(|_| !kept).and_then(|act| self.w_in.product(x, act)) {
-                    Some(post) => post,
-                    None => {
-                        let pre = tap.at(hook::pre(layer), self.w_in.forward(x)?)?; // [batch, pos, d_mlp]
-                        self.act.apply(pre, !kept)?
-                    }
-                }
-            }
+            None => self.activated(&self.w_in, x, tap)?,
             Some(gate) => {
-                let kept = tap.live(hook::pre(layer));
-                let gates = match self.act.fused().filter(|_| !kept).and_then(|act| gate.product(x, act)) {
-                    Some(gates) => gates,
-                    None => {
-                        let pre = tap.at(hook::pre(layer), gate.forward(x)?)?; // [batch, pos, d_mlp]
-                        self.act.apply(pre, !kept)?
-                    }
-                };
+                let gates = self.activated(gate, x, tap)?; // [batch, pos, d_mlp]
                 let linear = tap.at(hook::pre_linear(layer), self.w_in.forward(x)?)?; // [batch, pos, d_mlp]
                 let product = gates.f_mul(&linear)?;
                 match &self.b_product {
@@ -89,11 +75,23 @@ impl Mlp {
             None => post,
             Some(ln) => {
                 let mid = tap.at(hook::mid(layer), post)?; // [batch, pos, d_mlp]
-                ln.forward(&mid, (hook::mlp_ln_scale(layer), hook::mlp_ln_normalized(layer)), tap)?
+                ln.forward(&mid, (hook::mlp_ln_scale(layer), hook::mlp_ln_normalized(layer)), tap)?.into_tensor()
             }
         };
         let post = tap.at(hook::post(layer), post)?; // [batch, pos, d_mlp]
         Ok(self.w_out.forward(&post)?)
+    }
+
+    /// The activation function of a product, through the hook point between them: `[batch, pos, d_mlp]`.
+    fn activated(&self, linear: &Linear, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
+        let point = hook::pre(self.layer);
+        if let (false, Some(act)) = (tap.live(point), self.act.fused()) {
+            if let Some(post) = linear.product(x, act) {
+                return Ok(post);
+            }
+        }
+        let pre = Temporary::new(linear.forward(x)?).at(point, tap)?; // [batch, pos, d_mlp]
+        Ok(self.act.apply(pre)?)
     }
 }
 
@@ -113,9 +111,9 @@ impl Act {
         }
     }
 
-    /// The function of `x`; in `x`'s own memory where the caller says that nobody else sees it.
-    pub(crate) fn apply(&self, mut x: Tensor, in_place: bool) -> Result<Tensor> {
-        let in_place = in_place && !x.requires_grad();
+    /// The function of `x`, in its memory where that may be.
+    pub(crate) fn apply(&self, x: Temporary) -> Result<Tensor> {
+        let (mut x, in_place) = x.into_parts();
         Ok(match self.function {
             Activation::Relu if in_place => x.f_relu_()?,
             Activation::Relu => x.f_relu()?,
@@ -138,7 +136,7 @@ impl Act {
         let Some([alpha_p, alpha_n, beta, eps]) = &self.xielu else {
             return Err(crate::Error::Internal("xIELU lacks its parameters"));
         };
-        let wide = x.f_to_kind(if x.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float })?;
+        let wide = widened(x)?;
         let linear = wide.f_mul(beta)?;
         let positive = wide.f_square()?.f_mul(alpha_p)?.f_add(&linear)?;
         let negative = wide.f_minimum(eps)?.f_expm1()?.f_sub(&wide)?.f_mul(alpha_n)?.f_add(&linear)?;

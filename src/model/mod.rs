@@ -5,6 +5,7 @@
 //! [`Config`]: no file here knows a family's name. The model knows no cache, no tokenizer and no file.
 
 pub(crate) mod attention;
+pub(crate) mod attention_input;
 pub(crate) mod block;
 pub(crate) mod context;
 pub(crate) mod embed;
@@ -20,6 +21,7 @@ pub(crate) mod part;
 pub(crate) mod placed_norm;
 pub(crate) mod rotary;
 pub(crate) mod tables;
+pub(crate) mod temporary;
 pub(crate) mod unembed;
 
 use std::sync::Arc;

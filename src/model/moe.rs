@@ -1,15 +1,17 @@
 //! [`MixtureOfExperts`]: an MLP for each token from several.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::linear::Linear;
 use super::mlp::Act;
 use super::parameters::module;
 use super::part::Part;
+use super::temporary::Temporary;
 use crate::config::{ExpertGate, Experts, Routing};
 use crate::hook;
 use crate::run::{Flow, Tap};
-use crate::tensor::routed::hits;
+use crate::tensor::precision::widened;
+use crate::tensor::routed::all_hits;
 use crate::tensor::scalar::Scalar;
 use crate::Result;
 
@@ -54,15 +56,23 @@ impl MixtureOfExperts {
 
         let flat = x.f_reshape([-1, size[2]])?; // [row, d_model]
         let chosen = chosen.f_flatten(0, 1)?; // [row, chosen]
-        let mut out = flat.f_zeros_like()?;
-        for (expert, mlp) in self.experts.iter().enumerate() {
-            let (place, rows) = hits(&indices, expert)?;
+        let mut out = flat.f_zeros_like()?; // written to by the experts, and seen by nothing else
+        let hits = all_hits(&indices, self.experts.len())?;
+        for (expert, (mlp, (place, rows))) in self.experts.iter().zip(hits).enumerate() {
+            let point = [hook::expert_gate, hook::expert_pre, hook::expert_post].map(|point| point(layer, expert));
+            if rows.numel() == 0 && !point.iter().any(|point| tap.live(*point)) {
+                continue;
+            }
             let input = flat.f_index_select(0, &rows)?; // [hit, d_model]
-            let gate = tap.at_expert(hook::expert_gate(layer, expert), mlp.gate.forward(&input)?, &indices)?; // [hit, d_mlp]
-            let pre = tap.at_expert(hook::expert_pre(layer, expert), mlp.w_in.forward(&input)?, &indices)?; // [hit, d_mlp]
-            let post = tap.at_expert(hook::expert_post(layer, expert), self.gated(gate, &pre)?, &indices)?; // [hit, d_mlp]
+            let gate = mlp.gate.forward(&input)?;
+            let gate = match tap.live(point[0]) {
+                true => Temporary::shared(tap.at_expert(point[0], gate, &indices)?),
+                false => Temporary::new(gate),
+            }; // [hit, d_mlp]
+            let pre = tap.at_expert(point[1], mlp.w_in.forward(&input)?, &indices)?; // [hit, d_mlp]
+            let post = tap.at_expert(point[2], self.gated(gate, &pre)?, &indices)?; // [hit, d_mlp]
             let weight = chosen.f_index(&[Some(&rows), Some(&place)])?.f_unsqueeze(1)?; // [hit, 1]
-            out = out.f_index_add(0, &rows, &mlp.w_out.forward(&post)?.f_mul(&weight)?)?;
+            out = out.f_index_add_(0, &rows, &mlp.w_out.forward(&post)?.f_mul(&weight)?)?;
         }
         Ok(out.f_view(size.as_slice())?)
     }
@@ -70,11 +80,12 @@ impl MixtureOfExperts {
     /// The weight of every expert and the chosen ones: `[batch, pos, expert]` and `[batch, pos, chosen]`.
     fn route(&self, logits: &Tensor) -> Result<(Tensor, Tensor)> {
         let k = self.moe.experts_per_token as i64;
-        let wide = logits.f_to_kind(Kind::Float)?;
+        let wide = widened(logits)?;
+        let kind = wide.f_kind()?;
         let (top, indices) = wide.f_topk(k, -1, true, true)?;
         let weights = match self.moe.routing {
-            Routing::Softmax | Routing::SoftmaxRenormalized => wide.f_softmax(-1, Kind::Float)?,
-            Routing::TopKSoftmax => wide.f_zeros_like()?.f_scatter(-1, &indices, &top.f_softmax(-1, Kind::Float)?)?,
+            Routing::Softmax | Routing::SoftmaxRenormalized => wide.f_softmax(-1, kind)?,
+            Routing::TopKSoftmax => wide.f_zeros_like()?.f_scatter(-1, &indices, &top.f_softmax(-1, kind)?)?,
         };
         Ok((weights, indices))
     }
@@ -91,9 +102,9 @@ impl MixtureOfExperts {
         }
     }
 
-    fn gated(&self, gate: Tensor, pre: &Tensor) -> Result<Tensor> {
+    fn gated(&self, gate: Temporary, pre: &Tensor) -> Result<Tensor> {
         match self.moe.gate {
-            ExpertGate::Plain => Ok(self.act.apply(gate, false)?.f_mul(pre)?),
+            ExpertGate::Plain => Ok(self.act.apply(gate)?.f_mul(pre)?),
             ExpertGate::ClampedSwiglu { alpha, limit } => {
                 let gate = gate.at_most(limit)?;
                 let pre = pre.between(-limit, limit)?.add_number(1.0)?;

@@ -5,6 +5,7 @@ use tch::Tensor;
 use super::parameters::module;
 use super::part::Part;
 
+use super::temporary::Temporary;
 use crate::config::Normalization;
 use crate::hook::HookPoint;
 use crate::run::{Flow, Tap};
@@ -37,30 +38,31 @@ impl Norm {
     }
 
     /// `[…, d]` to `[…, d]`, through the two hook points.
-    pub(crate) fn forward(&self, x: &Tensor, points: NormPoints, tap: &mut Tap) -> Flow<Tensor> {
-        if self.kind == Normalization::None || !(tap.live(points.0) || tap.live(points.1)) {
-            return Ok(self.apply(x)?);
+    pub(crate) fn forward(&self, x: &Tensor, points: NormPoints, tap: &mut Tap) -> Flow<Temporary> {
+        if self.kind == Normalization::None {
+            return Ok(Temporary::shared(x.shallow_clone()));
+        }
+        if !(tap.live(points.0) || tap.live(points.1)) {
+            return Ok(Temporary::new(self.apply(x)?));
         }
         let wide = widened(x)?;
-        let (normalized, scale) = if self.kind.centers() {
+        let normalized = if self.kind.centers() && !tap.carries(points.0, &wide) {
+            // The fused kernel's quotient, with the scale beside it.
             let d = x.size().last().copied().unwrap_or(0);
             let none = None::<&Tensor>;
-            let (normalized, mean, rstd) = wide.f_native_layer_norm(d, none, none, self.eps)?;
-            let scale = tap.at(points.0, rstd.f_reciprocal()?)?; // […, 1]
-            match tap.hooked(points.0) {
-                true => (wide.f_sub(&mean)?.f_div(&scale)?, scale),
-                false => (normalized, scale),
-            }
+            let (normalized, _, rstd) = wide.f_native_layer_norm(d, none, none, self.eps)?;
+            let _shown = tap.at(points.0, rstd.f_reciprocal()?)?; // […, 1]
+            normalized
         } else {
-            let scale = tap.at(points.0, rms(&wide, self.eps)?)?; // […, 1]
-            (wide.f_div(&scale)?, scale)
+            let centered = if self.kind.centers() { wide.f_sub(&mean(&wide)?)? } else { wide };
+            let scale = tap.at(points.0, rms(&centered, self.eps)?)?; // […, 1]
+            centered.f_div(&scale)?
         };
-        drop(scale);
-        let normalized = tap.at(points.1, normalized.f_to_kind(x.f_kind()?)?)?; // […, d]
+        let normalized = Temporary::new(normalized.f_to_kind(x.f_kind()?)?).at(points.1, tap)?; // […, d]
         Ok(self.affine(normalized)?)
     }
 
-    /// [`Norm::forward`] where nobody looks: libtorch's fused kernel where there is one.
+    /// [`Norm::forward`] without hook points: libtorch's fused kernel where there is one.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         match self.kind {
             Normalization::None => Ok(x.shallow_clone()),
@@ -71,12 +73,13 @@ impl Norm {
             Normalization::LN | Normalization::LNPre => {
                 let d = x.size().last().copied().unwrap_or(0);
                 let none = None::<&Tensor>;
-                self.affine(x.f_layer_norm(d, none, none, self.eps, false)?)
+                let normalized = Temporary::new(x.f_layer_norm(d, none, none, self.eps, false)?);
+                Ok(self.affine(normalized)?.into_tensor())
             }
             Normalization::RMS | Normalization::RMSPre => {
                 let wide = widened(x)?;
-                let normalized = wide.f_div(&rms(&wide, self.eps)?)?.f_to_kind(x.f_kind()?)?;
-                self.affine(normalized)
+                let normalized = Temporary::new(wide.f_div(&rms(&wide, self.eps)?)?.f_to_kind(x.f_kind()?)?);
+                Ok(self.affine(normalized)?.into_tensor())
             }
         }
     }
@@ -91,14 +94,19 @@ impl Norm {
     }
 
     /// `normalized · w + b`.
-    fn affine(&self, normalized: Tensor) -> Result<Tensor> {
-        Ok(match (&self.w, &self.b) {
-            (Some(w), Some(b)) => b.f_addcmul(&normalized, w)?,
-            (Some(w), None) => normalized.f_mul(w)?,
-            (None, Some(b)) => normalized.f_add(b)?,
+    fn affine(&self, normalized: Temporary) -> Result<Temporary> {
+        Ok(match (self.w.as_deref(), self.b.as_deref()) {
+            (Some(w), Some(b)) => Temporary::new(b.f_addcmul(&normalized, w)?),
+            (Some(w), None) => Temporary::new(normalized.f_mul(w)?),
+            (None, Some(b)) => Temporary::new(normalized.f_add(b)?),
             (None, None) => normalized,
         })
     }
+}
+
+/// The mean over the last axis, kept.
+fn mean(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_mean_dim([-1i64].as_slice(), true, None)?)
 }
 
 /// `√(mean of x² + eps)` over the last axis, kept: one pass, no copy of `x`.

@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use super::block::Block;
 use super::norm::{Norm, NormPoints};
+use super::temporary::Temporary;
 use super::unembed::Unembed;
 use crate::config::{NormPosition, Normalization};
 use crate::hook;
@@ -23,7 +24,7 @@ impl<'m> PlacedNorm<'m> {
     }
 
     /// `[…, d_model]` to `[…, d_model]`, through the two hook points.
-    pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Temporary> {
         self.norm.forward(x, self.points, tap)
     }
 }

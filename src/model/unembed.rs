@@ -27,7 +27,7 @@ impl Unembed {
     pub(crate) fn forward(&self, resid: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let points = (hook::ln_final_scale(), hook::ln_final_normalized());
         let normalized = self.ln_final.forward(resid, points, tap)?;
-        let normalized = tap.at(hook::unembed_in(), normalized)?; // [batch, pos, d_model]
+        let normalized = tap.at(hook::unembed_in(), normalized.into_tensor())?; // [batch, pos, d_model]
         let logits = self.u.forward(&normalized)?;
         let logits = tap.at(hook::unembed_out(), logits)?; // [batch, pos, d_vocab_out]
         Ok(self.cap(logits)?)

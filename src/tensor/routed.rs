@@ -5,13 +5,31 @@
 use tch::{Kind, Tensor};
 
 use super::columns::Columns;
-use super::scalar::Scalar;
+use super::scalar::{arange, Scalar};
 use crate::{Error, Result};
 
 /// Which tokens go to an expert, out of `[…, chosen]` indices: `(place among the chosen, row)`, each `[hit]`.
 pub(crate) fn hits(indices: &Tensor, expert: usize) -> Result<(Tensor, Tensor)> {
     let hits = is_hit(indices, expert)?.f_nonzero()?; // [hit, 2]
     Ok((hits.f_select(1, 0)?, hits.f_select(1, 1)?))
+}
+
+/// [`hits`] of every expert, with one copy from the device.
+pub(crate) fn all_hits(indices: &Tensor, n_experts: usize) -> Result<Vec<(Tensor, Tensor)>> {
+    let by_place = indices.f_flatten(0, -2)?.f_tr()?; // [chosen, row]
+    let size = by_place.size();
+    let device = indices.device();
+    let places = arange(0..size[0], device)?.f_unsqueeze(1)?.f_expand(&size, false)?.f_reshape(-1)?;
+    let rows = arange(0..size[1], device)?.f_expand(&size, false)?.f_reshape(-1)?;
+    let (sorted, order) = by_place.f_reshape(-1)?.f_sort_stable(true, 0, false)?;
+    let (places, rows) = (places.f_index_select(0, &order)?, rows.f_index_select(0, &order)?);
+    let experts = arange(0..n_experts as i64 + 1, device)?;
+    let starts = Vec::<i64>::try_from(experts.f_searchsorted(&sorted, false, false, "left", None::<&Tensor>)?)?;
+    let of_expert = |bounds: &[i64]| -> Result<(Tensor, Tensor)> {
+        let len = bounds[1] - bounds[0];
+        Ok((places.f_narrow(0, bounds[0], len)?, rows.f_narrow(0, bounds[0], len)?))
+    };
+    starts.windows(2).map(of_expert).collect()
 }
 
 /// Whether a token's choice is the expert: `[chosen, row]`.
@@ -96,10 +114,22 @@ mod tests {
             let ours = rows_at(&rows, &indices, expert, &batch, &places).unwrap();
             let select = |t: &Tensor| places.select(&batch.select(t, 0).unwrap(), 1).unwrap();
             let kept = select(&indices);
-            let number = select(&crate::tensor::scalar::arange(0..8, Device::Cpu).unwrap().view([2, 4]).unsqueeze(-1));
+            let number = select(&arange(0..8, Device::Cpu).unwrap().view([2, 4]).unsqueeze(-1));
             let (place, row) = hits(&kept, expert).unwrap();
             let token = number.reshape(-1).index_select(0, &row);
             prop_assert_eq!(ours, Tensor::stack(&[&token, &place], 1).to_kind(Kind::Float));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_hits_of_all_experts_are_those_of_each(indices in prop::collection::vec(0i64..4, 2 * 3 * 2)) {
+            let indices = Tensor::from_slice(&indices).view([2, 3, 2]);
+            for (expert, found) in all_hits(&indices, 5).unwrap().into_iter().enumerate() {
+                prop_assert_eq!(found, hits(&indices, expert).unwrap());
+            }
         }
     }
 
