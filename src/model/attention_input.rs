@@ -16,37 +16,29 @@ pub(crate) enum AttentionInput {
     Split { q: Tensor, k: Tensor, v: Tensor },
 }
 
-/// The streams before the norm: each `[batch, pos, d_model]`, or `[batch, pos, head, d_model]` where heads may read different
-/// ones.
-struct Streams {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-}
-
 impl Block {
     /// What queries, keys and values read, after the norm.
     ///
     /// The points `attn_in`, `q_input`, `k_input` and `v_input` show the stream once for each head. Where one of them may be
-    /// changed, or records a gradient, heads read what it shows, each through the norm by itself. The norm's own hook points see
-    /// the stream that the values read.
+    /// changed, or records a gradient, heads read what it shows, through the norm by themselves. The norm's own hook points see the
+    /// stream that the values read, and stand for all that read the same.
     pub(crate) fn attention_input(&self, resid_pre: &Tensor, context: &Context, tap: &mut Tap) -> Flow<AttentionInput> {
-        let pos_embed = context.shortformer_pos_embed();
+        let [q, k, v] = self.streams(resid_pre, tap)?;
         let norm = self.norm_before_attn();
-        let Some(Streams { q, k, v }) = self.streams(resid_pre, pos_embed.is_some(), tap)? else {
-            return Ok(AttentionInput::Shared(match norm {
-                Some(norm) => norm.forward(resid_pre, tap)?.into_tensor(),
-                None => resid_pre.shallow_clone(),
-            }));
+        let value_stream = v.as_ref().unwrap_or(resid_pre);
+        let normalized = match norm {
+            Some(norm) => norm.forward(value_stream, tap)?.into_tensor(),
+            None => value_stream.shallow_clone(),
         };
-        let v = match norm {
-            Some(norm) => norm.forward(&v, tap)?.into_tensor(),
-            None => v,
-        };
-        let branch = |x: Tensor| -> Result<Tensor> {
-            let x = match norm {
-                Some(norm) => norm.norm.apply(&x)?,
-                None => x,
+        let pos_embed = context.shortformer_pos_embed();
+        if pos_embed.is_none() && q.is_none() && k.is_none() && v.is_none() {
+            return Ok(AttentionInput::Shared(normalized));
+        }
+        let branch = |x: Option<Tensor>| -> Result<Tensor> {
+            let x = match (x, norm) {
+                (None, _) if v.is_none() => normalized.shallow_clone(),
+                (x, Some(norm)) => norm.norm.apply(x.as_ref().unwrap_or(resid_pre))?,
+                (x, None) => x.unwrap_or_else(|| resid_pre.shallow_clone()),
             };
             Ok(match pos_embed {
                 Some(pos) if x.dim() == 4 => x.f_add(&pos.f_unsqueeze(2)?)?,
@@ -54,34 +46,24 @@ impl Block {
                 None => x,
             })
         };
-        Ok(AttentionInput::Split { q: branch(q)?, k: branch(k)?, v })
+        let (q, k) = (branch(q)?, branch(k)?);
+        Ok(AttentionInput::Split { q, k, v: normalized })
     }
 
-    /// The streams of queries, keys and values through their hook points; absent where all three are `resid_pre`, unless they are
-    /// wanted apart.
-    fn streams(&self, resid_pre: &Tensor, apart: bool, tap: &mut Tap) -> Flow<Option<Streams>> {
+    /// What queries, keys and values read before the norm, each `[batch, pos, head, d_model]`; absent where it is `resid_pre`.
+    fn streams(&self, resid_pre: &Tensor, tap: &mut Tap) -> Flow<[Option<Tensor>; 3]> {
         let layer = self.layer;
-        let points = [hook::attn_in(layer), hook::q_input(layer), hook::k_input(layer), hook::v_input(layer)];
-        if !apart && !points.iter().any(|point| tap.live(*point)) {
-            return Ok(None);
-        }
         let (n_heads, n_kv_heads) = (self.attn.n_heads, self.attn.n_kv_heads);
-        let heads_read = carried(hook::attn_in(layer), resid_pre, n_heads, tap)?; // [batch, pos, head, d_model]
-        let q = heads_read.as_ref().unwrap_or(resid_pre).shallow_clone();
-        let kv = match heads_read {
-            Some(x) => mean_of_groups(x, n_kv_heads)?, // [batch, pos, kv_head, d_model]
-            None => resid_pre.shallow_clone(),
+        let attn_in = carried(hook::attn_in(layer), resid_pre, n_heads, tap)?; // [batch, pos, head, d_model]
+        let of_groups = attn_in.as_ref().map(|x| mean_of_groups(x, n_kv_heads)).transpose()?; // [batch, pos, kv_head, d_model]
+        let mut input = |point, from: &Option<Tensor>, heads| -> Flow<Option<Tensor>> {
+            let carried = carried(point, from.as_ref().unwrap_or(resid_pre), heads, tap)?;
+            Ok(carried.or_else(|| from.as_ref().map(Tensor::shallow_clone)))
         };
-        let q_input = carried(hook::q_input(layer), &q, n_heads, tap)?;
-        let k_input = carried(hook::k_input(layer), &kv, n_kv_heads, tap)?;
-        let v_input = carried(hook::v_input(layer), &kv, n_kv_heads, tap)?;
-        let split = apart || q.dim() == 4 || [&q_input, &k_input, &v_input].iter().any(|input| input.is_some());
-        let streams = Streams {
-            q: q_input.unwrap_or(q),
-            k: k_input.unwrap_or_else(|| kv.shallow_clone()),
-            v: v_input.unwrap_or(kv),
-        };
-        Ok(split.then_some(streams))
+        let q = input(hook::q_input(layer), &attn_in, n_heads)?;
+        let k = input(hook::k_input(layer), &of_groups, n_kv_heads)?;
+        let v = input(hook::v_input(layer), &of_groups, n_kv_heads)?;
+        Ok([q, k, v])
     }
 }
 
@@ -105,10 +87,10 @@ fn for_each_head(x: &Tensor, heads: i64) -> Result<Tensor> {
 
 /// What each group of heads reads, `[batch, pos, head, d_model]` to `[batch, pos, kv_head, d_model]`: the mean of its heads, which
 /// all read the same. So the gradient of what they share is spread evenly over them.
-fn mean_of_groups(x: Tensor, n_kv_heads: i64) -> Result<Tensor> {
+fn mean_of_groups(x: &Tensor, n_kv_heads: i64) -> Result<Tensor> {
     let size = x.size();
     if size[2] == n_kv_heads {
-        return Ok(x);
+        return Ok(x.shallow_clone());
     }
     let groups = x.f_view([size[0], size[1], n_kv_heads, -1, size[3]])?; // [batch, pos, kv_head, head of the group, d_model]
     Ok(groups.f_mean_dim([3i64].as_slice(), false, None)?)

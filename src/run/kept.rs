@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use crate::hook::{HookPoint, Place};
 use crate::tensor::columns::Columns;
-use crate::tensor::routed::rows_at;
+use crate::tensor::routed::row_numbers;
 use crate::text::positions::{PositionAxis, Positions};
 use crate::Result;
 
@@ -92,20 +92,36 @@ impl KeptPositions {
 
     /// What the cache keeps of an activation: itself, or a copy of the positions asked for, so that the rest can be freed. Of an
     /// expert's rows, `[hit, d]`, those of the tokens at these positions, as `indices`, `[batch, pos, chosen]`, routes them.
-    pub(crate) fn keep(&self, point: HookPoint, tensor: &Tensor, indices: Option<&Tensor>) -> Result<Option<Tensor>> {
+    ///
+    /// Where a gradient is recorded, the activation that flows on is made of the copy, so that the copy has a gradient.
+    pub(crate) fn keep(&self, point: HookPoint, tensor: &Tensor, indices: Option<&Tensor>) -> Result<Option<Kept>> {
         let Some(kept) = self.at(point) else { return Ok(None) };
         let held = if point.site().place() == Place::After { &self.logits } else { &self.all };
         if kept == held {
-            return Ok(Some(tensor.shallow_clone()));
+            return Ok(Some(Kept { kept: tensor.shallow_clone(), flowing: None }));
         }
         let Ok(places) = held.places(kept) else { return Ok(None) };
+        let records = tensor.requires_grad();
         match (point.expert(), point.axes().position, indices) {
             (Some(expert), _, Some(indices)) => {
                 let batch = Columns::range(0, indices.size()[0]);
-                Ok(Some(rows_at(tensor, indices, expert, &batch, &places)?))
+                let numbers = row_numbers(tensor, indices, expert, &batch, &places)?;
+                let kept = tensor.f_index_select(0, &numbers)?;
+                let flowing = records.then(|| tensor.f_index_copy(0, &numbers, &kept)).transpose()?;
+                Ok(Some(Kept { kept, flowing }))
             }
-            (_, Some(axis), _) => Ok(Some(places.select(tensor, axis as i64)?.f_alias_copy()?)),
-            (_, None, _) => Ok(Some(tensor.shallow_clone())),
+            (_, Some(axis), _) => {
+                let kept = places.select(tensor, axis as i64)?.f_alias_copy()?;
+                let flowing = records.then(|| places.replace(tensor, axis as i64, &kept)).transpose()?;
+                Ok(Some(Kept { kept, flowing }))
+            }
+            (_, None, _) => Ok(Some(Kept { kept: tensor.shallow_clone(), flowing: None })),
         }
     }
+}
+
+/// What is kept of an activation, and the activation that flows on where it is another one.
+pub(crate) struct Kept {
+    pub(crate) kept: Tensor,
+    pub(crate) flowing: Option<Tensor>,
 }

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use tch::Tensor;
 
 use super::hooks::{Action, Entry, Hooks};
-use super::kept::KeptPositions;
+use super::kept::{Kept, KeptPositions};
 use super::patch::Prepared;
 use super::plan::Plan;
 use super::sink::{self, Sink, SinkEntry};
@@ -151,7 +151,8 @@ impl<'r, 'h> Tap<'r, 'h> {
             }
         }
         if self.plan.cached.contains(point) {
-            if let Some(kept) = self.positions.keep(point, &tensor, indices)? {
+            if let Some(Kept { kept, flowing }) = self.positions.keep(point, &tensor, indices)? {
+                tensor = flowing.unwrap_or(tensor);
                 if let Some(kept) = self.sunk(point, kept)? {
                     if self.plan.has_closures {
                         self.versions.push(kept.f_internal_version()?);

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::tensor::scalar::arange;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Token columns: the positions of a batch that an activation holds, counted from the first token of the input.
 ///
@@ -192,17 +192,51 @@ impl Columns {
                 Ok(tensor.f_index_select(axis, &Tensor::f_from_slice(list)?.f_to_device(tensor.device())?)?)
             }
             Numbers::PerRow(columns) => {
-                let device = tensor.device();
-                let rows = arange(0..columns.len() as i64, device)?;
-                let places = Tensor::f_from_slice(columns)?.f_to_device(device)?;
-                let mut index: Vec<Option<&Tensor>> = vec![Some(&rows)];
-                index.resize(axis as usize, None);
-                index.push(Some(&places));
-                // Dimensions between the two are kept: the rows come first, and the axis goes.
-                Ok(tensor.f_index(&index)?.f_unsqueeze(axis)?)
+                // Dimensions between the batch and the axis are kept: the rows come first, and the axis goes.
+                let [rows, places] = row_and_place(columns, tensor.device())?;
+                Ok(tensor.f_index(&row_index(&rows, &places, axis))?.f_unsqueeze(axis)?)
             }
         }
     }
+
+    /// A copy of `tensor` with `part` at these columns, which is what [`Columns::select`] took from there.
+    ///
+    /// # Errors
+    ///
+    /// Where a column is there twice.
+    pub(crate) fn replace(&self, tensor: &Tensor, axis: i64, part: &Tensor) -> Result<Tensor> {
+        let places = match &self.0 {
+            Numbers::PerRow(columns) => {
+                let [rows, places] = row_and_place(columns, tensor.device())?;
+                let part = part.f_squeeze_dim(axis)?;
+                return Ok(tensor.f_index_put(&row_index(&rows, &places, axis), &part, false)?);
+            }
+            Numbers::Range { .. } => self.of_row(0),
+            Numbers::List(list) => list.clone(),
+        };
+        let mut sorted = places.clone();
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            let sentence =
+                format!("position {} is kept twice, so what is kept has no one gradient: name it once", pair[0]);
+            return Err(Error::invalid(sentence));
+        }
+        let places = Tensor::f_from_slice(&places)?.f_to_device(tensor.device())?;
+        Ok(tensor.f_index_copy(axis, &places, part)?)
+    }
+}
+
+/// The numbers of the rows of the batch, and the place in each of them.
+fn row_and_place(places: &[i64], device: Device) -> Result<[Tensor; 2]> {
+    Ok([arange(0..places.len() as i64, device)?, Tensor::f_from_slice(places)?.f_to_device(device)?])
+}
+
+/// The index of one place along `axis` for each row of the batch.
+fn row_index<'t>(rows: &'t Tensor, places: &'t Tensor, axis: i64) -> Vec<Option<&'t Tensor>> {
+    let mut index = vec![Some(rows)];
+    index.resize(axis as usize, None);
+    index.push(Some(places));
+    index
 }
 
 impl fmt::Display for Columns {
@@ -236,7 +270,6 @@ fn write_list(f: &mut fmt::Formatter<'_>, list: &[i64]) -> fmt::Result {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use tch::Device;
 
     fn columns(rows: usize) -> impl Strategy<Value = Columns> {
         prop_oneof![

@@ -45,6 +45,17 @@ pub(crate) fn rows_at(
     batch: &Columns,
     places: &Columns,
 ) -> Result<Tensor> {
+    Ok(rows.f_index_select(0, &row_numbers(rows, indices, expert, batch, places)?)?)
+}
+
+/// Which of an expert's rows those of [`rows_at`] are: `[row]`.
+pub(crate) fn row_numbers(
+    rows: &Tensor,
+    indices: &Tensor,
+    expert: usize,
+    batch: &Columns,
+    places: &Columns,
+) -> Result<Tensor> {
     let size = indices.size();
     let hit = is_hit(indices, expert)?;
     check(rows, &hit, expert)?;
@@ -54,8 +65,7 @@ pub(crate) fn rows_at(
         let table = batch.select(&table.f_transpose(0, 1)?, 0)?; // [batch, chosen, pos]
         Ok(places.select(&table, 2)?.f_transpose(0, 1)?.f_reshape(-1)?)
     };
-    let number = chosen(&number)?.f_masked_select(&chosen(&hit)?)?;
-    Ok(rows.f_index_select(0, &number)?)
+    Ok(chosen(&number)?.f_masked_select(&chosen(&hit)?)?)
 }
 
 /// An expert's rows, `[hit, d]`, by the weight of each hit and added up where their tokens are: `[batch, pos, d]`, zero for tokens that it did not get.

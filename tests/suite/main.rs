@@ -14,6 +14,7 @@ mod errors;
 mod factored;
 mod families;
 mod generate;
+mod gradients;
 mod gradual;
 mod hooks;
 #[cfg(feature = "hub")]
