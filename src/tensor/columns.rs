@@ -219,7 +219,7 @@ impl Columns {
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             let sentence =
                 format!("position {} is kept twice, so what is kept has no one gradient: name it once", pair[0]);
-            return Err(Error::invalid(sentence));
+            return Err(Error::setting("pos", sentence));
         }
         let places = Tensor::f_from_slice(&places)?.f_to_device(tensor.device())?;
         Ok(tensor.f_index_copy(axis, &places, part)?)
