@@ -50,7 +50,7 @@ fn impossible_targets_and_stacks() {
     );
     assert_eq!(
         sentence(attn_only.stack_neuron_results(NeuronOptions::new())),
-        "this model has no MLPs, and so no neurons"
+        "the model has no neurons: it has no MLPs"
     );
 
     let cache = cache("gpt2");
