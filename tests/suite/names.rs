@@ -161,6 +161,33 @@ fn numbers_in_names_have_one_form() {
     assert!(matches!(stack.resolve(&config), Err(Error::HookNotInModel { .. })));
 }
 
+/// What takes a function from layers to points takes these functions.
+#[test]
+fn a_function_of_a_layer_is_a_value() {
+    let at: [fn(usize) -> HookPoint; 3] = [hook::z, hook::q_norm_scale, hook::ln2_post_normalized];
+    let names = at.map(|point| point(1).to_string());
+    assert_eq!(names, ["blocks.1.attn.hook_z", "blocks.1.attn.q_norm.hook_scale", "blocks.1.ln2_post.hook_normalized"]);
+    assert_eq!(hook::expert_pre(0usize, 3).to_string(), "blocks.0.mlp.experts.3.hook_pre");
+}
+
+/// No name is long, so a long one is looked up in no table and compared no further than a name goes.
+#[test]
+fn a_hostile_name_is_an_error_with_a_nearest_one() {
+    let config = raw("mixtral").config().clone();
+    let long = |part: &str| part.repeat(100_000 / part.len());
+    for text in [long("blocks."), long("9"), long("q"), format!("blocks.{}.attn.hook_q", long("1")), long("é")] {
+        let named =
+            [text.resolve(&config), (text.as_str(), 0).resolve(&config), ("scale", 0, text.as_str()).resolve(&config)];
+        for error in named.map(|found| found.unwrap_err()) {
+            assert!(
+                matches!(&error, Error::UnknownHook { nearest, .. } if nearest.resolve(&config).is_ok()),
+                "{error}"
+            );
+            assert!(error.to_string().len() < 1000);
+        }
+    }
+}
+
 /// Text that is anything, or looks like a name.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
