@@ -59,7 +59,10 @@ pub use error::{Error, HubError, Result};
 pub use format::FormatError;
 pub use generate::{GenerateOptions, Sampler, SamplingOptions, StopReason};
 pub use hook::{HookFilter, HookPoint};
-pub use hooked_transformer::{HookedTransformer, Init, Outcome, Output, OutputTokens, Run};
+pub use hooked_transformer::{
+    AnswerPosition, HookedTransformer, Init, Occurrence, Outcome, Output, OutputTokens, PromptTest, PromptTestOptions,
+    RankedToken, Run, SingleToken,
+};
 pub use layer::Layer;
 pub use model::Transformer;
 #[cfg(fuzzing)]
@@ -74,10 +77,10 @@ pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;
 pub use tensor::span::Span;
-pub use text::input::{Input, Tokens};
+pub use text::input::{Input, TokenOptions, Tokens};
 pub use text::positions::Positions;
 pub use text::stream::TextStream;
-pub use text::tokenizer::{Bos, PaddingSide, SpecialRole, SpecialToken, Tokenizer, UnknownWord};
+pub use text::tokenizer::{Bos, PaddingSide, SpecialRole, SpecialToken, TokenSpan, Tokenizer, UnknownWord};
 pub use unchecked::allocator::{tune_allocator, AllocatorTuning};
 pub use unchecked::autodiff::{autodiff, AutodiffGuard};
 pub use unchecked::cuda::cuda_if_available;

@@ -144,6 +144,16 @@ pub enum Error {
         /// `Config::d_vocab`, or `d_vocab_out` where an output token was meant.
         d_vocab: usize,
     },
+    /// A token that was sought in a prompt.
+    #[error("token {id} (`{text}`) is none of the prompt's {tokens} tokens")]
+    TokenNotInPrompt {
+        /// The token.
+        id: i64,
+        /// Its text; empty without a tokenizer.
+        text: String,
+        /// How many tokens the prompt has.
+        tokens: usize,
+    },
     /// A text that should have been exactly one token.
     #[error("`{text}` is {n} tokens ({pieces}), but exactly one is needed{hint}", n = .count)]
     NotOneToken {

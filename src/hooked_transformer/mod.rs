@@ -8,11 +8,13 @@ mod init;
 mod load;
 mod loss;
 mod moving;
+mod prompt_test;
 mod run;
 mod run_options;
 mod save;
 mod save_hugging_face;
 mod text;
+mod token_position;
 #[cfg(feature = "toy")]
 mod toy;
 
@@ -29,7 +31,9 @@ use crate::{Error, Result};
 
 pub use directions::OutputTokens;
 pub use init::Init;
+pub use prompt_test::{AnswerPosition, PromptTest, PromptTestOptions, RankedToken};
 pub use run_options::{Outcome, Output, Run};
+pub use token_position::{Occurrence, SingleToken};
 
 /// A language model with hook points: TransformerLens' `HookedTransformer`.
 ///

@@ -9,7 +9,7 @@ use crate::hook::HookFilter;
 use crate::run::kept::KeptPositions;
 use crate::run::sink::Budget;
 use crate::run::{Halt, Hooks, Plan, Sink, Tap};
-use crate::text::input::{Input, Tokens};
+use crate::text::input::{Input, TokenOptions, Tokens};
 use crate::text::positions::PositionAxis;
 use crate::text::tokenizer::Bos;
 use crate::{Error, Result};
@@ -32,7 +32,7 @@ impl HookedTransformer {
             let why = "the input is token ids, which are taken as they are: put the BOS token's id first";
             return Err(refused("prepend_bos", why));
         }
-        let tokens = self.to_tokens_with(input, bos, padding_side)?;
+        let tokens = self.to_tokens_with(input, TokenOptions::new().prepend_bos(bos).padding_side(padding_side))?;
         tokens.check(self.config())?;
         let rows = (0..tokens.ids.size()[0]).collect();
         let kept = KeptPositions::new(&positions, &logits_at, &PositionAxis::new(&tokens, 0, rows)?)?;
@@ -179,6 +179,6 @@ impl HookedTransformer {
 }
 
 /// What the run was told to make, and did.
-fn asked_for(output: Option<Tensor>) -> Result<Tensor> {
+pub(super) fn asked_for(output: Option<Tensor>) -> Result<Tensor> {
     output.ok_or_else(|| Error::Internal("the run was not asked for this output"))
 }

@@ -96,6 +96,51 @@ impl Tokens {
         })
     }
 
+    /// The ids of each row, without padding.
+    ///
+    /// ```
+    /// use tch_lens::{PaddingSide, Tokens};
+    /// let tokens = Tokens::padded(&[vec![5, 6, 7], vec![8]], 0, PaddingSide::Left)?;
+    /// assert_eq!(tokens.rows()?, [vec![5, 6, 7], vec![8]]);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] where the fields do not fit together.
+    pub fn rows(&self) -> Result<Vec<Vec<i64>>> {
+        let shape = |what: &str, found: &Tensor, expected: String| Error::Shape {
+            what: format!("the tokens' {what}"),
+            found: found.size(),
+            expected,
+        };
+        if self.ids.dim() != 2 {
+            return Err(shape("tensor", &self.ids, "[batch, pos]".into()));
+        }
+        let mut rows = Vec::<Vec<i64>>::try_from(self.ids.f_to_device(Device::Cpu)?.f_to_kind(Kind::Int64)?)?;
+        if let Some(mask) = &self.mask {
+            if mask.size() != self.ids.size() {
+                return Err(shape("mask", mask, format!("bools, {:?}", self.ids.size())));
+            }
+            let mask = Vec::<Vec<bool>>::try_from(mask.f_to_device(Device::Cpu)?.f_to_kind(Kind::Bool)?)?;
+            for (row, mask) in rows.iter_mut().zip(mask) {
+                let mut real = mask.into_iter();
+                row.retain(|_| real.next().unwrap_or(false));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The first `n_ctx` tokens of each row; nothing changes where all fit.
+    pub(crate) fn truncated(self, n_ctx: usize, pad: i64, side: PaddingSide) -> Result<Self> {
+        if self.ids.size().last().is_none_or(|&len| len <= n_ctx as i64) {
+            return Ok(self);
+        }
+        let mut rows = self.rows()?;
+        rows.iter_mut().for_each(|row| row.truncate(n_ctx));
+        Tokens::padded(&rows, pad, side)
+    }
+
     /// Checks that the model can run on these: not empty, not too long, no id outside the vocabulary.
     pub(crate) fn check(&self, config: &Config) -> Result<()> {
         let size = self.ids.size();
@@ -136,26 +181,77 @@ impl Tokens {
     }
 }
 
+/// How texts become tokens.
+///
+/// ```
+/// use tch_lens::{Bos, HookedTransformer, TokenOptions};
+/// let model = HookedTransformer::toy()?;
+/// let options = TokenOptions::new().prepend_bos(Bos::No).truncate(true);
+/// let tokens = model.to_tokens_with("Mary and John went to the shop. ".repeat(20), options)?;
+/// assert_eq!(tokens.ids.size(), [1, model.config().n_ctx as i64]);
+/// # Ok::<(), tch_lens::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenOptions {
+    bos: Bos,
+    padding_side: PaddingSide,
+    truncate: bool,
+}
+
+impl TokenOptions {
+    /// BOS as the model's default says, padding on the right, all tokens kept.
+    pub fn new() -> Self {
+        TokenOptions::default()
+    }
+
+    /// Whether the BOS token is put before texts. Ids stay as they are.
+    pub fn prepend_bos(mut self, bos: Bos) -> Self {
+        self.bos = bos;
+        self
+    }
+
+    /// On which side the shorter rows are padded.
+    pub fn padding_side(mut self, side: PaddingSide) -> Self {
+        self.padding_side = side;
+        self
+    }
+
+    /// Whether rows that are longer than the model's context are cut to it, BOS counted and their ends lost; no by default.
+    ///
+    /// TransformerLens cuts in silence unless it is told not to. Here all tokens are kept, and a run refuses more than the
+    /// context holds with [`Error::PromptTooLong`].
+    pub fn truncate(mut self, yes: bool) -> Self {
+        self.truncate = yes;
+        self
+    }
+}
+
 impl Input {
     /// The tokens of this input: `[batch, pos]`.
     pub(crate) fn tokens(
         self,
         default_prepend_bos: bool,
         tokenizer: Option<&Tokenizer>,
-        bos: Bos,
-        side: PaddingSide,
+        n_ctx: usize,
+        options: &TokenOptions,
     ) -> Result<Tokens> {
         let pad = tokenizer.map_or(0, Tokenizer::pad_id);
-        match self {
+        let TokenOptions { bos, padding_side: side, truncate } = *options;
+        let tokens = match self {
             Input::Texts(texts) => {
                 let tokenizer = tokenizer.ok_or(Error::NoTokenizer)?;
                 let prepend = prepends_bos(default_prepend_bos, tokenizer, bos);
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-                Tokens::padded(&tokenizer.encode_batch(&texts, prepend)?, pad, side)
+                Tokens::padded(&tokenizer.encode_batch(&texts, prepend)?, pad, side)?
             }
-            Input::Ids(rows) => Tokens::padded(&rows, pad, side),
-            Input::Tensor(ids) => Tokens::new(&ids),
-            Input::Tokens(tokens) => Ok(tokens),
+            Input::Ids(rows) => Tokens::padded(&rows, pad, side)?,
+            Input::Tensor(ids) => Tokens::new(&ids)?,
+            Input::Tokens(tokens) => tokens,
+        };
+        if truncate {
+            tokens.truncated(n_ctx, pad, side)
+        } else {
+            Ok(tokens)
         }
     }
 }
@@ -201,6 +297,12 @@ input_from! {
 impl<const N: usize> From<[&str; N]> for Input {
     fn from(texts: [&str; N]) -> Self {
         Input::from(texts.as_slice())
+    }
+}
+
+impl<const N: usize> From<&[i64; N]> for Input {
+    fn from(ids: &[i64; N]) -> Self {
+        Input::Ids(vec![ids.to_vec()])
     }
 }
 

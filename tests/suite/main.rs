@@ -40,6 +40,7 @@ mod sources;
 mod text;
 #[cfg(feature = "toy")]
 mod tied;
+mod tokens;
 mod toy;
 mod weights;
 #[cfg(unix)]

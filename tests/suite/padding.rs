@@ -5,7 +5,7 @@ use crate::common::{families, max_diff, raw, tokenizer, Tally};
 use approx::assert_abs_diff_eq;
 use rstest::rstest;
 use tch::{Device, IndexOp, Kind, Tensor};
-use tch_lens::{Bos, HookFilter, HookedTransformer, Load, Output, PaddingSide, Run, Tokens};
+use tch_lens::{HookFilter, HookedTransformer, Load, Output, PaddingSide, Run, TokenOptions, Tokens};
 
 const TOLERANCE: f64 = 1e-4;
 /// In fp64 nothing but a mistake is larger; in fp32 the activations of a model without norms are too large to tell.
@@ -93,7 +93,7 @@ fn texts_of_different_lengths() {
     let model = raw("gpt2").with_tokenizer(tokenizer());
     let texts = ["the road ends", "road"];
     for side in [PaddingSide::Left, PaddingSide::Right] {
-        let tokens = model.to_tokens_with(texts, Bos::Default, side).unwrap();
+        let tokens = model.to_tokens_with(texts, TokenOptions::new().padding_side(side)).unwrap();
         let mask = tokens.mask.as_ref().unwrap();
         let expected = match side {
             PaddingSide::Left => [false, false, true, true],

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
-use tch_lens::{hook, Bos, HookedTransformer, Hooks, PaddingSide, Run, Tokenizer};
+use tch_lens::{hook, Bos, HookedTransformer, Hooks, Run, TokenOptions, Tokenizer};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -49,7 +49,7 @@ fn agrees_with_transformers(#[case] name: &str, #[case] bos: Bos) {
     for (i, prompt) in json["prompts"].as_array().unwrap().iter().enumerate() {
         let theirs = |what: &str| tensors[&format!("{i}.{what}")].shallow_clone();
         let text = prompt["prompt"].as_str().unwrap();
-        let tokens = model.to_tokens_with(text, bos, PaddingSide::Right).unwrap();
+        let tokens = model.to_tokens_with(text, TokenOptions::new().prepend_bos(bos)).unwrap();
         let expected = ids(&prompt["ids"]);
         assert_eq!(Vec::<i64>::try_from(tokens.ids.i(0)).unwrap(), expected, "{text}");
 

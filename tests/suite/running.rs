@@ -9,7 +9,7 @@ use tch::{Device, IndexOp, Kind, Tensor};
 use tch_lens::hook::Site;
 use tch_lens::{
     hook, ActivationCache, Bos, Config, HookFilter, HookPoint, HookedTransformer, Hooks, Input, Output, Run, Slice,
-    Tokens,
+    TokenOptions, Tokens,
 };
 
 const PROMPT: [i64; 5] = [5, 17, 3, 60, 9];
@@ -315,8 +315,10 @@ fn text_and_tokens() {
     assert_eq!(model.to_string(&[2, 3, 4]).unwrap(), "the road ends");
     assert_eq!(model.to_single_token("road").unwrap(), 3);
     assert_eq!(model.to_single_str_token(3).unwrap(), "road");
-    let of =
-        |bos| Vec::<i64>::try_from(model.to_tokens_with("the", bos, Default::default()).unwrap().ids.i(0)).unwrap();
+    let of = |bos| {
+        Vec::<i64>::try_from(model.to_tokens_with("the", TokenOptions::new().prepend_bos(bos)).unwrap().ids.i(0))
+            .unwrap()
+    };
     assert_eq!((of(Bos::Yes), of(Bos::No), of(Bos::Default)), (vec![0, 2], vec![2], vec![0, 2]));
 }
 

@@ -94,7 +94,7 @@ fn words(vocab: &[&str], model: &str, decoder: Value) -> Tokenizer {
 }
 
 /// A tokenizer of each kind of decoder; half of some vocabularies' ids have no token.
-fn tokenizers() -> Vec<(String, Tokenizer)> {
+pub fn tokenizers() -> Vec<(String, Tokenizer)> {
     let mut all: Vec<(String, Tokenizer)> = vec![
         ("byte level".into(), byte_level()),
         ("byte fallback".into(), byte_fallback()),

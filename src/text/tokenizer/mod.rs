@@ -4,6 +4,7 @@ mod byte_level;
 mod pieces;
 mod special;
 mod special_token;
+mod token_span;
 mod unknown;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use tokenizers::Encoding;
 use self::pieces::{PieceDecoder, Pieces};
 use self::special::{content, read_json, FileError, SpecialTokens};
 pub use self::special_token::{SpecialRole, SpecialToken};
+pub use self::token_span::TokenSpan;
 pub use self::unknown::UnknownWord;
 use self::unknown::Unknowns;
 use crate::{Error, Result};
