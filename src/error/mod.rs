@@ -465,6 +465,13 @@ pub enum Error {
         kind: Kind,
     },
 
+    /// Memory outside libtorch's tensors that ran out. Where a tensor's ran out, the error is [`Error::Torch`].
+    #[error("memory ran out: the system refused {bytes} bytes")]
+    OutOfMemory {
+        /// How many were asked for.
+        bytes: u64,
+    },
+
     /// libtorch refused an operation.
     #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] tch::TchError),

@@ -3,7 +3,10 @@
 use tch::{Device, Kind, Tensor};
 
 use super::HookedTransformer;
-use crate::config::{Activation, NormPosition, Normalization, QkNorm};
+use crate::config::{Activation, NormPosition, Normalization};
+use crate::model::part::{Part, Role};
+use crate::pretrained::checkpoint::Generated;
+use crate::pretrained::state_dict::state_dict_of;
 use crate::tensor::scalar::{full, Scalar};
 use crate::{Config, Error, Load, Result};
 
@@ -72,166 +75,144 @@ impl HookedTransformer {
     ///
     /// [`Error::ConfigField`]; it names mixtures of experts and xIELU too, of which fresh weights are not made.
     pub fn init_with(config: Config, init: Init, seed: i64) -> Result<Self> {
-        config.validate()?;
-        let tensors = Fresh { config: &config, init, seed, all: Vec::new() }.tensors()?;
-        Load::new().no_processing().state_dict(config, tensors)
+        Ok(HookedTransformer::from(Load::new().no_processing().generated(config, |config| fresh(config, init, seed))?))
     }
 }
 
-/// TransformerLens' state dict of a model, tensor by tensor.
-struct Fresh<'a> {
-    config: &'a Config,
-    init: Init,
-    seed: i64,
-    all: Vec<(String, Tensor)>,
+/// What a fresh part is filled with.
+#[derive(Clone, Copy)]
+enum Fill {
+    Random,
+    Constant(f64),
 }
 
-impl Fresh<'_> {
-    fn tensors(mut self) -> Result<Vec<(String, Tensor)>> {
-        let config = self.config;
-        if config.experts().is_some() {
-            return Err(Error::field("mlp.kind", "set", "fresh weights are not made of mixtures of experts"));
-        }
-        if config.act_fn() == Some(Activation::Xielu) {
-            return Err(Error::field("act_fn", "xielu", "fresh weights are not made of its parameters"));
-        }
-        if let Init::Gpt2 { std: Some(std) } = self.init {
-            if !(std.is_finite() && std >= 0.0) {
-                return Err(Error::field("std", std, "a standard deviation is a number, zero or above"));
-            }
-        }
-        let (d_model, d_vocab, d_vocab_out) = (config.d_model as i64, config.d_vocab as i64, config.d_vocab_out as i64);
-        self.matrix("embed.W_E".into(), &[d_vocab, d_model])?;
-        if config.post_embedding_ln() {
-            self.norm("embed.ln", config.normalization_type(), d_model)?;
-        }
-        if config.has_w_pos() {
-            self.matrix("pos_embed.W_pos".into(), &[config.n_ctx as i64, d_model])?;
-        }
-        // TransformerLens' norms after a sublayer have no bias.
-        let post = config.norm_position() == NormPosition::BeforeAndAfter
-            && matches!(config.normalization_type(), Normalization::LN | Normalization::RMS);
-        for l in 0..config.n_layers {
-            let block = format!("blocks.{l}");
-            self.norm(&format!("{block}.ln1"), config.normalization_type(), d_model)?;
-            self.attention(&format!("{block}.attn"))?;
-            if post {
-                self.constant(format!("{block}.ln1_post.w"), &[d_model], 1.0)?;
-            }
-            if config.attn_only() {
-                continue;
-            }
-            self.norm(&format!("{block}.ln2"), config.normalization_type(), d_model)?;
-            self.mlp(&format!("{block}.mlp"))?;
-            if post {
-                self.constant(format!("{block}.ln2_post.w"), &[d_model], 1.0)?;
-            }
-        }
-        self.norm("ln_final", config.norms.last(), d_model)?;
-        if !config.tie_word_embeddings {
-            self.matrix("unembed.W_U".into(), &[d_model, d_vocab_out])?;
-        }
-        self.constant("unembed.b_U".into(), &[d_vocab_out], 0.0)?;
-        Ok(self.all)
+/// TransformerLens' state dict of a fresh model. Each tensor is made when it is read.
+fn fresh(config: &Config, init: Init, seed: i64) -> Result<Vec<(String, Generated)>> {
+    if config.experts().is_some() {
+        return Err(Error::field("mlp.kind", "set", "fresh weights are not made of mixtures of experts"));
     }
-
-    fn attention(&mut self, attn: &str) -> Result<()> {
-        let config = self.config;
-        let (d_model, d_head) = (config.d_model as i64, config.d_head as i64);
-        let (n_heads, n_kv) = (config.n_heads as i64, config.n_key_value_heads as i64);
-        let underscore = if n_kv == n_heads { "" } else { "_" };
-        self.matrix(format!("{attn}.W_Q"), &[n_heads, d_model, d_head])?;
-        self.constant(format!("{attn}.b_Q"), &[n_heads, d_head], 0.0)?;
-        for part in ["K", "V"] {
-            self.matrix(format!("{attn}.{underscore}W_{part}"), &[n_kv, d_model, d_head])?;
-            self.constant(format!("{attn}.{underscore}b_{part}"), &[n_kv, d_head], 0.0)?;
-        }
-        if let Some(norm) = config.qk_norm() {
-            for (part, heads) in [("q", n_heads), ("k", n_kv)] {
-                let d = if matches!(norm, QkNorm::AllHeads(_)) { heads * d_head } else { d_head };
-                self.constant(format!("{attn}.{part}_norm.w"), &[d], 1.0)?;
-            }
-        }
-        if config.use_attention_sinks() {
-            self.constant(format!("{attn}.sinks"), &[n_heads], 0.0)?;
-        }
-        self.matrix(format!("{attn}.W_O"), &[n_heads, d_head, d_model])?;
-        self.constant(format!("{attn}.b_O"), &[d_model], 0.0)
+    if config.act_fn() == Some(Activation::Xielu) {
+        return Err(Error::field("act_fn", "xielu", "fresh weights are not made of its parameters"));
     }
-
-    fn mlp(&mut self, mlp: &str) -> Result<()> {
-        let config = self.config;
-        let (d_model, d_mlp) = (config.d_model as i64, config.d_mlp() as i64);
-        self.matrix(format!("{mlp}.W_in"), &[d_model, d_mlp])?;
-        if config.gated_mlp() {
-            self.matrix(format!("{mlp}.W_gate"), &[d_model, d_mlp])?;
+    if let Init::Gpt2 { std: Some(std) } = init {
+        if !(std.is_finite() && std >= 0.0) {
+            return Err(Error::field("std", std, "a standard deviation is a number, zero or above"));
         }
-        self.constant(format!("{mlp}.b_in"), &[d_mlp], 0.0)?;
-        if config.act_fn() == Some(Activation::SoluLn) {
-            self.norm(&format!("{mlp}.ln"), Normalization::LN, d_mlp)?;
-        }
-        self.matrix(format!("{mlp}.W_out"), &[d_mlp, d_model])?;
-        self.constant(format!("{mlp}.b_out"), &[d_model], 0.0)
     }
-
-    fn norm(&mut self, name: &str, kind: Normalization, d: i64) -> Result<()> {
-        if matches!(kind, Normalization::LN | Normalization::RMS) {
-            self.constant(format!("{name}.w"), &[d], 1.0)?;
-        }
-        if kind == Normalization::LN {
-            self.constant(format!("{name}.b"), &[d], 0.0)?;
-        }
-        Ok(())
-    }
-
-    fn constant(&mut self, name: String, shape: &[i64], value: f64) -> Result<()> {
-        self.all.push((name, full(shape, value, (Kind::Float, Device::Cpu))?));
-        Ok(())
-    }
-
-    fn matrix(&mut self, name: String, shape: &[i64]) -> Result<()> {
-        let numbers = uniform(self.seed, &name, shape)?;
-        let (fan_in, fan_out) = match *shape {
-            [heads, fan_in, fan_out] => (fan_in as f64, (heads * fan_out) as f64),
-            _ => (shape[0] as f64, shape[1] as f64),
-        };
-        let matrix = match self.init {
-            Init::Gpt2 { std } => normal(&numbers, std.unwrap_or(0.8 / (self.config.d_model as f64).sqrt()))?,
-            Init::XavierUniform => numbers.mul_number((6.0 / (fan_in + fan_out)).sqrt())?,
-            Init::XavierNormal => normal(&numbers, (2.0 / (fan_in + fan_out)).sqrt())?,
-            Init::KaimingUniform => numbers.mul_number((6.0 / fan_in).sqrt())?,
-            Init::KaimingNormal => normal(&numbers, (2.0 / fan_in).sqrt())?,
-        };
-        self.all.push((name, matrix));
-        Ok(())
-    }
-}
-
-/// Evenly distributed numbers of (−1, 1), of seed and name alone: SplitMix64 (Steele et al. 2014), 24 bits of each.
-fn uniform(seed: i64, name: &str, shape: &[i64]) -> Result<Tensor> {
-    let mut state = name.bytes().fold(mixed(seed as u64), |state, byte| mixed(state ^ u64::from(byte)));
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let bits = (mixed(state) >> 40) as i32; // 0 to 2^24 - 1
-        (2 * bits + 1 - (1 << 24)) as f32 / (1 << 24) as f32
+    let std = match init {
+        Init::Gpt2 { std } => std.unwrap_or(0.8 / (config.d_model as f64).sqrt()),
+        _ => 1.0,
     };
-    // libtorch's memory first: where there is not enough, that is an error, and a vector's would end the process.
-    let matrix = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
-    for mut part in matrix.f_view(-1)?.f_split(1 << 20, 0)? {
-        let numbers: Vec<f32> = (0..part.numel()).map(|_| next()).collect();
-        part.f_copy_(&Tensor::f_from_slice(&numbers)?)?;
+    let mut tensors = Vec::new();
+    for (address, name, shape) in state_dict_of(config) {
+        let Some(fill) = fill(address.part, config) else { continue };
+        let (own_name, own_shape) = (name.clone(), shape.clone());
+        let make = move || match fill {
+            Fill::Random => random(&own_name, &own_shape, init, std, seed),
+            Fill::Constant(number) => full(&own_shape, number, FP32),
+        };
+        tensors.push((name, Generated::new(shape, make)));
+    }
+    Ok(tensors)
+}
+
+const FP32: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+/// What a part of a fresh model is filled with; `None` where the model has no such part.
+fn fill(part: Part, config: &Config) -> Option<Fill> {
+    let kind = config.normalization_type();
+    let gain = |kind| matches!(kind, Normalization::LN | Normalization::RMS);
+    let bias = |kind| kind == Normalization::LN;
+    let mlp = !config.attn_only();
+    let solu = config.act_fn() == Some(Activation::SoluLn);
+    // TransformerLens' norms after a sublayer have no bias.
+    let after = config.norm_position() == NormPosition::BeforeAndAfter;
+    let exists = match part {
+        Part::WE | Part::Q | Part::K | Part::V | Part::O => true,
+        Part::QB | Part::KB | Part::VB | Part::OB | Part::UB => true,
+        Part::In | Part::Out | Part::OutB => mlp,
+        Part::InB => mlp && !config.gated_mlp(),
+        Part::Gate | Part::ProductB => config.gated_mlp(),
+        Part::WPos => config.has_w_pos(),
+        Part::U => !config.tie_word_embeddings,
+        Part::EmbedLnW => config.post_embedding_ln() && gain(kind),
+        Part::EmbedLnB => config.post_embedding_ln() && bias(kind),
+        Part::Ln1W => gain(kind),
+        Part::Ln1B => bias(kind),
+        Part::Ln2W => mlp && gain(kind),
+        Part::Ln2B => mlp && bias(kind),
+        Part::Ln1PostW => after && gain(kind),
+        Part::Ln2PostW => after && mlp && gain(kind),
+        Part::MlpLnW | Part::MlpLnB => mlp && solu,
+        Part::LnFinalW => gain(config.norms.last()),
+        Part::LnFinalB => bias(config.norms.last()),
+        Part::QNormW | Part::KNormW => config.qk_norm().is_some(),
+        Part::Sinks => config.use_attention_sinks(),
+        _ => false,
+    };
+    exists.then(|| match part.role() {
+        Role::Matrix => Fill::Random,
+        Role::Gain => Fill::Constant(1.0),
+        Role::Bias | Role::Parameter | Role::Constant => Fill::Constant(0.0),
+    })
+}
+
+/// Random numbers are made so many at a time, on the stack.
+const PIECE: usize = 1 << 12;
+
+/// A random matrix, `[in, out]` or, of heads, `[n_heads, in, out]`.
+fn random(name: &str, shape: &[i64], init: Init, std: f64, seed: i64) -> Result<Tensor> {
+    let (fan_in, fan_out) = match *shape {
+        [heads, fan_in, fan_out] => (fan_in as f64, (heads * fan_out) as f64),
+        _ => (shape[0] as f64, shape[1] as f64),
+    };
+    let (is_normal, scale) = match init {
+        Init::Gpt2 { .. } => (true, std),
+        Init::XavierUniform => (false, (6.0 / (fan_in + fan_out)).sqrt()),
+        Init::XavierNormal => (true, (2.0 / (fan_in + fan_out)).sqrt()),
+        Init::KaimingUniform => (false, (6.0 / fan_in).sqrt()),
+        Init::KaimingNormal => (true, (2.0 / fan_in).sqrt()),
+    };
+    let matrix = Tensor::f_empty(shape, FP32)?;
+    let flat = matrix.f_view(-1)?;
+    let mut uniform = Uniform::new(seed, name);
+    let mut numbers = [0f32; PIECE];
+    for start in (0..matrix.numel()).step_by(PIECE) {
+        let len = PIECE.min(matrix.numel() - start);
+        numbers[..len].iter_mut().zip(uniform.by_ref()).for_each(|(number, random)| *number = random);
+        let uniform = Tensor::f_from_slice(&numbers[..len])?;
+        let piece = match is_normal {
+            // Through the inverse of the normal distribution.
+            true => uniform.f_erfinv()?.mul_number(scale * std::f64::consts::SQRT_2)?,
+            false => uniform.mul_number(scale)?,
+        };
+        flat.f_narrow(0, start as i64, len as i64)?.f_copy_(&piece)?;
     }
     Ok(matrix)
 }
 
+/// Evenly distributed numbers of (−1, 1), of seed and name alone: SplitMix64 (Steele et al. 2014), 24 bits of each.
+struct Uniform(u64);
+
+impl Uniform {
+    fn new(seed: i64, name: &str) -> Self {
+        Uniform(name.bytes().fold(mix(seed as u64), |state, byte| mix(state ^ u64::from(byte))))
+    }
+}
+
+impl Iterator for Uniform {
+    type Item = f32;
+
+    fn next(&mut self) -> Option<f32> {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let bits = (mix(self.0) >> 40) as i32; // 0 to 2^24 - 1
+        Some((2 * bits + 1 - (1 << 24)) as f32 / (1 << 24) as f32)
+    }
+}
+
 /// SplitMix64's finaliser.
-fn mixed(mut z: u64) -> u64 {
+fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
-}
-
-/// Normal numbers, through the inverse of the normal distribution.
-fn normal(uniform: &Tensor, std: f64) -> Result<Tensor> {
-    Ok(uniform.f_erfinv()?.mul_number(std * std::f64::consts::SQRT_2)?)
 }

@@ -1,6 +1,7 @@
 //! [`Checkpoint`]: named tensors, as views of files: safetensors, or what `torch.save` writes.
 
 use std::collections::btree_map::{BTreeMap, Entry};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use tch::Tensor;
@@ -33,6 +34,26 @@ enum Stored {
         place: Place,
     },
     InMemory(SharedTensor),
+    Generated(Generated),
+}
+
+/// A tensor that is made when it is read.
+pub(crate) struct Generated {
+    shape: Vec<i64>,
+    make: Box<dyn Fn() -> Result<Tensor> + Send + Sync>,
+}
+
+impl Generated {
+    /// A tensor of this shape.
+    pub(crate) fn new(shape: Vec<i64>, make: impl Fn() -> Result<Tensor> + Send + Sync + 'static) -> Self {
+        Generated { shape, make: Box::new(make) }
+    }
+}
+
+impl fmt::Debug for Generated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generated").field("shape", &self.shape).finish_non_exhaustive()
+    }
 }
 
 impl Checkpoint {
@@ -70,6 +91,12 @@ impl Checkpoint {
         Checkpoint { tensors: tensors.into_iter().map(stored).collect(), files: Vec::new() }
     }
 
+    /// Tensors that are made when they are read.
+    pub(crate) fn generated(tensors: impl IntoIterator<Item = (String, Generated)>) -> Self {
+        let stored = |(name, generated)| (name, Stored::Generated(generated));
+        Checkpoint { tensors: tensors.into_iter().map(stored).collect(), files: Vec::new() }
+    }
+
     /// A safetensors file in memory: the toy model's. `path` is its name in errors.
     #[cfg(feature = "toy")]
     pub(crate) fn from_safetensors(bytes: &'static [u8], path: &Path) -> Result<Self> {
@@ -103,6 +130,7 @@ impl Checkpoint {
         self.tensors.get(name).map(|stored| match stored {
             Stored::InFile { place, .. } => place.shape.clone(),
             Stored::InMemory(tensor) => tensor.size(),
+            Stored::Generated(generated) => generated.shape.clone(),
         })
     }
 
@@ -111,6 +139,7 @@ impl Checkpoint {
         match self.tensors.get(name) {
             None => Ok(None),
             Some(Stored::InMemory(tensor)) => Ok(Some(tensor.shallow_clone())),
+            Some(Stored::Generated(generated)) => (generated.make)().map(Some),
             Some(Stored::InFile { file, place }) => {
                 let (path, bytes) = &self.files[*file];
                 bytes.tensor(place, path).map(Some)

@@ -16,7 +16,7 @@ mod reader;
 mod rope;
 pub(crate) mod saved;
 mod source;
-mod state_dict;
+pub(crate) mod state_dict;
 mod steps;
 mod tasks;
 mod tied;
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
-use self::checkpoint::Checkpoint;
+use self::checkpoint::{Checkpoint, Generated};
 use self::config_json::ConfigJson;
 use self::family::{transformer_lens, Family};
 use self::parts::Entry;
@@ -191,7 +191,7 @@ impl Load {
             return self.transformer_lens(fields, Checkpoint::open(folder, self.access)?);
         }
         let fields = read_json(&config)?;
-        while_reading(folder, |tokenizer| {
+        with_tokenizer_of(folder, |tokenizer| {
             self.hugging_face(fields, name, tokenizer, |_| Checkpoint::open(folder, self.access))
         })
     }
@@ -203,6 +203,25 @@ impl Load {
         tensors: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Result<Pretrained> {
         self.named(config, &Checkpoint::in_memory(tensors))
+    }
+
+    /// The model of this configuration, whose tensors under TransformerLens' names are made when they are read.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's own, at once, where the system cannot have so much memory.
+    pub(crate) fn generated(
+        &self,
+        config: Config,
+        tensors: impl FnOnce(&Config) -> Result<Vec<(String, Generated)>>,
+    ) -> Result<Pretrained> {
+        config.validate()?;
+        let checkpoint = Checkpoint::generated(tensors(&config)?);
+        // A system gives more memory than it has, and ends the program that uses it. It refuses what can never be there.
+        let count = |name: &str| checkpoint.shape(name).map_or(0, |shape| shape.iter().product::<i64>());
+        let numbers = checkpoint.names().map(count).fold(0i64, i64::saturating_add);
+        drop(Tensor::f_empty([numbers], (self.kind, self.device))?);
+        self.named(config, &checkpoint)
     }
 
     /// A model from TransformerLens' `cfg.json`.
@@ -275,14 +294,18 @@ impl Load {
     }
 }
 
-/// Does this while another thread reads a folder's tokenizer, which takes a tenth of the time of a small model's weights.
-fn while_reading<T>(
+/// Loads a model while another thread reads the folder's tokenizer, which takes a tenth of the time of a small model's weights.
+fn with_tokenizer_of<T>(
     folder: &Path,
     load: impl FnOnce(Box<dyn FnOnce() -> Result<Option<Tokenizer>> + '_>) -> Result<T>,
 ) -> Result<T> {
     std::thread::scope(|scope| {
-        let reading = scope.spawn(|| Tokenizer::from_folder(folder));
-        load(Box::new(|| reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+        let read = || Tokenizer::from_folder(folder);
+        let thread = tasks::start(scope, read);
+        load(Box::new(move || match thread {
+            Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => read(),
+        }))
     })
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::Checkpoint;
 use super::family::transformer_lens;
 use super::processing::Wanted;
-use super::{while_reading, Load, Pretrained};
+use super::{with_tokenizer_of, Load, Pretrained};
 use crate::{Config, Error, Result};
 
 /// The file that marks a folder in our own form.
@@ -41,7 +41,8 @@ impl Load {
         let checkpoint = Checkpoint::open(folder, self.access)?;
         let names = transformer_lens::names(&saved.config, |name| checkpoint.has(name));
         let load = Load { wanted: Wanted::none(), ..self.clone() };
-        let read = while_reading(folder, |tokenizer| load.assemble(saved.config, &checkpoint, names, &[], tokenizer))?;
+        let read =
+            with_tokenizer_of(folder, |tokenizer| load.assemble(saved.config, &checkpoint, names, &[], tokenizer))?;
         Ok(Pretrained { default_prepend_bos: saved.default_prepend_bos, ..read })
     }
 }

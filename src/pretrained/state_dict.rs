@@ -46,6 +46,17 @@ impl Transformer {
     }
 }
 
+/// All that TransformerLens' state dict can hold of a model of this shape: each part with its name and shape there.
+pub(crate) fn state_dict_of(config: &Config) -> impl Iterator<Item = (Address, String, Vec<i64>)> + use<'_> {
+    let table = transformer_lens::table(config, config.n_key_value_heads != config.n_heads);
+    table.into_iter().flat_map(move |entry| {
+        let shape = entry.view.checkpoint_shape(&entry.part.shape(config), config);
+        locations(&entry, config).into_iter().map(move |location| {
+            (Address { location, part: entry.part }, entry.tensor_name(location, 0), shape.clone())
+        })
+    })
+}
+
 /// The parts of a model as the tensors of a checkpoint in `format`, which `table` describes.
 ///
 /// A bias or gain that the model lacks is written as zeros or ones. One that the table lacks may be left out where it is

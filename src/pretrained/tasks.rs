@@ -1,8 +1,32 @@
-//! Tasks that are done two at a time.
+//! Tasks that are done beside each other.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use crate::Result;
+
+/// A thread's stack, and room for what it starts with.
+const THREAD_MEMORY: usize = 4 << 20;
+
+/// Does this on another thread; `None` where there is no memory for one.
+///
+/// The standard library aborts where memory runs out between a thread's stack and its first instruction. So that much must be
+/// there, and the thread has begun when this returns.
+pub(crate) fn start<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    task: impl FnOnce() -> T + Send + 'scope,
+) -> Option<ScopedJoinHandle<'scope, T>> {
+    drop(memmap2::MmapMut::map_anon(THREAD_MEMORY).ok()?);
+    let (begun, wait) = sync_channel(1);
+    let thread = Builder::new().spawn_scoped(scope, move || {
+        let _ = begun.send(()); // somebody waits
+        task()
+    });
+    let thread = thread.ok()?;
+    let _ = wait.recv(); // the thread has begun, or ended
+    Some(thread)
+}
 
 /// The results of the tasks `0..count` in their order, `workers` of which are done at a time. Of several errors, that of the
 /// first task.
@@ -22,9 +46,8 @@ pub(crate) fn run<T: Send>(workers: usize, count: usize, task: impl Fn(usize) ->
         results
     };
     let mut results = std::thread::scope(|scope| {
-        // Where the system gives no more threads, this one does the work.
-        let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
-        let others: Vec<_> = (1..workers.min(count)).filter_map(start).collect();
+        // Where there is no memory for more threads, this one does the work.
+        let others: Vec<_> = (1..workers.min(count)).filter_map(|_| start(scope, work)).collect();
         let mut results = work();
         for other in others {
             results.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

@@ -34,7 +34,10 @@ pub(crate) fn write_safetensors(path: &Path, mut tensors: Vec<(String, Tensor)>)
 /// A tensor's entries in order, little endian, in place of what `bytes` held.
 pub(crate) fn copy_bytes(tensor: &Tensor, bytes: &mut Vec<u8>) -> Result<()> {
     let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
-    bytes.resize(tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(), 0);
+    let len = tensor.numel() * tensor.f_kind()?.elt_size_in_bytes();
+    bytes.clear();
+    bytes.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: len as u64 })?;
+    bytes.resize(len, 0);
     Ok(tensor.f_copy_data_u8(bytes, tensor.numel())?)
 }
 

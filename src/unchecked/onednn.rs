@@ -52,7 +52,7 @@ type LinearPointwise = unsafe extern "C" fn(
 
 /// `then(x wᵀ + b)`: `[…, in]` and `[out, in]` to `[…, out]`; nothing where libtorch's own product is to be taken.
 pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, then: Then) -> Option<Tensor> {
-    let function = function()?;
+    let function = function().filter(|_| !memory_is_limited())?;
     let plain = |t: &Tensor| t.device() == Device::Cpu && t.f_kind().ok() == Some(Kind::Float) && !t.requires_grad();
     if !(plain(x) && plain(w) && b.is_none_or(plain)) {
         return None;
@@ -106,6 +106,22 @@ fn function() -> Option<LinearPointwise> {
         };
         wanted.then(find).flatten()
     })
+}
+
+/// Whether the process may have only so much memory (`ulimit -v`). Then an allocation can fail, and oneDNN, which does not check its
+/// own, ends the process there. libtorch's other product gives an error.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn memory_is_limited() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes the limit into the value on this stack.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0;
+    known && limit.rlim_cur != libc::RLIM_INFINITY
+}
+
+/// Other systems were not tried.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn memory_is_limited() -> bool {
+    false
 }
 
 /// Whether this is a processor on which MKL does not use what oneDNN does.

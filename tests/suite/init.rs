@@ -182,3 +182,32 @@ fn a_model_too_large_for_memory_is_an_error() {
     let error = HookedTransformer::init(config, 0).unwrap_err().to_string();
     assert!(error.contains("memory"), "{error}");
 }
+
+/// Fresh weights are part of what a study can be repeated with: they are the same in every version.
+#[test]
+fn fresh_weights_stay_what_they_were() {
+    let model = HookedTransformer::init_with(config(), Init::XavierUniform, 7).unwrap();
+    let first = |tensor: Tensor| tensor.reshape(-1).double_value(&[0]);
+    let normal = HookedTransformer::init(config(), 7).unwrap();
+    let found = [
+        first(model.w_e().unwrap()),
+        first(model.w_q(1).unwrap()),
+        first(model.w_v_grouped(1).unwrap()),
+        first(model.w_o(0).unwrap()),
+        first(model.w_gate(1).unwrap()),
+        first(model.w_u().unwrap()),
+        first(normal.w_out(0).unwrap()),
+        normal.w_e().unwrap().abs().sum(Kind::Double).double_value(&[]),
+    ];
+    let expected = [
+        0.0810772180557251,
+        -0.09529755264520645,
+        0.17596124112606049,
+        0.020476998761296272,
+        0.09010648727416992,
+        0.13152752816677094,
+        -0.1155751645565033,
+        1879.300098740308,
+    ];
+    assert_eq!(found, expected);
+}

@@ -26,6 +26,8 @@ mod long_context;
 mod malformed;
 #[cfg(target_os = "linux")]
 mod memory;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod memory_limits;
 mod names;
 mod padding;
 mod parameters;
@@ -38,9 +40,9 @@ mod settings;
 mod sinks;
 mod sources;
 mod text;
-#[cfg(feature = "toy")]
 mod tied;
 mod tokens;
+#[cfg(feature = "toy")]
 mod toy;
 mod weights;
 #[cfg(unix)]
