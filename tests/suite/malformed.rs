@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use tch_lens::{HookedTransformer, Load};
+use tch_lens::{Error, FormatError, HookedTransformer, Load};
 
 fn fixture(name: &str) -> PathBuf {
     crate::common::fixtures().join("torch_files").join(name)
@@ -216,6 +216,82 @@ fn a_pickle_that_calls_something_is_named() {
     ] {
         let error = folder.open_with("pytorch_model.bin", &std::fs::read(fixture(file)).unwrap()).unwrap();
         assert!(error.ends_with(&format!("the pickle wants to call `{function}`: refused")), "{error}");
+    }
+}
+
+/// What a file is refused for, as a program sees it.
+#[test]
+fn a_reason_can_be_matched_on() {
+    let folder = Folder::of("gpt2_zip");
+    let whole = std::fs::read(fixture("gpt2_zip/pytorch_model.bin")).unwrap();
+    let reason = |bytes: &[u8]| -> FormatError {
+        std::fs::write(folder.0.path().join("pytorch_model.bin"), bytes).unwrap();
+        match Load::new().open(folder.0.path()).unwrap_err() {
+            Error::Malformed { path, source } => {
+                assert!(path.ends_with("pytorch_model.bin"));
+                *source.downcast().unwrap()
+            }
+            other => panic!("{other}"),
+        }
+    };
+    let malicious = std::fs::read(fixture("malicious.bin")).unwrap();
+    assert!(matches!(reason(&malicious), FormatError::Refused { function } if function == "posix.system"));
+    assert!(matches!(reason(&whole[..whole.len() - 1]), FormatError::Truncated { .. }));
+    assert!(matches!(reason(b"no weights"), FormatError::Corrupt { .. }));
+
+    // The directory's second entry of a storage points at the first one's bytes.
+    let mut overlapping = whole.clone();
+    let entries: Vec<usize> =
+        whole.windows(4).enumerate().filter(|(_, four)| four == b"PK\x01\x02").map(|(i, _)| i).collect();
+    let storages: Vec<usize> = entries
+        .into_iter()
+        .filter(|entry| whole[entry + 46..].iter().take(40).any(|b| *b == b'/'))
+        .filter(|entry| whole[*entry + 46..*entry + 80].windows(6).any(|name| name == b"/data/"))
+        .collect();
+    let header = whole[storages[0] + 42..storages[0] + 46].to_vec();
+    overlapping[storages[1] + 42..storages[1] + 46].copy_from_slice(&header);
+    let sizes = whole[storages[0] + 20..storages[0] + 28].to_vec();
+    overlapping[storages[1] + 20..storages[1] + 28].copy_from_slice(&sizes);
+    assert!(matches!(reason(&overlapping), FormatError::Overlap { .. }));
+}
+
+/// A pickle of a megabyte that would take gigabytes: one long name for thousands of tensors, and one tensor of 64 dimensions
+/// thousands of times.
+#[test]
+fn a_bomb_is_refused_before_it_takes_memory() {
+    let folder = Folder::of("gpt2_legacy");
+    let error = |state_dict: Vec<u8>| {
+        // Magic number, version, system, state dict, keys: torch.save before 1.6.
+        let keys = &b"\x80\x02](\x8c\x010e."[..];
+        let data = [&1u64.to_le_bytes()[..], &[0; 4]].concat(); // of one storage, its length and its entry
+        let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
+        let bytes = [magic, &b"\x80\x02M\xe9\x03."[..], b"\x80\x02}.", &state_dict, keys, &data].concat();
+        folder.open_with("pytorch_model.bin", &bytes).unwrap()
+    };
+    let storage = b"((\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpuK\x01tQK\x00";
+    let rebuild = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x00";
+    let name = [&b"X"[..], &500_000u32.to_le_bytes(), &[b'a'; 500_000], b"q\x02"].concat();
+    let named = [&rebuild[..], storage, b"))tRq\x01", &name, b"}(", &b"h\x02h\x01".repeat(125_000), b"u."].concat();
+    let found = error(named);
+    assert!(found.contains("twice") && found.len() < 400, "{found}");
+    let dims = [b"(", &b"K\x01".repeat(64)[..], b"t"].concat();
+    let tensors = [&rebuild[..], storage, &dims, &dims, b"tq\x01", &b"h\x00h\x01R".repeat(200_000), b"."].concat();
+    let found = error(tensors);
+    assert!(found.contains("bytes of memory after") && found.contains("more than any checkpoint needs"), "{found}");
+}
+
+/// A mapped file that is cut ends the process with SIGBUS, as `Load::memory_map` says; one that is read does not.
+#[test]
+fn a_file_that_is_cut_while_it_loads_is_whole_where_it_was_read() {
+    for (name, file) in [("gpt2", "model.safetensors"), ("gpt2_zip", "pytorch_model.bin")] {
+        let folder = Folder::of(name);
+        let path = folder.0.path().join(file);
+        let load = Load::new().memory_map(false).on_progress(move |_, _| {
+            std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        });
+        let want = HookedTransformer::from_pretrained(fixture(name)).unwrap().forward([1, 2, 3]).unwrap();
+        assert!(load.open(folder.0.path()).unwrap().forward([1, 2, 3]).unwrap().equal(&want), "{name}");
+        assert_eq!(std::fs::metadata(folder.0.path().join(file)).unwrap().len(), 0);
     }
 }
 
