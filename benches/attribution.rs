@@ -1,6 +1,6 @@
 //! Attributions beside the forward pass whose cache they read: a GPT-2-small-shaped model with random weights.
 //!
-//! `cargo bench --bench attribution` prints criterion's figures, and ratios of things timed in turns.
+//! `cargo bench -p tch-lens-benches --bench attribution` prints criterion's figures, and ratios of things timed in turns.
 
 mod support;
 

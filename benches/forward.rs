@@ -1,6 +1,6 @@
 //! The forward pass, and what looking at it costs: a GPT-2-small-shaped model with random weights.
 //!
-//! `cargo bench --bench forward` prints criterion's figures, and then ratios of things timed in turns, which are what to compare
+//! `cargo bench -p tch-lens-benches --bench forward` prints criterion's figures, and then ratios of things timed in turns, which are what to compare
 //! between versions: machines differ, and change from minute to minute.
 
 mod support;
@@ -48,7 +48,7 @@ fn main() {
     let tuned = std::env::var("BENCH_TUNED").as_deref() != Ok("0");
     println!("allocator: {:?}", tuned.then(tch_lens::tune_allocator));
     if std::env::args().any(|arg| arg == "--ratios") {
-        return ratios(); // cargo bench --bench forward -- --ratios
+        return ratios(); // cargo bench -p tch-lens-benches --bench forward -- --ratios
     }
     benches();
     ratios();

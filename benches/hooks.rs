@@ -1,10 +1,11 @@
 //! What hook points cost where nobody looks at them: the forward pass beside the bare tensor operations that it consists of.
 //!
-//! `cargo bench --bench hooks` prints criterion's figures, and ratios of the two timed in turns, on a model of GPT-2 small's shape.
+//! `cargo bench -p tch-lens-benches --bench hooks` prints criterion's figures, and ratios of the two timed in turns, on a model of GPT-2 small's shape.
 
 mod support;
 
 use std::collections::HashMap;
+use std::process::Command;
 
 use criterion::{criterion_group, Criterion};
 use support::{gpt2_small, in_turns, tokens};
@@ -97,7 +98,11 @@ criterion_group!(benches, hooks);
 
 fn main() {
     // The bare operations are libtorch's own; so must the run's be, or the products are compared and not the hooks.
-    std::env::set_var("TCH_LENS_ONEDNN", "0");
+    if std::env::var("TCH_LENS_ONEDNN").as_deref() != Ok("0") {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let status = again.args(std::env::args().skip(1)).env("TCH_LENS_ONEDNN", "0").status().unwrap();
+        std::process::exit(status.code().unwrap_or(1));
+    }
     benches();
     let (model, bare) = both();
     println!();

@@ -1,6 +1,6 @@
 //! From a checkpoint on disk to a model in memory: a GPT-2-small-shaped one with random weights, in Hugging Face's layout.
 //!
-//! `cargo bench --bench loading` prints the time to load and process it, and the largest memory that loading and one run of 128
+//! `cargo bench -p tch-lens-benches --bench loading` prints the time to load and process it, and the largest memory that loading and one run of 128
 //! positions take, each in a process of its own, over the size of the weights.
 
 mod support;

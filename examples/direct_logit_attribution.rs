@@ -11,30 +11,50 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use clap::Parser;
+use lexopt::prelude::*;
 use tch_lens::{Component, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer, NeuronOptions};
 
-#[derive(Parser)]
-#[command(about = "Direct logit attribution: by layer, by head, by neuron")]
+const HELP: &str = "\
+Direct logit attribution: by layer, by head, by neuron
+
+  --model FOLDER   a Hugging Face folder (default: the toy model)
+  --prompt TEXT    (default: When Mary and John went to the shop, John gave a bag to)
+  --answer TOKEN   (default: ' Mary')
+  --wrong TOKEN    the token that the answer is compared with (default: ' John')
+  --top N          how many heads and neurons to list (default: 5)";
+
 struct Options {
-    /// A Hugging Face folder; the toy model without one
-    #[arg(long)]
     model: Option<PathBuf>,
-    #[arg(long, default_value = "When Mary and John went to the shop, John gave a bag to")]
     prompt: String,
-    #[arg(long, default_value = " Mary")]
     answer: String,
-    /// The token that the answer is compared with
-    #[arg(long, default_value = " John")]
     wrong: String,
-    /// How many heads and neurons to list
-    #[arg(long, default_value_t = 5)]
     top: usize,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     tch_lens::tune_allocator();
-    let options = Options::parse();
+    let mut options = Options {
+        model: None,
+        prompt: "When Mary and John went to the shop, John gave a bag to".into(),
+        answer: " Mary".into(),
+        wrong: " John".into(),
+        top: 5,
+    };
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("model") => options.model = Some(arguments.value()?.into()),
+            Long("prompt") => options.prompt = arguments.value()?.string()?,
+            Long("answer") => options.answer = arguments.value()?.string()?,
+            Long("wrong") => options.wrong = arguments.value()?.string()?,
+            Long("top") => options.top = arguments.value()?.parse()?,
+            Short('h') | Long("help") => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
     let model = match &options.model {
         Some(folder) => HookedTransformer::from_pretrained(folder)?,
         None => HookedTransformer::toy()?,

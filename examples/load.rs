@@ -20,56 +20,66 @@
 //! memory        621 MB of weights; at most 705 MB at once beyond what the program had, 1.13 times as much
 //! ```
 
+use std::error::Error;
+use std::io::IsTerminal;
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
-use tch::Kind;
+use lexopt::prelude::*;
 use tch_lens::config::{MlpConfig, MlpKind, Reach};
+use tch_lens::tch::Kind;
 use tch_lens::{Config, HookedTransformer, Load};
 
-/// Loads a model, and says what it is, what was done to its weights, and what that cost.
-#[derive(Parser)]
+const HELP: &str = "\
+Loads a model, and says what it is, what was done to its weights, and what that cost
+
+  MODEL            a folder or, with feature `hub`, a name there
+  --kind KIND      what the weights are converted to: fp32, bf16 or fp16 (default: fp32)
+  --raw            leave the weights as they are
+  --revision NAME  a branch, tag or commit on the hub
+  --step N         the model after so many steps of its training";
+
 struct Options {
-    /// A folder, or a name on the hub (feature `hub`).
     model: String,
-    /// What the weights are converted to.
-    #[arg(long, default_value = "fp32")]
-    kind: Precision,
-    /// Leave the weights as they are.
-    #[arg(long)]
+    kind: Kind,
     raw: bool,
-    /// A branch, tag or commit on the hub.
-    #[arg(long)]
     revision: Option<String>,
-    /// The model after so many steps of its training.
-    #[arg(long)]
     step: Option<usize>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Precision {
-    Fp32,
-    Bf16,
-    Fp16,
+fn main() -> Result<(), Box<dyn Error>> {
+    tch_lens::tune_allocator();
+    let mut model = None;
+    let mut options = Options { model: String::new(), kind: Kind::Float, raw: false, revision: None, step: None };
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Value(name) if model.is_none() => model = Some(name.string()?),
+            Long("kind") => options.kind = arguments.value()?.parse_with(kind)?,
+            Long("raw") => options.raw = true,
+            Long("revision") => options.revision = Some(arguments.value()?.string()?),
+            Long("step") => options.step = Some(arguments.value()?.parse()?),
+            Short('h') | Long("help") => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    options.model = model.ok_or("which model? A folder, or with feature `hub` a name there")?;
+    Ok(show(&options)?)
 }
 
-fn main() {
-    tch_lens::tune_allocator();
-    let options = Options::parse();
-    if let Err(error) = show(&options) {
-        eprintln!("{error}");
-        std::process::exit(1);
+fn kind(name: &str) -> Result<Kind, String> {
+    match name {
+        "fp32" => Ok(Kind::Float),
+        "bf16" => Ok(Kind::BFloat16),
+        "fp16" => Ok(Kind::Half),
+        _ => Err("the kinds are fp32, bf16 and fp16".into()),
     }
 }
 
 fn show(options: &Options) -> tch_lens::Result<()> {
-    let kind = match options.kind {
-        Precision::Fp32 => Kind::Float,
-        Precision::Bf16 => Kind::BFloat16,
-        Precision::Fp16 => Kind::Half,
-    };
-    let mut load = Load::new().kind(kind).device(tch_lens::cuda_if_available());
+    let mut load = Load::new().kind(options.kind).device(tch_lens::cuda_if_available());
     if options.raw {
         load = load.no_processing();
     }
@@ -79,18 +89,20 @@ fn show(options: &Options) -> tch_lens::Result<()> {
     if let Some(step) = options.step {
         load = load.checkpoint_step(step);
     }
-    let bar = ProgressBar::no_length().with_style(ProgressStyle::default_bar());
-    let shown = bar.clone();
+    let terminal = std::io::stderr().is_terminal();
     load = load.on_progress(move |done, of| {
-        shown.set_length(of as u64);
-        shown.set_position(done as u64);
+        if terminal {
+            eprint!("\rloading: {done} of {of}");
+        }
     });
     let before = Memory::now();
     before.forget_the_peak();
     let start = Instant::now();
     let model = load.open(&options.model);
     let seconds = start.elapsed().as_secs_f64();
-    bar.finish_and_clear();
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
     let model = model?;
     let after = Memory::now();
 

@@ -11,38 +11,50 @@
 //! cargo run --release --features hub --example logit_lens -- --model gpt2-small --prompt "…"
 //! ```
 
+use std::error::Error;
 use std::io::IsTerminal;
-use std::process::ExitCode;
 
-use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
+use lexopt::prelude::*;
 use tch_lens::{HookedTransformer, LensOptions, Load, Result};
 
-#[derive(Parser)]
-#[command(about = "What a model believes after each layer")]
+const HELP: &str = "\
+What a model believes after each layer
+
+  --model NAME     a Hugging Face folder or, with feature `hub`, a name there (default: the toy model)
+  --prompt TEXT    (default: When Mary and John went to the shop, John gave a bag to)
+  --answer TOKEN   one token, with its space: ' Mary' (default: what the model itself says)
+  --top N          how many tokens to list for each layer (default: 4)";
+
 struct Options {
-    /// A Hugging Face folder or, with feature `hub`, a name there; the toy model without one
-    #[arg(long)]
     model: Option<String>,
-    #[arg(long, default_value = "When Mary and John went to the shop, John gave a bag to")]
     prompt: String,
-    /// One token, with its space: " Mary"; what the model itself says without one
-    #[arg(long)]
     answer: Option<String>,
-    /// How many tokens to list for each layer
-    #[arg(long, default_value_t = 4)]
     top: usize,
 }
 
-fn main() -> ExitCode {
+fn main() -> std::result::Result<(), Box<dyn Error>> {
     tch_lens::tune_allocator();
-    match print(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
+    let mut options = Options {
+        model: None,
+        prompt: "When Mary and John went to the shop, John gave a bag to".into(),
+        answer: None,
+        top: 4,
+    };
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("model") => options.model = Some(arguments.value()?.string()?),
+            Long("prompt") => options.prompt = arguments.value()?.string()?,
+            Long("answer") => options.answer = Some(arguments.value()?.string()?),
+            Long("top") => options.top = arguments.value()?.parse()?,
+            Short('h') | Long("help") => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            other => return Err(other.unexpected().into()),
         }
     }
+    Ok(print(options)?)
 }
 
 fn print(options: Options) -> Result<()> {
@@ -73,16 +85,18 @@ fn print(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Large models take seconds: a bar on the terminal says so, if it is one.
+/// Large models take seconds: a line on the terminal says how far it is.
 fn loaded(name: &str) -> Result<HookedTransformer> {
-    let bar = ProgressBar::no_length().with_style(ProgressStyle::default_bar());
-    let shown = bar.clone();
-    let progress = move |done, of| {
-        shown.set_length(of as u64);
-        shown.set_position(done as u64);
-    };
-    let model = Load::new().on_progress(progress).open(name);
-    bar.finish_and_clear();
+    let terminal = std::io::stderr().is_terminal();
+    let model = Load::new().on_progress(move |done, of| {
+        if terminal {
+            eprint!("\rloading: {done} of {of}");
+        }
+    });
+    let model = model.open(name);
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
     model
 }
 

@@ -53,6 +53,9 @@ pub use analysis::{
     NeuronResultOptions,
 };
 pub use cache::ActivationCache;
+/// The tensors of every interface, in the version that this crate was built with.
+pub use tch;
+
 pub use component::{Component, Target};
 pub use config::Config;
 pub use error::{Error, HubError, Result};

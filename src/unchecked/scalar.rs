@@ -48,7 +48,7 @@ fn last_error() -> Result<(), TchError> {
     Err(TchError::Torch(text))
 }
 
-extern "C" {
+unsafe extern "C" {
     #[link_name = "free"]
     fn libc_free(pointer: *mut std::ffi::c_void);
 }

@@ -1,9 +1,9 @@
 //! The model that the crate carries knows its language, also what it never saw of it.
 
 // The trainer's own language and examination.
-#[path = "../../examples/train_toy/exam.rs"]
+#[path = "../../crates/train-toy/src/exam.rs"]
 mod exam;
-#[path = "../../examples/train_toy/language/mod.rs"]
+#[path = "../../crates/train-toy/src/language/mod.rs"]
 mod language;
 
 use language::{sentence, Split, Task};

@@ -4,43 +4,63 @@
 //! scores and no masks of all queries and keys are made, whatever the attention is like.
 //!
 //! ```text
-//! cargo run --release --example long_context
-//! cargo run --release --example long_context -- --attention alibi
+//! cargo run --release -p tch-lens-benches --bin long_context
+//! cargo run --release -p tch-lens-benches --bin long_context -- --attention alibi
 //! ```
 
 use std::error::Error;
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
+use lexopt::prelude::*;
 use tch::{Device, Kind, Tensor};
 use tch_lens::config::{PerLayer, Positions, Reach};
 use tch_lens::{Config, HookedTransformer, Output, Run};
 
-#[derive(Parser)]
-#[command(about = "Memory and time by the length of the sequence")]
-struct Options {
-    /// What attention is like
-    #[arg(long, value_enum, default_value = "plain")]
-    attention: Attention,
-    #[arg(long, value_delimiter = ',', default_value = "1024,2048,4096,8192,16384")]
-    lengths: Vec<usize>,
-}
+const HELP: &str = "\
+Memory and time by the length of the sequence
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
+  --attention KIND   plain, local (every other layer sees 256 positions), alibi or soft-capped, as Gemma 2's (default: plain)
+  --lengths N,N,…    (default: 1024,2048,4096,8192,16384)";
+
+#[derive(Clone, Copy)]
 enum Attention {
     Plain,
-    /// Every other layer sees 256 positions
     Local,
     Alibi,
-    /// Scores are squashed, as Gemma 2's are
     SoftCapped,
 }
 
+fn attention(name: &str) -> Result<Attention, String> {
+    match name {
+        "plain" => Ok(Attention::Plain),
+        "local" => Ok(Attention::Local),
+        "alibi" => Ok(Attention::Alibi),
+        "soft-capped" => Ok(Attention::SoftCapped),
+        _ => Err("the kinds are plain, local, alibi and soft-capped".into()),
+    }
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::parse();
-    let longest = options.lengths.iter().copied().max().unwrap_or(1);
+    let mut kind = Attention::Plain;
+    let mut lengths: Vec<usize> = vec![1024, 2048, 4096, 8192, 16384];
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("attention") => kind = arguments.value()?.parse_with(attention)?,
+            Long("lengths") => {
+                let list = arguments.value()?.string()?;
+                lengths = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            }
+            Short('h') | Long("help") => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let longest = lengths.iter().copied().max().unwrap_or(1);
     let mut config = Config::new(4, 128, 4, 1000, longest);
-    match options.attention {
+    match kind {
         Attention::Plain => {}
         Attention::Local => {
             let layers = [Reach::Window(256), Reach::Global, Reach::Window(256), Reach::Global];
@@ -53,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let run = || Run::new().cache("resid_post").output(Output::None);
     model.run([1, 2, 3], run())?; // what libtorch sets up once
     println!("{:>9}{:>14}{:>14}{:>18}{:>10}", "positions", "cache", "peak memory", "bytes a position", "seconds");
-    for length in options.lengths {
+    for length in lengths {
         let tokens = Tensor::randint(1000, [1, length as i64], (Kind::Int64, Device::Cpu));
         let estimate = model.plan(&run())?.estimate(1, length)?;
         let before = reset_peak();

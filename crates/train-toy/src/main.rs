@@ -5,7 +5,7 @@
 //! folder of the GPT-2 family; the same seed on the same machine gives the same model.
 //!
 //! ```text
-//! cargo run --release --example train_toy
+//! cargo run --release -p train-toy
 //! ```
 
 mod adamw;
@@ -20,29 +20,27 @@ use std::f64::consts::PI;
 use std::path::PathBuf;
 
 use adamw::AdamW;
-use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use language::Task;
 use lessons::{Lesson, Stage};
+use lexopt::prelude::*;
 use rand::rngs::StdRng;
 use rand::SeedableRng;
 use tch::{Device, Kind, Tensor};
 use tch_lens::{Config, HookedTransformer, Init, Tokenizer};
 
-/// Trains the toy model and examines it on what it never saw.
-#[derive(Parser)]
+const HELP: &str = "\
+Trains the toy model and examines it on what it never saw
+
+  --steps N      steps of training (default: 6000)
+  --seed N       of the weights and of the texts (default: 1)
+  --threads N    one, so that the order of sums, and with it the model, does not depend on the machine's cores (default: 1)
+  --out FOLDER   the folder to write (default: models/toy)";
+
 struct Options {
-    /// Steps of training
-    #[arg(long, default_value_t = 6000)]
     steps: usize,
-    /// Of the weights and of the texts
-    #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// One, so that the order of sums, and with it the model, does not depend on the machine's cores
-    #[arg(long, default_value_t = 1)]
     threads: i32,
-    /// The folder to write
-    #[arg(long, default_value = "models/toy")]
     out: PathBuf,
 }
 
@@ -68,7 +66,21 @@ const ENOUGH: f64 = 0.95;
 
 fn main() -> Result<(), Box<dyn Error>> {
     tch_lens::tune_allocator();
-    let options = Options::parse();
+    let mut options = Options { steps: 6000, seed: 1, threads: 1, out: "models/toy".into() };
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("steps") => options.steps = arguments.value()?.parse()?,
+            Long("seed") => options.seed = arguments.value()?.parse()?,
+            Long("threads") => options.threads = arguments.value()?.parse()?,
+            Long("out") => options.out = arguments.value()?.into(),
+            Short('h') | Long("help") => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
     tch::set_num_threads(options.threads);
     let tokenizer = Tokenizer::from_bytes(
         vocabulary::tokenizer().to_string().as_bytes(),

@@ -2,7 +2,7 @@
 //! share of the device's matrix-product rate, and a cache that moves to the CPU's memory while the run goes on.
 //!
 //! ```text
-//! cargo run --release --example bench_gpu
+//! cargo run --release -p tch-lens-benches --bin gpu
 //! ```
 //!
 //! Weights are random. Needs a libtorch with CUDA (docs/setup.md); without a GPU it says so and ends.
@@ -10,25 +10,39 @@
 use std::error::Error;
 use std::time::Instant;
 
-use clap::Parser;
+use lexopt::prelude::*;
 use tch::{Cuda, Device, Kind, Tensor};
 use tch_lens::config::{Activation, MlpConfig, NormConfig, Normalization, Positions, Rotary};
 use tch_lens::{hook, Config, HookFilter, HookedTransformer, Load, Output, Run};
 
-#[derive(Parser)]
-#[command(about = "Forward, cache and filters on a GPU")]
+const HELP: &str = "\
+Forward, cache and filters on a GPU
+
+  --batch N       (default: 8)
+  --positions N   (default: 1024)
+  --rounds N      how often each is timed (default: 10)";
+
 struct Options {
-    #[arg(long, default_value_t = 8)]
     batch: i64,
-    #[arg(long, default_value_t = 1024)]
     positions: i64,
-    /// How often each is timed
-    #[arg(long, default_value_t = 10)]
     rounds: usize,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::parse();
+    let mut options = Options { batch: 8, positions: 1024, rounds: 10 };
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("batch") => options.batch = arguments.value()?.parse()?,
+            Long("positions") => options.positions = arguments.value()?.parse()?,
+            Long("rounds") => options.rounds = arguments.value()?.parse()?,
+            Short('h') | Long("help") => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
     let device = tch_lens::cuda_if_available();
     if !device.is_cuda() {
         println!("libtorch sees no GPU, so there is nothing to measure: docs/setup.md says which libtorch has CUDA.");
