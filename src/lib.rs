@@ -58,7 +58,7 @@ pub use tch;
 
 pub use component::{Component, Target};
 pub use config::Config;
-pub use error::{Error, HubError, Result};
+pub use error::{Error, HubError, Result, UnknownWord};
 pub use format::FormatError;
 pub use generate::{GenerateOptions, Sampler, SamplingOptions, StopReason};
 pub use hook::{HookFilter, HookPoint};
@@ -83,7 +83,7 @@ pub use tensor::span::Span;
 pub use text::input::{Input, TokenOptions, Tokens};
 pub use text::positions::Positions;
 pub use text::stream::TextStream;
-pub use text::tokenizer::{Bos, PaddingSide, SpecialRole, SpecialToken, TokenSpan, Tokenizer, UnknownWord};
+pub use text::tokenizer::{Bos, PaddingSide, SpecialRole, SpecialToken, TokenSpan, Tokenizer};
 pub use unchecked::allocator::{tune_allocator, AllocatorTuning};
 pub use unchecked::autodiff::{autodiff, AutodiffGuard};
 pub use unchecked::cuda::cuda_if_available;

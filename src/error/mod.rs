@@ -2,12 +2,14 @@
 
 mod constructors;
 mod hub;
+mod unknown_word;
 
 use std::path::PathBuf;
 
 use tch::Kind;
 
 pub use self::hub::HubError;
+pub use self::unknown_word::UnknownWord;
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -118,7 +120,7 @@ pub enum Error {
     #[error("{unknown}{hint}")]
     UnknownWord {
         /// The word, and where it stands.
-        unknown: crate::UnknownWord,
+        unknown: UnknownWord,
         /// What to do; empty, or beginning with a separator.
         hint: String,
     },

@@ -7,6 +7,7 @@ mod common;
 
 mod analysis;
 mod analysis_errors;
+mod architecture;
 mod budget;
 mod config_bounds;
 mod config_fields;

@@ -18,9 +18,8 @@ use self::pieces::{PieceDecoder, Pieces};
 use self::special::{content, read_json, FileError, SpecialTokens};
 pub use self::special_token::{SpecialRole, SpecialToken};
 pub use self::token_span::TokenSpan;
-pub use self::unknown::UnknownWord;
 use self::unknown::Unknowns;
-use crate::{Error, Result};
+use crate::{Error, Result, UnknownWord};
 
 /// Whether the BOS token is put first: TransformerLens' `prepend_bos`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
