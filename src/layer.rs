@@ -1,12 +1,13 @@
-//! [`Layer`]: the index of a layer, which may count from the end.
+//! [`Layer`]: the index of a layer, counted from the start or the end.
 
 use std::fmt;
 
 use crate::{Error, Result};
 
-/// The index of a layer. A negative one counts from the end: −1 is the last layer of whichever model it is resolved against.
+/// The index of a layer. A negative index counts from the end: −1 is the last layer.
 ///
-/// Made from `usize`, `i32` and `i64`, so functions that take `impl Into<Layer>` take any of these:
+/// A layer is made from a `usize`, `i32` or `i64`. Functions with a parameter `impl Into<Layer>` accept all three, and so do functions
+/// over weights, which accept several layers as a [`Slice`](crate::Slice):
 ///
 /// ```
 /// use tch_lens::{hook, HookedTransformer};
@@ -14,6 +15,8 @@ use crate::{Error, Result};
 /// let (_, cache) = model.run_with_cache("When Mary")?;
 /// let last = model.config().n_layers - 1; // a usize
 /// assert_eq!(cache.get(hook::resid_post(-1))?, cache.get(hook::resid_post(last))?);
+/// assert_eq!(cache.get(("q", last))?, cache.get(("q", -1))?);
+/// assert_eq!(model.w_q(last)?, model.w_q(-1)?);
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,12 +25,12 @@ pub struct Layer(i64);
 impl Layer {
     pub(crate) const FIRST: Layer = Layer(0);
 
-    /// The index that was given, negative where it counts from the end.
+    /// The index as it was given; negative if it counts from the end.
     pub const fn signed(self) -> i64 {
         self.0
     }
 
-    /// The index counted from the start; `None` where it counts from the end of a model that is not known here.
+    /// The index if it counts from the start; `None` if it counts from the end, which needs a model to resolve.
     #[inline]
     pub const fn index(self) -> Option<usize> {
         if self.0 < 0 {
@@ -37,11 +40,11 @@ impl Layer {
         }
     }
 
-    /// The index counted from the start, in a model of `n_layers` layers.
+    /// The index counted from the start in a model with `n_layers` layers.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`].
+    /// [`Error::LayerOutOfRange`] if the model has no such layer.
     pub fn resolve(self, n_layers: usize) -> Result<usize> {
         let len = i64::try_from(n_layers).unwrap_or(i64::MAX);
         let index = if self.0 < 0 { self.0.saturating_add(len) } else { self.0 };
@@ -85,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_integer_makes_a_layer_and_negative_ones_count_from_the_end() {
+    fn all_integer_types_convert_and_negative_layers_count_from_the_end() {
         assert_eq!(Layer::from(2usize), Layer::from(2));
         assert_eq!(Layer::from(2i64), Layer::from(2));
         assert_eq!(Layer::from(usize::MAX).signed(), i64::MAX);

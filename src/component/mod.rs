@@ -1,4 +1,4 @@
-//! The parts of a transformer by name: [`Component`], what a row of a decomposition is, and [`Target`], what rows add up to.
+//! [`Component`], the label of a row of a decomposition, and [`Target`], the input that the rows of a decomposition sum to.
 
 mod target;
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub(crate) use target::Reach;
 pub use target::Target;
 
-/// What a row of a stack is. Prints as TransformerLens' label.
+/// The component of the model that a row of a stack belongs to. Prints as TransformerLens' label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Component {
     /// `embed`
@@ -21,32 +21,32 @@ pub enum Component {
     MlpOut(usize),
     /// `L3H1`
     Head {
-        /// The block.
+        /// The layer.
         layer: usize,
         /// The query head.
         head: usize,
     },
     /// `L3N100`
     Neuron {
-        /// The block.
+        /// The layer.
         layer: usize,
         /// The neuron.
         neuron: usize,
     },
     /// `L3E2N100`
     ExpertNeuron {
-        /// The block.
+        /// The layer.
         layer: usize,
         /// The expert.
         expert: usize,
         /// The neuron.
         neuron: usize,
     },
-    /// `bias`: what biases add, whatever the input.
+    /// `bias`: the sum of all biases that were added to the stream.
     Bias,
-    /// `remainder`: what the other rows leave out.
+    /// `remainder`: the stream minus all other rows.
     Remainder,
-    /// `intervention`: what hooks put in place that is in no other row.
+    /// `intervention`: the changes by hooks that no other row contains.
     Intervention,
     /// `3_pre`: the whole stream before block 3.
     ResidPre(usize),
@@ -54,12 +54,12 @@ pub enum Component {
     ResidMid(usize),
     /// `final_post`: the whole stream after the last block.
     FinalPost,
-    /// The sum of several rows, by the name that was given to it.
+    /// A sum of several rows, under the name of the group.
     Group(Arc<str>),
 }
 
 impl Component {
-    /// The block that it is in.
+    /// The layer of the component; `None` for components outside the layers.
     pub fn layer(&self) -> Option<usize> {
         match self {
             Component::AttnOut(layer)

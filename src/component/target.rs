@@ -1,4 +1,4 @@
-//! [`Target`]: the input that a decomposition adds up to.
+//! [`Target`]: the input that a decomposition sums to.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use crate::hook::{self, HookPoint};
 use crate::layer::Layer;
 use crate::{Config, Error, Result};
 
-/// The input that a decomposition adds up to: who reads the residual stream there.
+/// The reader of the residual stream whose input a decomposition sums to.
 ///
-/// In place of TransformerLens' pair of `layer` and `mlp_input`: `layer=3` is `Target::Attn(3)`, `layer=3, mlp_input=True` is
-/// `Target::Mlp(3)`, `layer=-1` or `None` is `Target::Unembed`. Negative layers count from the end.
+/// It replaces TransformerLens' pair of `layer` and `mlp_input`: `layer=3` is `Target::Attn(3)`, `layer=3, mlp_input=True` is
+/// `Target::Mlp(3)`, and `layer=-1` or `None` is `Target::Unembed`. Negative layers count from the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The attention of a layer: the stream is `resid_pre`.
@@ -31,18 +31,18 @@ impl fmt::Display for Target {
     }
 }
 
-/// A target of one model, its layer checked: how much of the model lies before it.
+/// A target in a model, with a checked layer and the number of sublayers before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reach {
     pub(crate) target: Target,
-    /// Attention layers that have written to the stream.
+    /// The number of attention layers that wrote to the stream before the target.
     pub(crate) attn_layers: usize,
-    /// MLPs that have.
+    /// The number of MLPs that wrote to the stream before the target.
     pub(crate) mlp_layers: usize,
 }
 
 impl Target {
-    /// [`Target::Attn`] of a layer given as `usize`, `i32` or `i64`.
+    /// [`Target::Attn`] from a layer of type `usize`, `i32`, `i64` or [`Layer`].
     ///
     /// ```
     /// use tch_lens::Target;
@@ -53,12 +53,16 @@ impl Target {
         Target::Attn(layer.into().signed())
     }
 
-    /// [`Target::Mlp`] of a layer given as `usize`, `i32` or `i64`.
+    /// [`Target::Mlp`] from a layer of type `usize`, `i32`, `i64` or [`Layer`].
     pub fn mlp(layer: impl Into<Layer>) -> Self {
         Target::Mlp(layer.into().signed())
     }
 
-    /// How much of a model of this shape lies before the target.
+    /// Resolves the target in a model with this configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LayerOutOfRange`]; [`Error::ModelHasNo`] for the MLP of an attention-only model.
     pub(crate) fn reach(self, config: &Config) -> Result<Reach> {
         let (target, attn_layers, mlp_layers) = match self {
             Target::Unembed => (Target::Unembed, config.n_layers, config.n_layers),

@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::parameters::module;
 use super::part::Part;
 
-use crate::unchecked::onednn::{self, Then};
+use crate::unchecked::onednn::{self, Epilogue};
 use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
@@ -24,15 +24,15 @@ module!(Linear, (w, b) => (Part, Part), { weight: w, bias: b } plain {});
 impl Linear {
     /// `[…, in]` to `[…, out]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.product(x, Then::Nothing) {
+        match self.product(x, Epilogue::Identity) {
             Some(product) => Ok(product),
             None => Ok(x.f_linear(&self.weight, self.bias.as_deref())?),
         }
     }
 
     /// The product with an elementwise function of it in one go, where the machine has that.
-    pub(crate) fn product(&self, x: &Tensor, then: Then) -> Option<Tensor> {
-        onednn::linear(x, &self.weight, self.bias.as_deref(), then)
+    pub(crate) fn product(&self, x: &Tensor, epilogue: Epilogue) -> Option<Tensor> {
+        onednn::linear(x, &self.weight, self.bias.as_deref(), epilogue)
     }
 
     /// The columns `start..start + len` alone.

@@ -12,7 +12,7 @@ use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::tensor::precision::widened;
 use crate::tensor::scalar::Scalar;
-use crate::unchecked::onednn::Then;
+use crate::unchecked::onednn::Epilogue;
 use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
@@ -101,12 +101,12 @@ impl Act {
     }
 
     /// The function as a matrix product can do it on the way.
-    fn fused(&self) -> Option<Then> {
+    fn fused(&self) -> Option<Epilogue> {
         match self.function {
-            Activation::Relu => Some(Then::Relu),
-            Activation::Gelu => Some(Then::Gelu),
-            Activation::GeluNew | Activation::GeluFast | Activation::GeluPytorchTanh => Some(Then::GeluTanh),
-            Activation::Silu => Some(Then::Silu),
+            Activation::Relu => Some(Epilogue::Relu),
+            Activation::Gelu => Some(Epilogue::Gelu),
+            Activation::GeluNew | Activation::GeluFast | Activation::GeluPytorchTanh => Some(Epilogue::GeluTanh),
+            Activation::Silu => Some(Epilogue::Silu),
             Activation::QuickGelu | Activation::SoluLn | Activation::Xielu => None,
         }
     }

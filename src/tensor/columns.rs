@@ -1,4 +1,4 @@
-//! [`Columns`]: which positions of a batch a tensor holds, as numbers of token columns.
+//! [`Columns`]: the positions of a batch that a tensor holds, as token columns.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use tch::{Device, Tensor};
 use crate::tensor::scalar::arange;
 use crate::{Error, Result};
 
-/// Token columns: the positions of a batch that an activation holds, counted from the first token of the input.
+/// The token columns that an activation holds: positions of the batch, counted from the first token of the input.
 ///
-/// The columns are the same for all rows of the batch, or one for each row.
+/// All rows of the batch have the same columns, or each row has one column.
 ///
 /// ```
 /// use tch_lens::{HookedTransformer, Run};
@@ -21,17 +21,18 @@ use crate::{Error, Result};
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Columns(Numbers);
+pub struct Columns(Selection);
 
-/// A selection has one form only: a list with equal steps is a range, equal columns of all rows are a range of one.
+/// The columns. Each selection has exactly one representation, so that `==` compares selections: a list with equal steps is a range,
+/// and equal columns of all rows are a range of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Numbers {
+enum Selection {
     Range { start: i64, step: i64, len: i64 },
     List(Vec<i64>),
     PerRow(Vec<i64>),
 }
 
-/// A column that was looked for and is absent.
+/// A column that was requested but is not held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Absent {
     pub(crate) column: i64,
@@ -43,12 +44,12 @@ impl Columns {
         Columns::steps(start, end, 1)
     }
 
-    /// Every `step`th of the columns `start..end`; `step` is at least 1.
+    /// Every `step`th column of `start..end`; `step` is at least 1.
     pub(crate) fn steps(start: i64, end: i64, step: i64) -> Self {
         match end.saturating_sub(start).max(0) {
-            0 => Columns(Numbers::Range { start: 0, step: 1, len: 0 }),
-            width if width <= step => Columns(Numbers::Range { start, step: 1, len: 1 }),
-            width => Columns(Numbers::Range { start, step, len: (width - 1) / step + 1 }),
+            0 => Columns(Selection::Range { start: 0, step: 1, len: 0 }),
+            width if width <= step => Columns(Selection::Range { start, step: 1, len: 1 }),
+            width => Columns(Selection::Range { start, step, len: (width - 1) / step + 1 }),
         }
     }
 
@@ -62,7 +63,7 @@ impl Columns {
         let even = step >= 1 && list.windows(2).all(|pair| pair[1] - pair[0] == step);
         match even {
             true => Columns::steps(list[0], list[list.len() - 1] + 1, step),
-            false => Columns(Numbers::List(list)),
+            false => Columns(Selection::List(list)),
         }
     }
 
@@ -70,16 +71,16 @@ impl Columns {
     pub(crate) fn per_row(columns: Vec<i64>) -> Self {
         match columns.first() {
             Some(first) if columns.iter().all(|column| column == first) => Columns::range(*first, first + 1),
-            _ => Columns(Numbers::PerRow(columns)),
+            _ => Columns(Selection::PerRow(columns)),
         }
     }
 
-    /// How many columns there are for a row.
+    /// The number of columns of a row.
     pub fn len(&self) -> usize {
         match &self.0 {
-            Numbers::Range { len, .. } => *len as usize,
-            Numbers::List(list) => list.len(),
-            Numbers::PerRow(_) => 1,
+            Selection::Range { len, .. } => *len as usize,
+            Selection::List(list) => list.len(),
+            Selection::PerRow(_) => 1,
         }
     }
 
@@ -88,49 +89,55 @@ impl Columns {
         self.len() == 0
     }
 
-    /// Whether each row has a column of its own.
+    /// Whether each row has one column, and the columns differ between rows.
     pub fn is_per_row(&self) -> bool {
-        matches!(self.0, Numbers::PerRow(_))
+        matches!(self.0, Selection::PerRow(_))
     }
 
-    /// How many rows there are columns of; `None` where the columns are the same for any number of rows.
+    /// The number of rows if each row has one column; `None` if all rows have the same columns.
     pub(crate) fn row_count(&self) -> Option<usize> {
         match &self.0 {
-            Numbers::PerRow(columns) => Some(columns.len()),
-            Numbers::Range { .. } | Numbers::List(_) => None,
+            Selection::PerRow(columns) => Some(columns.len()),
+            Selection::Range { .. } | Selection::List(_) => None,
         }
     }
 
-    /// The columns of a row of the batch, in the order in which the activation holds them. Empty for a row outside the batch where
-    /// each row has a column of its own.
+    /// The columns of a batch row, in the order in which the activation holds them.
+    ///
+    /// Empty if each row has one column and `row` is outside the batch.
     pub fn of_row(&self, row: usize) -> Vec<i64> {
         match &self.0 {
-            Numbers::Range { start, step, len } => (0..*len).map(|i| start + i * step).collect(),
-            Numbers::List(list) => list.clone(),
-            Numbers::PerRow(columns) => columns.get(row).copied().into_iter().collect(),
+            Selection::Range { start, step, len } => (0..*len).map(|i| start + i * step).collect(),
+            Selection::List(list) => list.clone(),
+            Selection::PerRow(columns) => columns.get(row).copied().into_iter().collect(),
         }
     }
 
-    /// The columns of some rows of the batch.
+    /// The columns of some batch rows.
     pub(crate) fn of_rows(&self, rows: &[i64]) -> Self {
         match &self.0 {
-            Numbers::PerRow(columns) => {
+            Selection::PerRow(columns) => {
                 Columns::per_row(rows.iter().filter_map(|row| columns.get(*row as usize).copied()).collect())
             }
             _ => self.clone(),
         }
     }
 
-    /// Where `wanted` lies among these columns, as places on the axis that holds them; the first place of a repeated column.
+    /// The indices of the columns `wanted` on the axis that holds these columns. A repeated column has its first index.
+    ///
+    /// # Errors
+    ///
+    /// [`Absent`], with the first column that is not held.
     pub(crate) fn places(&self, wanted: &Columns) -> Result<Columns, Absent> {
         let place = |column: i64| self.place(column).ok_or(Absent { column });
         match (&self.0, &wanted.0) {
             _ if self == wanted => Ok(Columns::range(0, self.len() as i64)),
-            (Numbers::PerRow(held), Numbers::PerRow(wanted)) => match held.iter().zip(wanted).find(|(h, w)| h != w) {
+            (Selection::PerRow(held), Selection::PerRow(wanted)) => match held.iter().zip(wanted).find(|(h, w)| h != w)
+            {
                 Some((_, column)) => Err(Absent { column: *column }),
                 None => Ok(Columns::range(0, 1)),
             },
-            (Numbers::PerRow(held), _) => {
+            (Selection::PerRow(held), _) => {
                 for column in wanted.of_row(0) {
                     if held.iter().any(|held| *held != column) {
                         return Err(Absent { column });
@@ -138,7 +145,7 @@ impl Columns {
                 }
                 Ok(Columns::list(vec![0; wanted.len()]))
             }
-            (_, Numbers::PerRow(columns)) => {
+            (_, Selection::PerRow(columns)) => {
                 Ok(Columns::per_row(columns.iter().map(|column| place(*column)).collect::<Result<_, _>>()?))
             }
             _ => Ok(Columns::list(wanted.of_row(0).into_iter().map(place).collect::<Result<_, _>>()?)),
@@ -147,24 +154,23 @@ impl Columns {
 
     fn place(&self, column: i64) -> Option<i64> {
         match &self.0 {
-            Numbers::Range { start, step, len } => {
+            Selection::Range { start, step, len } => {
                 let place = (column - start).checked_div(*step)?;
                 let inside = (column - start).checked_rem(*step) == Some(0) && (0..*len).contains(&place);
                 inside.then_some(place)
             }
-            Numbers::List(list) => list.iter().position(|held| *held == column).map(|place| place as i64),
-            Numbers::PerRow(_) => None,
+            Selection::List(list) => list.iter().position(|held| *held == column).map(|place| place as i64),
+            Selection::PerRow(_) => None,
         }
     }
 
-    /// Those of these columns that are among `others`, in the order of these; `None` where there are none, or where some rows would
-    /// have one and others would not.
+    /// The columns that are in `others` too, in the order of `self`; `None` if there are none, or if only some rows have a common column.
     pub(crate) fn shared_with(&self, others: &Columns) -> Option<Columns> {
         let common = match (&self.0, &others.0) {
-            (Numbers::PerRow(_), _) => others.places(self).ok().map(|_| self.clone()),
-            (_, Numbers::PerRow(_)) => self.places(others).ok().map(|_| others.clone()),
-            // Not column by column: the lengths of a plan may be any.
-            (Numbers::Range { start, step, len }, Numbers::Range { start: first, step: 1, len: count }) => {
+            (Selection::PerRow(_), _) => others.places(self).ok().map(|_| self.clone()),
+            (_, Selection::PerRow(_)) => self.places(others).ok().map(|_| others.clone()),
+            // Computed from the bounds, because a plan may be made for any length.
+            (Selection::Range { start, step, len }, Selection::Range { start: first, step: 1, len: count }) => {
                 let gap = first.saturating_sub(*start).max(0);
                 let before = gap / step + i64::from(gap % step != 0);
                 let end = first.saturating_add(*count).min(start.saturating_add(len.saturating_mul(*step)));
@@ -178,47 +184,48 @@ impl Columns {
         common.filter(|columns| !columns.is_empty())
     }
 
-    /// The entries of `tensor` at these columns, taken as places along `axis`; the batch is the first dimension. A view where they are a
-    /// range, a copy otherwise.
+    /// The entries of `tensor` at these columns, which are indices along `axis`. The first dimension of `tensor` is the batch.
+    ///
+    /// A view of `tensor` for a range, otherwise a copy.
     pub(crate) fn select(&self, tensor: &Tensor, axis: i64) -> Result<Tensor> {
         match &self.0 {
-            Numbers::Range { start: 0, step: 1, len } if tensor.size().get(axis as usize) == Some(len) => {
+            Selection::Range { start: 0, step: 1, len } if tensor.size().get(axis as usize) == Some(len) => {
                 Ok(tensor.shallow_clone())
             }
-            Numbers::Range { start, step, len } => {
+            Selection::Range { start, step, len } => {
                 Ok(tensor.f_slice(axis, Some(*start), Some(start + len * step), *step)?.f_narrow(axis, 0, *len)?)
             }
-            Numbers::List(list) => {
+            Selection::List(list) => {
                 Ok(tensor.f_index_select(axis, &Tensor::f_from_slice(list)?.f_to_device(tensor.device())?)?)
             }
-            Numbers::PerRow(columns) => {
-                // Dimensions between the batch and the axis are kept: the rows come first, and the axis goes.
+            Selection::PerRow(columns) => {
+                // Indexing moves the indexed dimensions to the front and merges them, so the axis is inserted again.
                 let [rows, places] = row_and_place(columns, tensor.device())?;
                 Ok(tensor.f_index(&row_index(&rows, &places, axis))?.f_unsqueeze(axis)?)
             }
         }
     }
 
-    /// A copy of `tensor` with `part` at these columns, which is what [`Columns::select`] took from there.
+    /// A copy of `tensor` in which `part` replaces the entries at these columns: the inverse of [`Columns::select`].
     ///
     /// # Errors
     ///
-    /// Where a column is there twice.
+    /// [`Error::Setting`] if a column is selected twice.
     pub(crate) fn replace(&self, tensor: &Tensor, axis: i64, part: &Tensor) -> Result<Tensor> {
         let places = match &self.0 {
-            Numbers::PerRow(columns) => {
+            Selection::PerRow(columns) => {
                 let [rows, places] = row_and_place(columns, tensor.device())?;
                 let part = part.f_squeeze_dim(axis)?;
                 return Ok(tensor.f_index_put(&row_index(&rows, &places, axis), &part, false)?);
             }
-            Numbers::Range { .. } => self.of_row(0),
-            Numbers::List(list) => list.clone(),
+            Selection::Range { .. } => self.of_row(0),
+            Selection::List(list) => list.clone(),
         };
         let mut sorted = places.clone();
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             let sentence =
-                format!("position {} is kept twice, so what is kept has no one gradient: name it once", pair[0]);
+                format!("position {} is selected twice, so its gradient is ambiguous: select it once", pair[0]);
             return Err(Error::setting("pos", sentence));
         }
         let places = Tensor::f_from_slice(&places)?.f_to_device(tensor.device())?;
@@ -226,12 +233,12 @@ impl Columns {
     }
 }
 
-/// The numbers of the rows of the batch, and the place in each of them.
+/// The index tensors that address one place in each batch row: the row numbers and the places.
 fn row_and_place(places: &[i64], device: Device) -> Result<[Tensor; 2]> {
     Ok([arange(0..places.len() as i64, device)?, Tensor::f_from_slice(places)?.f_to_device(device)?])
 }
 
-/// The index of one place along `axis` for each row of the batch.
+/// The index, as `f_index` takes it, of one place along `axis` in each batch row.
 fn row_index<'t>(rows: &'t Tensor, places: &'t Tensor, axis: i64) -> Vec<Option<&'t Tensor>> {
     let mut index = vec![Some(rows)];
     index.resize(axis as usize, None);
@@ -242,14 +249,14 @@ fn row_index<'t>(rows: &'t Tensor, places: &'t Tensor, axis: i64) -> Vec<Option<
 impl fmt::Display for Columns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Numbers::Range { len: 0, .. } => write!(f, "none"),
-            Numbers::Range { start, len: 1, .. } => write!(f, "{start}"),
-            Numbers::Range { start, step: 1, len } => write!(f, "{start} to {}", start + len - 1),
-            Numbers::Range { start, step, len } => {
+            Selection::Range { len: 0, .. } => write!(f, "none"),
+            Selection::Range { start, len: 1, .. } => write!(f, "{start}"),
+            Selection::Range { start, step: 1, len } => write!(f, "{start} to {}", start + len - 1),
+            Selection::Range { start, step, len } => {
                 write!(f, "{start} to {} in steps of {step}", start + (len - 1) * step)
             }
-            Numbers::List(list) => write_list(f, list),
-            Numbers::PerRow(columns) => {
+            Selection::List(list) => write_list(f, list),
+            Selection::PerRow(columns) => {
                 write!(f, "one for each row, ")?;
                 write_list(f, columns)
             }
@@ -257,7 +264,7 @@ impl fmt::Display for Columns {
     }
 }
 
-/// A list, cut after the first sixteen.
+/// Writes the first sixteen numbers of a list.
 fn write_list(f: &mut fmt::Formatter<'_>, list: &[i64]) -> fmt::Result {
     write!(f, "[")?;
     for (i, number) in list.iter().take(16).enumerate() {
@@ -282,7 +289,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Selecting `wanted` from what holds `held` is selecting `wanted` from everything, on either axis.
+        /// Selecting `wanted` from a tensor that holds `held` gives the same as selecting `wanted` from the whole tensor.
         #[test]
         fn a_selection_of_a_selection_is_the_selection(held in columns(3), wanted in columns(3), axis in 1i64..3) {
             let size = if axis == 1 { [3, 7, 2] } else { [3, 2, 7] };
@@ -315,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn a_selection_has_one_form() {
+    fn a_selection_has_one_representation() {
         assert_eq!(Columns::list(vec![2, 3, 4]), Columns::range(2, 5));
         assert_eq!(Columns::per_row(vec![4, 4]), Columns::list(vec![4]));
         assert_eq!(Columns::list(vec![0, 3, 6]).to_string(), "0 to 6 in steps of 3");
         assert_eq!(Columns::per_row(vec![4, 2]).to_string(), "one for each row, [4, 2]");
         let whole = Tensor::from_slice(&[1i64, 2, 3]).view([1, 3]);
         let part = Columns::range(1, 3).select(&whole, 1).unwrap();
-        assert!(part.data_ptr() as usize > whole.data_ptr() as usize); // a view
+        assert!(part.data_ptr() as usize > whole.data_ptr() as usize); // part is a view of whole
     }
 }

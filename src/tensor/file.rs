@@ -1,4 +1,4 @@
-//! Tensors to safetensors files.
+//! Writes tensors to safetensors files.
 
 use std::path::Path;
 
@@ -8,17 +8,21 @@ use crate::format::safetensors::{Entry, Writer};
 use crate::unchecked::mapped::dtype;
 use crate::{Error, Result};
 
-/// Writes tensors, one of which at a time is copied to the CPU's memory. The file appears when it is whole.
+/// Writes tensors to a safetensors file. One tensor at a time is copied to CPU memory. The file gets its name only once it is complete.
 ///
 /// # Errors
 ///
-/// [`Error::Io`]; [`Error::WrongInput`] for a kind that no file holds.
+/// [`Error::Io`] if the file cannot be written; [`Error::WrongInput`] for a kind that safetensors does not have.
 pub(crate) fn write_safetensors(path: &Path, mut tensors: Vec<(String, Tensor)>) -> Result<()> {
-    // Each width after the wider ones, so that every tensor's data is aligned.
+    // Sorted by the width of an entry, widest first, so that the data of every tensor is aligned.
     tensors.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.kind().elt_size_in_bytes()));
     let entries = tensors.iter().map(|(name, tensor)| {
         let kind = tensor.f_kind()?;
-        let dtype = dtype(kind).ok_or_else(|| Error::wrong_input(format!("no file holds tensors of kind {kind:?}")))?;
+        let dtype = dtype(kind).ok_or_else(|| {
+            Error::wrong_input(format!(
+                "safetensors files cannot hold tensors of kind {kind:?}: convert the tensor first"
+            ))
+        })?;
         Ok(Entry { name: name.clone(), dtype, shape: tensor.size() })
     });
     let entries = entries.collect::<Result<Vec<_>>>()?;
@@ -31,7 +35,11 @@ pub(crate) fn write_safetensors(path: &Path, mut tensors: Vec<(String, Tensor)>)
     writer.finish().map_err(Error::io(path))
 }
 
-/// A tensor's entries in order, little endian, in place of what `bytes` held.
+/// Replaces the contents of `bytes` with the entries of a tensor, in order and little-endian.
+///
+/// # Errors
+///
+/// [`Error::OutOfMemory`] if `bytes` cannot grow to this size.
 pub(crate) fn copy_bytes(tensor: &Tensor, bytes: &mut Vec<u8>) -> Result<()> {
     let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
     let len = tensor.numel() * tensor.f_kind()?.elt_size_in_bytes();
@@ -54,7 +62,7 @@ mod tests {
         let range = |kind| Tensor::arange(6, (Kind::Float, Device::Cpu)).to_kind(kind).reshape([2, 3]);
         let kinds = [Kind::Bool, Kind::Half, Kind::Int64, Kind::Float, Kind::BFloat16, Kind::Double, Kind::Uint8];
         let mut tensors: Vec<(String, Tensor)> = kinds.map(|kind| (format!("{kind:?}"), range(kind))).into();
-        tensors.push(("turned".into(), range(Kind::Float).tr()));
+        tensors.push(("transposed".into(), range(Kind::Float).tr()));
         tensors.push(("empty".into(), Tensor::zeros([0, 2], (Kind::Float, Device::Cpu))));
         tensors.push(("number".into(), Tensor::from(7i64)));
         let copies = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
@@ -73,6 +81,9 @@ mod tests {
 
         let complex = Tensor::zeros([1], (Kind::ComplexFloat, Device::Cpu));
         let error = write_safetensors(&path, vec![("a".into(), complex)]).unwrap_err();
-        assert_eq!(error.to_string(), "no file holds tensors of kind ComplexFloat");
+        assert_eq!(
+            error.to_string(),
+            "safetensors files cannot hold tensors of kind ComplexFloat: convert the tensor first"
+        );
     }
 }

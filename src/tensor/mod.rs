@@ -1,4 +1,4 @@
-//! What the crate needs of tensors and libtorch lacks: slices, factored matrices, precision, scalars whose errors are errors.
+//! Helpers over libtorch's tensors: selections, factored matrices, precision, files, and operations with numbers that return errors.
 
 pub(crate) mod columns;
 pub(crate) mod factored;

@@ -1,10 +1,10 @@
-//! Kinds of numbers: sums, norms and probabilities are computed in fp32 or better, whatever the weights are.
+//! Precision: sums, norms and probabilities are computed in fp32 or fp64, whatever the kind of the weights.
 
 use tch::{Kind, Tensor};
 
 use crate::Result;
 
-/// `kind`, or fp32 where that is narrower: fp16 and bf16 become fp32, the others stay.
+/// The kind to compute in: fp32 for fp16 and bf16, otherwise `kind` itself.
 pub(crate) fn at_least_float(kind: Kind) -> Kind {
     match kind {
         Kind::Half | Kind::BFloat16 => Kind::Float,
@@ -12,7 +12,7 @@ pub(crate) fn at_least_float(kind: Kind) -> Kind {
     }
 }
 
-/// The tensor in [`at_least_float`] of its kind: itself, where it is that already.
+/// The tensor in the kind [`at_least_float`] of its kind. It is not copied if it has that kind.
 pub(crate) fn widened(tensor: &Tensor) -> Result<Tensor> {
     let kind = tensor.f_kind()?;
     match at_least_float(kind) {

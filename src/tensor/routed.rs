@@ -1,6 +1,7 @@
-//! Rows of a mixture's experts: which tokens they are of, and what becomes of them where positions or batch rows are chosen.
+//! Activations of a mixture's experts, which have one row per token that is routed to the expert.
 //!
-//! As in TransformerLens, an expert's rows `[hit, d]` are first the tokens whose first choice it is, then those whose second, ….
+//! An expert's rows, `[hit, d]`, have TransformerLens' order: first the tokens whose first choice is the expert, then the tokens whose
+//! second choice it is, and so on.
 
 use tch::{Kind, Tensor};
 
@@ -8,13 +9,13 @@ use super::columns::Columns;
 use super::scalar::{arange, Scalar};
 use crate::{Error, Result};
 
-/// Which tokens go to an expert, out of `[…, chosen]` indices: `(place among the chosen, row)`, each `[hit]`.
+/// The tokens that are routed to an expert by the indices `[…, chosen]`: the rank of the choice and the token's row, `[hit]` each.
 pub(crate) fn hits(indices: &Tensor, expert: usize) -> Result<(Tensor, Tensor)> {
     let hits = is_hit(indices, expert)?.f_nonzero()?; // [hit, 2]
     Ok((hits.f_select(1, 0)?, hits.f_select(1, 1)?))
 }
 
-/// [`hits`] of every expert, with one copy from the device.
+/// The [`hits`] of all experts, with a single copy from the device.
 pub(crate) fn all_hits(indices: &Tensor, n_experts: usize) -> Result<Vec<(Tensor, Tensor)>> {
     let by_place = indices.f_flatten(0, -2)?.f_tr()?; // [chosen, row]
     let size = by_place.size();
@@ -32,12 +33,15 @@ pub(crate) fn all_hits(indices: &Tensor, n_experts: usize) -> Result<Vec<(Tensor
     starts.windows(2).map(of_expert).collect()
 }
 
-/// Whether a token's choice is the expert: `[chosen, row]`.
+/// Whether each choice of each token is the expert: `[chosen, row]`.
 fn is_hit(indices: &Tensor, expert: usize) -> Result<Tensor> {
     indices.f_flatten(0, -2)?.f_tr()?.eq_int(expert as i64)
 }
 
-/// An expert's rows, `[hit, d]` by `indices`, `[batch, pos, chosen]`, of the batch rows and then the positions at these places.
+/// The rows of an expert that belong to chosen batch rows and positions.
+///
+/// `rows` is `[hit, d]` and `indices`, which routes tokens, is `[batch, pos, chosen]`. `batch` and `places` are indices on the batch
+/// axis and the position axis.
 pub(crate) fn rows_at(
     rows: &Tensor,
     indices: &Tensor,
@@ -48,7 +52,7 @@ pub(crate) fn rows_at(
     Ok(rows.f_index_select(0, &row_numbers(rows, indices, expert, batch, places)?)?)
 }
 
-/// Which of an expert's rows those of [`rows_at`] are: `[row]`.
+/// The indices, among an expert's rows, of the rows that [`rows_at`] returns: `[row]`.
 pub(crate) fn row_numbers(
     rows: &Tensor,
     indices: &Tensor,
@@ -59,7 +63,7 @@ pub(crate) fn row_numbers(
     let size = indices.size();
     let hit = is_hit(indices, expert)?;
     check(rows, &hit, expert)?;
-    let number = hit.f_flatten(0, -1)?.f_cumsum(0, Kind::Int64)?.add_int(-1)?; // of a hit, its row
+    let number = hit.f_flatten(0, -1)?.f_cumsum(0, Kind::Int64)?.add_int(-1)?; // the row of each hit: [chosen * batch * pos]
     let chosen = |table: &Tensor| -> Result<Tensor> {
         let table = table.f_view([size[2], size[0], size[1]])?; // [chosen, batch, pos]
         let table = batch.select(&table.f_transpose(0, 1)?, 0)?; // [batch, chosen, pos]
@@ -68,9 +72,9 @@ pub(crate) fn row_numbers(
     Ok(chosen(&number)?.f_masked_select(&chosen(&hit)?)?)
 }
 
-/// An expert's rows, `[hit, d]`, by the weight of each hit and added up where their tokens are: `[batch, pos, d]`, zero for tokens that it did not get.
+/// The rows of an expert times their router weights, scattered to their tokens: `[batch, pos, d]`, zero for all other tokens.
 ///
-/// `weights` and `indices` are `[batch, pos, chosen]`.
+/// `rows` is `[hit, d]`; `weights` and `indices` are `[batch, pos, chosen]`. A token that chose the expert twice gets both rows.
 pub(crate) fn weighted(rows: &Tensor, weights: &Tensor, indices: &Tensor, expert: usize) -> Result<Tensor> {
     check(rows, &is_hit(indices, expert)?, expert)?;
     let (place, row) = hits(indices, expert)?;
@@ -81,7 +85,7 @@ pub(crate) fn weighted(rows: &Tensor, weights: &Tensor, indices: &Tensor, expert
     Ok(zeros.f_index_add(0, &row, &rows.f_mul(&weight)?)?.f_view([size[0], size[1], d])?)
 }
 
-/// That there is a row for each hit.
+/// Checks that there is one row per hit.
 fn check(rows: &Tensor, hit: &Tensor, expert: usize) -> Result<()> {
     let count = hit.f_sum(Kind::Int64)?.f_int64_value(&[])?;
     match rows.size().first() {
@@ -89,7 +93,7 @@ fn check(rows: &Tensor, hit: &Tensor, expert: usize) -> Result<()> {
         _ => Err(Error::Shape {
             what: format!("the rows of expert {expert}"),
             found: rows.size(),
-            expected: format!("[{count}, d_mlp], a row for each token that the indices give it"),
+            expected: format!("[{count}, d_mlp], one row for each token that the indices route to it"),
         }),
     }
 }
@@ -103,7 +107,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Rows chosen are the rows that the chosen indices would have had, in their order; with one expert hit twice by a token.
+        /// The selected rows are the rows of the selected indices, in the same order, even if a token chose the expert twice.
         #[test]
         fn chosen_rows_are_those_of_the_chosen_indices(
             indices in prop::collection::vec(0i64..3, 2 * 4 * 2),
@@ -113,7 +117,7 @@ mod tests {
             expert in 0usize..3,
         ) {
             let indices = Tensor::from_slice(&indices).view([2, 4, 2]);
-            // Rows that say of which token and choice they are.
+            // Each row holds its token and the rank of the choice.
             let (place, row) = hits(&indices, expert).unwrap();
             let rows = Tensor::stack(&[&row, &place], 1).to_kind(Kind::Float);
             let batch = Columns::list(batch);

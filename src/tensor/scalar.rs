@@ -1,4 +1,6 @@
-//! [`Scalar`]: libtorch's operations with a number. The only ones that the crate uses; tch's own panic where they should fail.
+//! [`Scalar`]: operations of a tensor with a number.
+//!
+//! The crate uses only these: tch's own functions panic when such an operation fails (see `unchecked::scalar`).
 
 use std::ops::Range;
 
@@ -7,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::unchecked::scalar;
 use crate::Result;
 
-/// A tensor and a number. The number takes the tensor's kind, as a Python number does.
+/// Operations of a tensor with a number, which is converted to the tensor's kind, like a Python number.
 pub(crate) trait Scalar {
     /// `self + number`
     fn add_number(&self, number: f64) -> Result<Tensor>;
@@ -21,19 +23,19 @@ pub(crate) trait Scalar {
     fn at_most(&self, high: f64) -> Result<Tensor>;
     /// `min(max(self, low), high)`
     fn between(&self, low: f64, high: f64) -> Result<Tensor>;
-    /// `self == number` of whole numbers, as bools.
+    /// `self == number` for integers, as bools.
     fn eq_int(&self, number: i64) -> Result<Tensor>;
-    /// `self + number` of whole numbers.
+    /// `self + number` for integers.
     fn add_int(&self, number: i64) -> Result<Tensor>;
-    /// `max(self, low)` of whole numbers.
+    /// `max(self, low)` for integers.
     fn at_least_int(&self, low: i64) -> Result<Tensor>;
     /// `self > number`, as bools.
     fn gt_number(&self, number: f64) -> Result<Tensor>;
-    /// `self`, with `number` where `mask` is true.
+    /// `self` with `number` in the entries where `mask` is true.
     fn fill_where(&self, mask: &Tensor, number: f64) -> Result<Tensor>;
-    /// `beta self + alpha (left right)`, matrix by matrix: `[batch, n, k]` by `[batch, k, m]`.
+    /// `beta self + alpha (left right)` for batches of matrices: `[batch, n, k]` by `[batch, k, m]`.
     fn add_product(&self, left: &Tensor, right: &Tensor, beta: f64, alpha: f64) -> Result<Tensor>;
-    /// The Euclidean norm over `dims`.
+    /// The Euclidean norm over the dimensions `dims`.
     fn norm_over(&self, dims: &[i64], keep: bool) -> Result<Tensor>;
 }
 
@@ -91,13 +93,13 @@ impl Scalar for Tensor {
     }
 }
 
-/// A tensor of this shape, filled with `number`.
+/// A tensor of the given shape with all entries equal to `number`.
 pub(crate) fn full(shape: &[i64], number: f64, options: (Kind, Device)) -> Result<Tensor> {
     let empty = Tensor::f_empty(shape, options)?;
     Ok(scalar::fill(&empty, number)?)
 }
 
-/// The whole numbers of `range`, as int64: `[range.len()]`.
+/// The integers of `range`, as int64: `[range.len()]`.
 pub(crate) fn arange(range: Range<i64>, device: Device) -> Result<Tensor> {
     let numbers: Vec<i64> = range.collect();
     Ok(Tensor::f_from_slice(&numbers)?.f_to_device(device)?)

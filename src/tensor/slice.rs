@@ -1,60 +1,67 @@
-//! [`Slice`]: which entries of an axis are meant.
+//! [`Slice`]: a selection of entries of an axis.
 
 use std::fmt;
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo};
 
 use tch::{Kind, Tensor};
 
+use crate::layer::Layer;
 use crate::tensor::scalar::arange;
 use crate::{Error, Result};
 
-/// Which entries of an axis are meant: Python's slices, TransformerLens' `pos_slice` and `batch_slice`.
+/// A selection of entries of an axis: Python's slices, and TransformerLens' `pos_slice` and `batch_slice`.
 ///
-/// Negative numbers count from the end. An index drops the axis; everything else keeps it.
+/// Negative numbers count from the end. An index removes the axis, like an integer index in Python; every other selection keeps it.
+///
+/// A slice is made from an integer, a range, a tuple of start, end and step, a list, a mask or a tensor. Integers may be `usize`, `i32` or
+/// `i64`, and a [`Layer`] is one, too.
 ///
 /// ```
 /// use tch_lens::Slice;
 /// use tch::Tensor;
 /// let t = Tensor::from_slice(&[10, 11, 12, 13, 14]);
-/// let of = |slice: Slice| Vec::<i64>::try_from(slice.apply(&t, 0, "position").unwrap().reshape(-1)).unwrap();
-/// assert_eq!(of((-1).into()), [14]); // and no axis is left
-/// assert_eq!(of((1..4).into()), [11, 12, 13]);
-/// assert_eq!(of((0, 5, 2).into()), [10, 12, 14]); // start, end, step
-/// assert_eq!(of(vec![0, -2].into()), [10, 13]);
-/// assert_eq!(of(vec![true, false, false, true, false].into()), [10, 13]);
+/// let select = |slice: Slice| Vec::<i64>::try_from(slice.apply(&t, 0, "position").unwrap().reshape(-1)).unwrap();
+/// assert_eq!(select((-1).into()), [14]); // without the axis
+/// assert_eq!(select((1..4).into()), [11, 12, 13]);
+/// assert_eq!(select((0, 5, 2).into()), [10, 12, 14]); // start, end, step
+/// assert_eq!(select(vec![0, -2].into()), [10, 13]);
+/// assert_eq!(select(vec![true, false, false, true, false].into()), [10, 13]);
+/// let last = t.size()[0] as usize - 1;
+/// assert_eq!(select((last..).into()), select([last].into()));
 /// ```
 #[derive(Debug, Default)]
 pub enum Slice {
-    /// All of them.
+    /// All entries.
     #[default]
     All,
-    /// One, whose axis is dropped.
+    /// One entry; the axis is removed.
     Index(i64),
-    /// From `start` to before `end`, every `step`th; out-of-range ends are cut off, as in Python.
+    /// Every `step`th entry of `start..end`. Bounds outside the axis are clipped, as in Python.
     Range {
-        /// The first.
+        /// The first entry; the start of the axis for `None`.
         start: Option<i64>,
-        /// The one after the last.
+        /// The end, exclusive; the end of the axis for `None`.
         end: Option<i64>,
-        /// The stride, at least 1.
+        /// The step, at least 1.
         step: i64,
     },
-    /// These, in this order.
+    /// Entries by index, in this order.
     List(Vec<i64>),
-    /// Those that are `true`; as long as the axis.
+    /// The entries where the mask is `true`. The mask is as long as the axis.
     Mask(Vec<bool>),
-    /// A tensor of indices, or of bools; of no dimension, it drops the axis.
+    /// A tensor of integers or bools with one dimension, or an integer without dimensions, which removes the axis.
     Tensor(Tensor),
 }
 
 impl Slice {
-    /// The entries of `tensor` along `dim`; `axis` names that axis in errors.
+    /// The selected entries of `tensor` along `dim`. `axis` names the axis in errors.
     ///
-    /// A view of `tensor` where the slice is an index or a range, a copy otherwise.
+    /// A view of `tensor` for an index or a range, otherwise a copy.
     ///
     /// # Errors
     ///
-    /// [`Error::SliceOutOfRange`] for an index that the axis does not have or a mask of another length.
+    /// [`Error::SliceOutOfRange`] for an index outside the axis or a mask of another length; [`Error::WrongInput`] for a step below 1;
+    /// [`Error::Shape`] if `tensor` has no dimension `dim`, or if the slice is a tensor of another shape or kind.
     pub fn apply(&self, tensor: &Tensor, dim: i64, axis: &'static str) -> Result<Tensor> {
         let len = length(tensor, dim)?;
         match self {
@@ -62,7 +69,7 @@ impl Slice {
             Slice::Index(index) => Ok(tensor.f_select(dim, self.index(*index, len, axis)?)?),
             Slice::Range { start, end, step } => {
                 if *step < 1 {
-                    return Err(Error::wrong_input(format!("a slice's step is at least 1, not {step}")));
+                    return Err(Error::wrong_input(format!("the step of a slice must be at least 1, but is {step}")));
                 }
                 Ok(tensor.f_slice(dim, *start, *end, *step)?)
             }
@@ -70,22 +77,22 @@ impl Slice {
                 let indices = indices.iter().map(|i| self.index(*i, len, axis)).collect::<Result<Vec<_>>>()?;
                 Ok(tensor.f_index_select(dim, &Tensor::f_from_slice(&indices)?.f_to_device(tensor.device())?)?)
             }
-            Slice::Mask(mask) => self.indices_of(mask, len, axis)?.apply(tensor, dim, axis),
-            Slice::Tensor(indices) => self.of_tensor(indices)?.apply(tensor, dim, axis),
+            Slice::Mask(mask) => self.masked(mask, len, axis)?.apply(tensor, dim, axis),
+            Slice::Tensor(tensor_slice) => from_tensor(tensor_slice)?.apply(tensor, dim, axis),
         }
     }
 
-    /// The indices meant, of an axis of `len` entries.
+    /// The selected indices of an axis of `len` entries, counted from the start.
     ///
     /// # Errors
     ///
-    /// As [`Slice::apply`].
+    /// Those of [`Slice::apply`].
     pub fn indices(&self, len: i64, axis: &'static str) -> Result<Vec<i64>> {
         match self {
             Slice::Index(index) => Ok(vec![self.index(*index, len, axis)?]),
             Slice::List(indices) => indices.iter().map(|i| self.index(*i, len, axis)).collect(),
-            Slice::Mask(mask) => self.indices_of(mask, len, axis)?.indices(len, axis),
-            Slice::Tensor(indices) => self.of_tensor(indices)?.indices(len, axis),
+            Slice::Mask(mask) => self.masked(mask, len, axis)?.indices(len, axis),
+            Slice::Tensor(tensor) => from_tensor(tensor)?.indices(len, axis),
             Slice::All | Slice::Range { .. } => {
                 let all = arange(0..len, tch::Device::Cpu)?;
                 Ok(Vec::<i64>::try_from(self.apply(&all, 0, axis)?.f_reshape(-1)?)?)
@@ -93,7 +100,7 @@ impl Slice {
         }
     }
 
-    /// Whether the axis goes.
+    /// Whether the selection removes the axis.
     pub fn drops_axis(&self) -> bool {
         match self {
             Slice::Index(_) => true,
@@ -102,7 +109,7 @@ impl Slice {
         }
     }
 
-    /// The same entries with the axis kept.
+    /// The same selection, with an index as a list of one, which keeps the axis.
     pub(crate) fn keeping_axis(&self) -> Slice {
         match self {
             Slice::Index(index) => Slice::List(vec![*index]),
@@ -111,41 +118,48 @@ impl Slice {
         }
     }
 
+    /// `index` counted from the start.
     fn index(&self, index: i64, len: i64, axis: &'static str) -> Result<i64> {
-        let positive = if index < 0 { index.saturating_add(len) } else { index };
-        if (0..len).contains(&positive) {
-            Ok(positive)
+        let from_start = if index < 0 { index.saturating_add(len) } else { index };
+        if (0..len).contains(&from_start) {
+            Ok(from_start)
         } else {
             Err(Error::SliceOutOfRange { slice: self.to_string(), axis, len })
         }
     }
 
-    fn indices_of(&self, mask: &[bool], len: i64, axis: &'static str) -> Result<Slice> {
+    /// The entries where the mask is true, as a list.
+    fn masked(&self, mask: &[bool], len: i64, axis: &'static str) -> Result<Slice> {
         if mask.len() as i64 != len {
             return Err(Error::SliceOutOfRange { slice: self.to_string(), axis, len });
         }
         Ok(Slice::List((0..len).filter(|i| mask[*i as usize]).collect()))
     }
+}
 
-    fn of_tensor(&self, indices: &Tensor) -> Result<Slice> {
-        match (indices.f_kind()?, indices.dim()) {
-            (Kind::Bool, 1) => Ok(Slice::Mask(Vec::try_from(indices)?)),
-            (Kind::Int64 | Kind::Int | Kind::Int16 | Kind::Int8 | Kind::Uint8, 0) => {
-                Ok(Slice::Index(indices.f_int64_value(&[])?))
-            }
-            (Kind::Int64 | Kind::Int | Kind::Int16 | Kind::Int8 | Kind::Uint8, 1) => {
-                Ok(Slice::List(Vec::try_from(indices.f_to_kind(Kind::Int64)?)?))
-            }
-            _ => Err(Error::Shape {
-                what: "a slice's tensor".into(),
-                found: indices.size(),
-                expected: "whole numbers of no or one dimension, or bools of one".into(),
-            }),
+/// The slice that a tensor of integers or bools stands for.
+fn from_tensor(tensor: &Tensor) -> Result<Slice> {
+    match (tensor.f_kind()?, tensor.dim()) {
+        (Kind::Bool, 1) => Ok(Slice::Mask(Vec::try_from(tensor)?)),
+        (Kind::Int64 | Kind::Int | Kind::Int16 | Kind::Int8 | Kind::Uint8, 0) => {
+            Ok(Slice::Index(tensor.f_int64_value(&[])?))
         }
+        (Kind::Int64 | Kind::Int | Kind::Int16 | Kind::Int8 | Kind::Uint8, 1) => {
+            Ok(Slice::List(Vec::try_from(tensor.f_to_kind(Kind::Int64)?)?))
+        }
+        _ => Err(Error::Shape {
+            what: "the tensor used as a slice".into(),
+            found: tensor.size(),
+            expected: "integers with at most one dimension, or bools with one".into(),
+        }),
     }
 }
 
-/// The length of a dimension, as an error rather than a panic where there is none.
+/// The length of a dimension.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the tensor has no such dimension.
 fn length(tensor: &Tensor, dim: i64) -> Result<i64> {
     let size = tensor.size();
     let index = if dim < 0 { dim + size.len() as i64 } else { dim };
@@ -171,12 +185,12 @@ impl Clone for Slice {
 
 impl fmt::Display for Slice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = |end: &Option<i64>| end.map(|e| e.to_string()).unwrap_or_default();
+        let bound = |bound: &Option<i64>| bound.map(|index| index.to_string()).unwrap_or_default();
         match self {
             Slice::All => write!(f, "the slice :"),
             Slice::Index(index) => write!(f, "index {index}"),
-            Slice::Range { start, end: last, step: 1 } => write!(f, "the slice {}:{}", end(start), end(last)),
-            Slice::Range { start, end: last, step } => write!(f, "the slice {}:{}:{step}", end(start), end(last)),
+            Slice::Range { start, end, step: 1 } => write!(f, "the slice {}:{}", bound(start), bound(end)),
+            Slice::Range { start, end, step } => write!(f, "the slice {}:{}:{step}", bound(start), bound(end)),
             Slice::List(list) => match list.as_slice() {
                 [index] => write!(f, "index {index}"),
                 _ => write!(f, "the list {list:?}"),
@@ -202,25 +216,48 @@ macro_rules! slice_from {
 }
 
 slice_from! {
-    i64: index => Slice::Index(index);
+    Layer: layer => Slice::Index(layer.signed());
     RangeFull: _ => Slice::All;
-    Range<i64>: r => range(Some(r.start), Some(r.end), 1);
-    RangeFrom<i64>: r => range(Some(r.start), None, 1);
-    RangeTo<i64>: r => range(None, Some(r.end), 1);
-    RangeInclusive<i64>: r => range(Some(*r.start()), (*r.end() != -1).then(|| *r.end() + 1), 1);
     (i64, i64): (start, end) => range(Some(start), Some(end), 1);
     (i64, i64, i64): (start, end, step) => range(Some(start), Some(end), step);
-    Vec<i64>: list => Slice::List(list);
-    &[i64]: list => Slice::List(list.to_vec());
     Vec<bool>: mask => Slice::Mask(mask);
     Tensor: tensor => Slice::Tensor(tensor);
     &Tensor: tensor => Slice::Tensor(tensor.shallow_clone());
 }
 
-impl<const N: usize> From<[i64; N]> for Slice {
-    fn from(list: [i64; N]) -> Self {
-        Slice::List(list.to_vec())
-    }
+/// Slices from indices of one integer type.
+macro_rules! slice_from_integer {
+    ($($integer:ty),*) => {
+        $(
+            slice_from! {
+                $integer: index => Slice::Index(signed(index));
+                Range<$integer>: r => range(Some(signed(r.start)), Some(signed(r.end)), 1);
+                RangeFrom<$integer>: r => range(Some(signed(r.start)), None, 1);
+                RangeTo<$integer>: r => range(None, Some(signed(r.end)), 1);
+                RangeInclusive<$integer>: r => inclusive(signed(*r.start()), signed(*r.end()));
+                Vec<$integer>: list => Slice::List(list.into_iter().map(signed).collect());
+                &[$integer]: list => Slice::List(list.iter().copied().map(signed).collect());
+            }
+
+            impl<const N: usize> From<[$integer; N]> for Slice {
+                fn from(list: [$integer; N]) -> Self {
+                    Slice::List(list.into_iter().map(signed).collect())
+                }
+            }
+        )*
+    };
+}
+
+slice_from_integer!(usize, i32, i64);
+
+/// An index as `i64`. One beyond `i64` becomes `i64::MAX`, which is outside every axis.
+fn signed(index: impl TryInto<i64>) -> i64 {
+    index.try_into().unwrap_or(i64::MAX)
+}
+
+/// `start..=end`; an end of −1 is the end of the axis.
+fn inclusive(start: i64, end: i64) -> Slice {
+    range(Some(start), (end != -1).then(|| end.saturating_add(1)), 1)
 }
 
 #[cfg(test)]
@@ -233,6 +270,27 @@ mod tests {
         let clamp = |i: i64| if i < 0 { (i + len).max(0) } else { i.min(len) };
         let (start, end) = (clamp(start.unwrap_or(0)), clamp(end.unwrap_or(len)));
         (start..end).step_by(step as usize).collect()
+    }
+
+    #[test]
+    fn every_integer_type_makes_the_same_slices() {
+        let indices = |slice: Slice| (slice.drops_axis(), slice.indices(5, "position").unwrap());
+        for slices in [
+            [Slice::from(3usize), Slice::from(3i32), Slice::from(3i64)],
+            [Slice::from(1usize..3), Slice::from(1i32..3), Slice::from(1i64..3)],
+            [Slice::from(2usize..), Slice::from(2i32..), Slice::from(2i64..)],
+            [Slice::from(..2usize), Slice::from(..2i32), Slice::from(..2i64)],
+            [Slice::from(1usize..=3), Slice::from(1i32..=3), Slice::from(1i64..=3)],
+            [Slice::from([3usize, 1]), Slice::from([3i32, 1]), Slice::from([3i64, 1])],
+            [Slice::from(vec![3usize, 1]), Slice::from(vec![3i32, 1]), Slice::from([3i64, 1].as_slice())],
+            [Slice::from(Layer::from(3usize)), Slice::from(3), Slice::from(-2)],
+        ] {
+            let [first, second, third] = slices.map(indices);
+            assert_eq!(first, second);
+            assert_eq!(second, third);
+        }
+        assert_eq!(indices(Slice::from(2..=-1)).1, [2, 3, 4]);
+        assert!(Slice::from(usize::MAX).indices(5, "position").is_err());
     }
 
     proptest! {

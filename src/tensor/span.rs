@@ -1,31 +1,31 @@
-//! [`Span`]: which positions a run computes.
+//! [`Span`]: the positions that a run computes.
 
 use std::ops::Range;
 
-/// The positions that a run computes: columns `past..past + new` of its tokens.
+/// The positions that a run computes: the token columns `past..past + new`.
 ///
-/// A run over whole sequences has no past. A run that continues a key-value store attends to the `past`
-/// positions of the store as well, so its scores and patterns have `past + new` keys.
+/// `past` is 0 in a run over whole sequences. A run that continues a key-value store also attends to the `past` positions in the store,
+/// so its scores and patterns have `past + new` keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
-    /// Positions that earlier runs computed.
+    /// The number of positions that earlier runs computed.
     pub past: usize,
-    /// Positions that this run computes.
+    /// The number of positions that this run computes.
     pub new: usize,
 }
 
 impl Span {
-    /// All positions of sequences of `new` tokens.
+    /// The span of a run over whole sequences of `new` tokens.
     pub fn whole(new: usize) -> Self {
         Span { past: 0, new }
     }
 
-    /// The keys that a query can look at: those of the past and the new ones.
+    /// The number of keys that a query can attend to: `past + new`.
     pub fn keys(self) -> usize {
         self.past.saturating_add(self.new)
     }
 
-    /// The columns computed.
+    /// The token columns that the run computes.
     pub fn columns(self) -> Range<i64> {
         self.past as i64..self.keys() as i64
     }

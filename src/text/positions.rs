@@ -173,7 +173,7 @@ impl PositionAxis {
     /// The columns from `start` to before `end`, every `step`th, as far as the run computes them.
     fn range(&self, start: Option<i64>, end: Option<i64>, step: i64) -> Result<Columns> {
         if step < 1 {
-            return Err(Error::wrong_input(format!("a slice's step is at least 1, not {step}")));
+            return Err(Error::wrong_input(format!("the step of a slice must be at least 1, but is {step}")));
         }
         let len = self.span.end;
         let bound = |index: i64| if index < 0 { index.saturating_add(len).max(0) } else { index.min(len) };

@@ -1,26 +1,27 @@
-//! [`tune_allocator`]: memory that stays with the process between runs.
+//! [`tune_allocator`]: keeps freed memory in the process between runs.
 
 /// What [`tune_allocator`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AllocatorTuning {
-    /// glibc: freed memory is kept for the next tensor.
+    /// The allocator is glibc's. It now keeps freed memory for the next tensor.
     KeepsMemory,
-    /// Nothing: musl, macOS and Windows have no such settings.
+    /// Nothing changed: musl, macOS and Windows have no such settings.
     NotAvailable,
-    /// Nothing: glibc refused the settings.
+    /// Nothing changed: glibc refused the settings.
     Refused,
 }
 
-/// Has the system's allocator keep what is freed, rather than give every large tensor's memory back to the system.
+/// Makes glibc's allocator keep freed memory instead of returning the memory of every large tensor to the system.
 ///
-/// glibc takes each block above 32 MB, and smaller ones at first, from the system and returns it when it is freed; the
-/// next tensor's pages then have to be made anew, one fault each 4 kB, and zeroed. With a full cache that is a fifth to a third of a
-/// run (`docs/performance.md`). After this call the process keeps its peak memory until it ends, so it is for programs
-/// that run models over and over, and not for a library to call: call it once, early in `main`.
+/// By default glibc takes each block above 32 MB, and smaller ones at first, from the system and returns it when it is freed.
+/// The system then has to provide and zero the pages of the next tensor, with one page fault per 4 kB. With a full cache this takes a
+/// fifth to a third of a run (`docs/performance.md`). After this call the process keeps its peak memory until it ends. The call is
+/// meant for programs that run models repeatedly: call it once, early in `main`, and not from a library.
 ///
-/// It speaks to glibc only (Linux, but not musl): elsewhere nothing happens, as the answer says. Neither does anything where another
-/// allocator, such as jemalloc, was loaded in glibc's place, which the answer cannot know.
+/// The settings exist in glibc only (Linux without musl). On other systems the function does nothing and returns
+/// [`AllocatorTuning::NotAvailable`]. Where another allocator, such as jemalloc, replaces glibc's, the settings have no effect, and the
+/// return value does not show this.
 ///
 /// ```
 /// use tch_lens::{tune_allocator, AllocatorTuning};
@@ -34,17 +35,17 @@ pub fn tune_allocator() -> AllocatorTuning {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn tune() -> AllocatorTuning {
     let settings = [
-        // No block comes from the system by itself: the threshold (M_MMAP_THRESHOLD) cannot be set above 32 MB, which the
-        // logits of a few hundred positions exceed.
+        // Serve all blocks from the heap, none by a mapping of its own. Raising the threshold (M_MMAP_THRESHOLD) is not enough: its
+        // maximum is 32 MB, and the logits of a few hundred positions are larger.
         (libc::M_MMAP_MAX, 0),
-        // The heap's free end is never given back (-1: no threshold).
+        // Never return the free end of the heap to the system (-1: no threshold).
         (libc::M_TRIM_THRESHOLD, -1),
-        // It grows by this much at least.
+        // Grow the heap by at least this many bytes.
         (libc::M_TOP_PAD, 64 << 20),
     ];
-    // SAFETY: mallopt may be called at any time from any thread; it sets numbers within the allocator.
-    let all_taken = settings.iter().all(|(what, value)| unsafe { libc::mallopt(*what, *value) } == 1);
-    if all_taken {
+    // SAFETY: mallopt may be called at any time from any thread. It only sets numbers within the allocator.
+    let accepted = settings.iter().all(|(parameter, value)| unsafe { libc::mallopt(*parameter, *value) } == 1);
+    if accepted {
         AllocatorTuning::KeepsMemory
     } else {
         AllocatorTuning::Refused

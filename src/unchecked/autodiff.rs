@@ -1,11 +1,11 @@
-//! [`AutodiffGuard`]: libtorch's record of operations, switched for a scope.
+//! [`AutodiffGuard`]: turns libtorch's recording of gradients on or off for a scope.
 
 use std::marker::PhantomData;
 
-/// While this lives, libtorch records operations for gradients on this thread, or does not; then it is as it was before.
+/// The scope of a call of [`autodiff`]. Dropping it restores the previous setting of this thread.
 ///
-/// TransformerLens' `toggle_autodiff`, as a scope rather than a global switch. Models record nothing unless something that they are
-/// given, or their weights, requires a gradient.
+/// This is TransformerLens' `toggle_autodiff` as a scope instead of a global switch. A model records operations only if its weights or
+/// a tensor passed to it require a gradient.
 ///
 /// ```
 /// use tch_lens::autodiff;
@@ -13,34 +13,36 @@ use std::marker::PhantomData;
 /// let x = Tensor::ones([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
 /// let off = autodiff(false);
 /// assert!(!(&x * 2.0).requires_grad());
-/// let on = autodiff(true); // within the other
+/// let on = autodiff(true); // nested in the first scope
 /// assert!((&x * 2.0).requires_grad());
 /// drop(on);
 /// assert!(!(&x * 2.0).requires_grad());
 /// drop(off);
 /// assert!((&x * 2.0).requires_grad());
 /// ```
-#[must_use = "autodiff is switched back when the guard is dropped"]
+#[must_use = "dropping the guard restores the previous setting"]
 #[derive(Debug)]
 pub struct AutodiffGuard {
-    before: bool,
-    /// The switch is the thread's own, so the guard stays on it.
-    on_this_thread: PhantomData<*const ()>,
+    previous: bool,
+    /// The setting belongs to the thread, so the guard must not be sent to another one.
+    not_send: PhantomData<*const ()>,
 }
 
-/// Switches libtorch's record of operations on or off until the guard is dropped: TransformerLens' `toggle_autodiff`.
+/// Turns libtorch's recording of operations for gradients on or off on this thread, until the guard is dropped.
+///
+/// TransformerLens' `toggle_autodiff`.
 pub fn autodiff(enabled: bool) -> AutodiffGuard {
-    AutodiffGuard { before: set(enabled), on_this_thread: PhantomData }
+    AutodiffGuard { previous: set(enabled), not_send: PhantomData }
 }
 
 impl Drop for AutodiffGuard {
     fn drop(&mut self) {
-        set(self.before);
+        set(self.previous);
     }
 }
 
-/// Sets the switch, and returns how it was.
+/// Changes the setting of this thread and returns the previous one.
 fn set(enabled: bool) -> bool {
-    // SAFETY: sets a flag of this thread's, and takes and gives a number.
+    // SAFETY: the call takes and returns a number and sets a thread-local flag.
     unsafe { torch_sys::at_grad_set_enabled(enabled.into()) != 0 }
 }

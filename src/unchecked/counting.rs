@@ -1,4 +1,4 @@
-//! For tests: how often this thread has asked Rust's allocator for memory.
+//! For tests: counts the allocations that this thread makes through Rust's allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -12,13 +12,13 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The allocations of this thread so far. libtorch's are not among them: it has an allocator of its own.
+/// The number of allocations of this thread so far. Allocations of libtorch do not count: it uses another allocator.
 pub(crate) fn allocations() -> usize {
     ALLOCATIONS.get()
 }
 
-// SAFETY: everything is passed on to the system's allocator as it came. The counter is a plain cell that needs neither memory nor a
-// destructor, so counting never allocates.
+// SAFETY: every call is forwarded unchanged to the system's allocator. The counter is a plain cell without a destructor, so counting
+// does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);

@@ -1,9 +1,9 @@
-//! The GPU half of libtorch, loaded when the program runs.
+//! Loads libtorch's CUDA library at run time.
 //!
-//! libtorch keeps CUDA in a library of its own, `libtorch_cuda.so`, which makes itself known when it is loaded.
-//! No Rust code calls into it, so the linker drops it from every binary (`--as-needed`), and libtorch then answers
-//! that there is no CUDA, on a machine with a GPU too. Loading it by hand before the first such question cures that,
-//! in whatever binary uses this crate and without asking anything of its build.
+//! libtorch's CUDA code is in a separate library, `libtorch_cuda.so`, which registers itself when it is loaded. No Rust code calls a
+//! function of it, so the linker drops it from every binary (`--as-needed`), and libtorch reports that there is no CUDA even on a
+//! machine with a GPU. Loading the library before the first query solves this for every binary that uses this crate, without
+//! changes to that binary's build.
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -11,10 +11,10 @@ use tch::Device;
 
 use crate::{Error, Result};
 
-/// The first GPU, or the CPU where libtorch sees none.
+/// The first GPU, or the CPU where libtorch finds no GPU.
 ///
-/// Ask this rather than [`Device::cuda_if_available`]: libtorch remembers its first answer about CUDA, and tch's
-/// question may come before libtorch's CUDA library is loaded.
+/// Use this instead of [`Device::cuda_if_available`]: libtorch caches its first answer about CUDA, and tch's query may run before
+/// libtorch's CUDA library is loaded.
 ///
 /// ```
 /// let device = tch_lens::cuda_if_available();
@@ -25,11 +25,11 @@ pub fn cuda_if_available() -> Device {
     Device::cuda_if_available()
 }
 
-/// Whether libtorch can compute on a device.
+/// Checks that libtorch can compute on a device.
 ///
 /// # Errors
 ///
-/// [`Error::NoDevice`], with what there is.
+/// [`Error::NoDevice`] where it cannot, with the devices that are available.
 pub(crate) fn check(device: Device) -> Result<()> {
     let why = match device {
         Device::Cpu => return Ok(()),
@@ -37,28 +37,29 @@ pub(crate) fn check(device: Device) -> Result<()> {
             load();
             match tch::Cuda::device_count() {
                 n if i64::try_from(index).is_ok_and(|index| index < n) => return Ok(()),
-                n if n > 0 => format!("libtorch sees {n} GPU(s), Cuda(0) to Cuda({})", n - 1),
-                _ => "libtorch sees no GPU, so use the CPU; `cuda_if_available` picks what there is".into(),
+                n if n > 0 => format!("libtorch finds {n} GPU(s), Cuda(0) to Cuda({})", n - 1),
+                _ => "libtorch finds no GPU: use the CPU, or `cuda_if_available`, which returns an available device"
+                    .into(),
             }
         }
         Device::Mps if tch::utils::has_mps() => return Ok(()),
         Device::Vulkan if tch::utils::has_vulkan() => return Ok(()),
-        Device::Mps | Device::Vulkan => "this libtorch was built without it, so use the CPU".into(),
+        Device::Mps | Device::Vulkan => "this libtorch was built without it: use the CPU".into(),
     };
     Err(Error::NoDevice { device, why })
 }
 
-/// Loads libtorch's CUDA library, once, if the libtorch in use has one; every way into the crate calls this first.
+/// Loads libtorch's CUDA library, once, if the libtorch in use has one. Every entry point of the crate calls this first.
 ///
-/// A library that cannot be loaded (no driver, a missing package) leaves the CPU, and a warning says why.
+/// If the library cannot be loaded (no driver, a missing package), only the CPU is available, and a logged warning gives the reason.
 pub(crate) fn load() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else {
-            return; // not Linux: Macs have no CUDA, and Windows is not served
+            return; // not Linux: macOS has no CUDA, and Windows is not supported
         };
-        let Some(library) = beside_libtorch_cpu(&maps).filter(|path| path.exists()) else {
-            return; // a libtorch for the CPU
+        let Some(library) = cuda_library(&maps).filter(|path| path.exists()) else {
+            return; // this libtorch is a CPU build
         };
         if let Err(error) = open(&library) {
             tracing::warn!("CUDA is not available: {} cannot be loaded: {error}", library.display());
@@ -66,9 +67,9 @@ pub(crate) fn load() {
     });
 }
 
-/// Where the CUDA library of the libtorch that this process runs on would lie, from its map of memory: never
-/// another libtorch's, whose parts do not fit together.
-fn beside_libtorch_cpu(maps: &str) -> Option<PathBuf> {
+/// The path that the CUDA library of the loaded libtorch has, if it exists: next to `libtorch_cpu.so` in the process's memory map.
+/// The libraries of different libtorch builds are incompatible, so no other folder is searched.
+fn cuda_library(maps: &str) -> Option<PathBuf> {
     // 7f3a4000-7f3b0000 r-xp 00000000 fe:00 1234    /path/libtorch_cpu.so
     maps.lines()
         .filter_map(|line| line.find('/').map(|start| Path::new(&line[start..])))
@@ -76,18 +77,18 @@ fn beside_libtorch_cpu(maps: &str) -> Option<PathBuf> {
         .map(|path| path.with_file_name("libtorch_cuda.so"))
 }
 
-/// Loads a library for good, its symbols seen by libraries loaded later.
+/// Loads a library permanently and makes its symbols visible to libraries that are loaded later.
 #[cfg(unix)]
 fn open(library: &Path) -> Result<(), libloading::Error> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    // SAFETY: loading runs the library's initialisers. They are libtorch's own, which a binary linked with the library
-    // would run at its start, and this library is the one built with the libtorch that is already running.
+    // SAFETY: loading runs the library's initialisers. They belong to libtorch, and a binary that links the library runs them at its
+    // start. The library belongs to the libtorch build that is already loaded.
     let library = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) }?;
-    std::mem::forget(library); // closing it would pull the registered kernels from under libtorch
+    std::mem::forget(library); // unloading it would leave libtorch with dangling kernels
     Ok(())
 }
 
-/// Nothing to do: [`load`] finds no library to load.
+/// Does nothing: [`load`] finds no library on these systems.
 #[cfg(not(unix))]
 fn open(_: &Path) -> Result<(), libloading::Error> {
     Ok(())
@@ -105,17 +106,17 @@ mod tests {
 7f0000004000-7f0000005000 rw-p 00000000 00:00 0
 7f0000006000-7f0000007000 r-xp 00000000 fe:00 12                         /my torch/lib/libtorch_cpu.so
 7f0000008000-7f0000009000 r-xp 00000000 fe:00 13                         /other/lib/libtorch_cpu.so";
-        assert_eq!(beside_libtorch_cpu(maps), Some(PathBuf::from("/my torch/lib/libtorch_cuda.so")));
-        assert_eq!(beside_libtorch_cpu("7f00-7f01 r--p 0 fe:00 1 /usr/lib/libtorch_cpu.so.d/x"), None);
-        assert_eq!(beside_libtorch_cpu(""), None);
+        assert_eq!(cuda_library(maps), Some(PathBuf::from("/my torch/lib/libtorch_cuda.so")));
+        assert_eq!(cuda_library("7f00-7f01 r--p 0 fe:00 1 /usr/lib/libtorch_cpu.so.d/x"), None);
+        assert_eq!(cuda_library(""), None);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn this_process_runs_on_a_libtorch_that_is_found() {
+    fn the_libtorch_of_this_process_is_found() {
         let _ = tch::Tensor::from(1.0); // so that libtorch is linked in
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let library = beside_libtorch_cpu(&maps).unwrap();
+        let library = cuda_library(&maps).unwrap();
         assert!(library.with_file_name("libtorch_cpu.so").exists());
     }
 

@@ -1,4 +1,4 @@
-//! [`FileBytes`]: a file's bytes, mapped into memory or read into it, and tensors that are views of them.
+//! [`FileBytes`]: the bytes of a file, mapped or read into memory, and tensors that are views of them.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ use crate::{Error, Result};
 /// The bytes of a file.
 #[derive(Debug)]
 pub(crate) enum FileBytes {
-    /// Mapped, read only: the system reads a page when it is looked at.
+    /// The file is mapped read-only. The system reads a page on its first access.
     Mapped(Mmap),
-    /// Read, as a whole.
+    /// The whole file was read.
     Read(Vec<u8>),
 }
 
@@ -31,8 +31,8 @@ impl FileBytes {
             return std::fs::read(path).map(FileBytes::Read).map_err(Error::io(path));
         }
         let file = std::fs::File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the file must not be cut or changed while it is mapped. That is a condition on whoever owns the file, which
-        // `Load::open` documents and `Load::memory_map` lifts; the map lives only as long as the model loads.
+        // SAFETY: the file must not be truncated or changed while it is mapped. `Load::open` documents this condition, and
+        // `Load::memory_map(false)` avoids it. The map is dropped when loading ends.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         Ok(FileBytes::Mapped(map))
     }
@@ -44,18 +44,18 @@ impl FileBytes {
         }
     }
 
-    /// Has the system take back the pages of a mapped file that were read, so that a file being copied from is not counted as
-    /// this process' memory twice over. They come again when they are read again, from the system's file cache.
+    /// Tells the system that the pages of a mapped file are not needed for now, so that data that was already copied from the file does
+    /// not count as memory of this process a second time. A later access reads the pages again, usually from the system's file cache.
     pub(crate) fn release_pages(&self) {
         #[cfg(unix)]
         if let FileBytes::Mapped(map) = self {
-            // Where the system refuses, or knows no such advice, the pages stay: nothing but their count depends on it.
-            // SAFETY: the map is of a file, read only and shared, so no write can be lost and what is read again is the same.
+            // If the system refuses the advice, the pages stay in memory, which affects only the memory count.
+            // SAFETY: the map is a read-only, shared map of a file. No write can be lost, and reading again gives the same bytes.
             let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         }
     }
 
-    /// The tensor at `place`, which must be dropped before `self` is. `path` is the file's, for errors.
+    /// The tensor at `place`, a view of this file's bytes: the caller must drop it before `self`. `path` is used in errors.
     pub(crate) fn tensor(&self, place: &Place, path: &Path) -> Result<Tensor> {
         let Place { dtype, shape, strides, .. } = place;
         let bytes = place.bytes().and_then(|range| self.as_slice().get(range));
@@ -66,20 +66,19 @@ impl FileBytes {
         if bytes.is_empty() {
             return Ok(Tensor::f_zeros(shape, (kind, Device::Cpu))?);
         }
-        // libtorch reads whole entries; a header of odd length leaves them unaligned.
+        // libtorch requires aligned entries. They are unaligned after a header of odd length, and are then copied.
         if !(bytes.as_ptr() as usize).is_multiple_of(dtype.width()) {
             let entries = (bytes.len() / dtype.width()) as i64;
             let copy = Tensor::f_from_data_size(bytes, &[entries], kind)?;
             return Ok(copy.f_as_strided(shape, strides, 0)?);
         }
-        // SAFETY: the bytes reach from the first entry to the last by these strides, are aligned, and stay where they are while
-        // `self` lives: the checkpoint, which owns `self`, outlives the views that the builder copies from; nothing
-        // writes to them.
+        // SAFETY: the slice covers all entries that the shape and strides address, and it is aligned. The bytes do not move while
+        // `self` is alive: the checkpoint owns `self` and outlives the views, which the builder copies from. Nothing writes to them.
         Ok(unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, strides, kind, Device::Cpu)? })
     }
 }
 
-/// libtorch's kind of a file's dtype.
+/// The libtorch kind that corresponds to a file's dtype.
 pub(crate) fn kind(dtype: Dtype) -> Kind {
     match dtype {
         Dtype::F64 => Kind::Double,
@@ -95,9 +94,9 @@ pub(crate) fn kind(dtype: Dtype) -> Kind {
     }
 }
 
-/// The dtype of one of libtorch's kinds in a file; `None` for kinds that no file holds.
-pub(crate) fn dtype(wanted: Kind) -> Option<Dtype> {
-    Dtype::ALL.into_iter().find(|dtype| kind(*dtype) == wanted)
+/// The file dtype that corresponds to a libtorch kind; `None` if files have no such dtype.
+pub(crate) fn dtype(tensor_kind: Kind) -> Option<Dtype> {
+    Dtype::ALL.into_iter().find(|dtype| kind(*dtype) == tensor_kind)
 }
 
 #[cfg(test)]

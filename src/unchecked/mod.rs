@@ -1,6 +1,7 @@
-//! The crate's only `unsafe` code, each block with the claim that it rests on: weights shared between threads, files mapped into
-//! memory, libtorch's CUDA library loaded at run time, its faster matrix product, the switch of its automatic differentiation, and
-//! the allocator's settings.
+//! The only `unsafe` code of the crate. Each block states why it is sound.
+//!
+//! The modules cover the allocator's settings, libtorch's gradient recording, its CUDA library, files mapped into memory, oneDNN's
+//! matrix product, operations with numbers, and tensors shared between threads.
 #![allow(unsafe_code)]
 
 pub(crate) mod allocator;

@@ -1,20 +1,20 @@
-//! [`SharedTensor`]: a tensor that several threads read.
+//! [`SharedTensor`]: a tensor that several threads may read.
 
 use std::ops::Deref;
 
 use tch::Tensor;
 
-/// A tensor that is only read from now on, by any number of threads.
+/// A tensor that is only read, by any number of threads.
 ///
-/// tch's `Tensor` is `Send` but not `Sync`, since a tensor can be changed in place through any of its handles. libtorch itself
-/// allows any number of threads to read one tensor at a time. Clones are handles on the same memory.
+/// tch's `Tensor` is `Send` but not `Sync`, because every handle of a tensor can change it in place. libtorch allows any number of
+/// threads to read a tensor at the same time. Clones share the tensor's memory.
 #[derive(Debug)]
 pub(crate) struct SharedTensor(Tensor);
 
-// SAFETY: nothing in this crate changes a tensor within a `SharedTensor` in place: it is handed out by shared reference only, the
-// forward pass and the analyses read it, and libtorch's reference counts are atomic. A caller who changes a weight that an
-// accessor returned, while another thread runs the model, breaks libtorch's own rule, as with any tensor that tch lets one
-// clone and send. The type holds a tensor and nothing else, so nothing but a tensor becomes `Sync` by it.
+// SAFETY: nothing in this crate changes the tensor of a `SharedTensor` in place. The forward pass and the analyses get it by shared
+// reference and only read it, and libtorch's reference counts are atomic. A caller that changes a weight from an accessor in place while
+// another thread runs the model violates libtorch's rule, as with every tensor that tch can clone and send. The type contains only a
+// tensor, so it makes no other type `Sync`.
 unsafe impl Sync for SharedTensor {}
 
 impl From<Tensor> for SharedTensor {

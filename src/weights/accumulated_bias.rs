@@ -1,4 +1,4 @@
-//! What biases alone add to the residual stream.
+//! The sum of the biases that are added to the residual stream.
 
 use tch::Tensor;
 
@@ -8,12 +8,13 @@ use crate::tensor::precision::at_least_float;
 use crate::{Error, Result};
 
 impl Transformer {
-    /// What biases have added to the residual stream before the target, whatever the input: `[d_model]`, in fp32 or better.
+    /// The sum of all biases that are added to the residual stream before the target: `[d_model]`, in fp32 or fp64.
     ///
-    /// `Σ b_O` and, with `include_mlp_biases`, `Σ b_out` of the sublayers that have written. Leave the latter out where MLPs are
-    /// kept as one row each and only attention is taken apart. TransformerLens' `accumulated_bias(layer, mlp_input)`, but that it
-    /// serves attention-only models and, of parallel blocks, leaves a layer's own attention out of [`Target::Mlp`], as the
-    /// MLP does not read it.
+    /// `Σ b_O` and, with `include_mlp_biases`, `Σ b_out` of the sublayers before the target. Set `include_mlp_biases` to false if each
+    /// MLP is one row, which contains its bias, and only attention is decomposed.
+    ///
+    /// TransformerLens' `accumulated_bias(layer, mlp_input)`, with two differences: it supports attention-only models, and in blocks with
+    /// parallel attention and MLP, [`Target::Mlp`] does not include the attention of the same layer, which the MLP does not read.
     ///
     /// ```
     /// use tch_lens::{HookedTransformer, Target};
@@ -26,9 +27,9 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`]; [`Error::Unsupported`] where what a bias adds depends on the input: it passes through a norm
-    /// after its sublayer, or belongs to an expert. The `bias` row of
-    /// [`get_full_resid_decomposition`](crate::ActivationCache::get_full_resid_decomposition) has it by position.
+    /// [`Error::LayerOutOfRange`] if the model does not have the target's layer; [`Error::Unsupported`] if the contribution of a bias depends on
+    /// the input, because it passes through a norm after its sublayer or belongs to an expert. The `bias` row of
+    /// [`get_full_resid_decomposition`](crate::ActivationCache::get_full_resid_decomposition) then has the contribution per position.
     pub fn accumulated_bias(&self, target: Target, include_mlp_biases: bool) -> Result<Tensor> {
         let config = self.config();
         let reach = target.reach(config)?;
@@ -44,7 +45,7 @@ impl Transformer {
             let after = self.norm_after_attn(layer)?;
             let bias = self.head_writer(layer)?.bias.as_deref();
             if after.is_some() && !is_zero(bias)? {
-                return Err(depends_on_input(layer, "the bias of its attention passes through the norm after it"));
+                return Err(depends_on_input(layer, "the bias of attention passes through the norm after attention"));
             }
             add(bias)?;
             add(after.and_then(|after| after.norm.b.as_deref()))?;
@@ -55,9 +56,12 @@ impl Transformer {
                 let bias = writer.out.bias.as_deref();
                 match writer.expert {
                     _ if is_zero(bias)? => {}
-                    Some(_) => return Err(depends_on_input(layer, "an expert's bias is weighted by the router")),
+                    Some(_) => return Err(depends_on_input(layer, "the router weights the biases of experts")),
                     None if after.is_some() => {
-                        return Err(depends_on_input(layer, "the bias of its MLP passes through the norm after it"))
+                        return Err(depends_on_input(
+                            layer,
+                            "the bias of the MLP passes through the norm after the MLP",
+                        ))
                     }
                     None => add(bias)?,
                 }
@@ -75,9 +79,9 @@ fn is_zero(bias: Option<&Tensor>) -> Result<bool> {
     }
 }
 
-fn depends_on_input(layer: usize, why: &str) -> Error {
+fn depends_on_input(layer: usize, reason: &str) -> Error {
     Error::unsupported(format!(
-        "what biases add in layer {layer} depends on the input, as {why}: the `bias` row of get_full_resid_decomposition has it, \
-         by position"
+        "the contribution of biases in layer {layer} depends on the input, because {reason}: use the `bias` row of \
+         get_full_resid_decomposition, which has one value per position"
     ))
 }

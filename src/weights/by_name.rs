@@ -1,4 +1,4 @@
-//! The weights by TransformerLens' names and shapes.
+//! Weights under TransformerLens' names and with its shapes.
 
 use tch::Tensor;
 
@@ -10,31 +10,31 @@ use crate::model::Transformer;
 use crate::tensor::slice::Slice;
 use crate::{Error, Result};
 
-/// Of the whole model.
+/// Weights outside the layers.
 impl Transformer {
-    /// `W_E`, the embedding: `[d_vocab, d_model]`, the model's own memory.
+    /// `W_E`, the embedding: `[d_vocab, d_model]`. It shares the model's memory.
     ///
     /// # Errors
     ///
-    /// None.
+    /// It never fails; the type is that of the other weights.
     pub fn w_e(&self) -> Result<Tensor> {
         Ok(self.weights().embed.w_e.shallow_clone())
     }
 
-    /// `W_pos`, the learned positions: `[n_ctx, d_model]`, the model's own memory.
+    /// `W_pos`, the learned position embedding: `[n_ctx, d_model]`. It shares the model's memory.
     ///
     /// # Errors
     ///
-    /// [`Error::ModelHasNo`] where the model learns none: its positions are rotary, ALiBi's or absent.
+    /// [`Error::ModelHasNo`] if the model has no learned positions: they are rotary, ALiBi's or absent.
     pub fn w_pos(&self) -> Result<Tensor> {
-        let none = || {
+        let no_w_pos = || {
             let positions = self.config().positional_embedding_type();
             Error::model_has_no("W_pos", format!("its positions are {positions:?}"))
         };
-        self.weights().embed.w_pos.as_deref().map(Tensor::shallow_clone).ok_or_else(none)
+        self.weights().embed.w_pos.as_deref().map(Tensor::shallow_clone).ok_or_else(no_w_pos)
     }
 
-    /// `W_E` above `W_pos`: `[d_vocab + n_ctx, d_model]`, a basis of what the first block reads.
+    /// The rows of `W_E` followed by those of `W_pos`: `[d_vocab + n_ctx, d_model]`, an overcomplete basis of the first block's input space.
     ///
     /// ```
     /// use tch_lens::HookedTransformer;
@@ -50,30 +50,28 @@ impl Transformer {
         Ok(Tensor::f_cat(&[self.w_e()?, self.w_pos()?], 0)?)
     }
 
-    /// `W_U`, the unembedding: `[d_model, d_vocab_out]`, a view; `logits = norm(x) W_U + b_U`.
+    /// `W_U`, the unembedding: `[d_model, d_vocab_out]`, a view. `logits = norm(x) W_U + b_U`.
     ///
     /// # Errors
     ///
-    /// None but libtorch's own.
+    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn w_u(&self) -> Result<Tensor> {
         self.weights().unembed.u.w()
     }
 
-    /// `b_U`: `[d_vocab_out]`; zeros where the model has none.
+    /// `b_U`: `[d_vocab_out]`; zeros if the model has no `b_U`.
     ///
     /// # Errors
     ///
-    /// None but libtorch's own.
+    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn b_u(&self) -> Result<Tensor> {
         bias(&self.weights().unembed.u)
     }
 }
 
-/// Of attention. A layer's shape is given; several layers are stacked before it.
-///
-/// Each fails with [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
+/// Weights of attention. The documented shapes are those of one layer; several layers are stacked along a new first axis.
 impl Transformer {
-    /// `W_Q`: `[n_heads, d_model, d_head]`, a view; `q = x W_Q + b_Q`, of the stream `x` after its norm.
+    /// `W_Q`: `[n_heads, d_model, d_head]`, a view. `q = x W_Q + b_Q`, with the normalised stream `x`.
     ///
     /// ```
     /// use tch_lens::HookedTransformer;
@@ -88,106 +86,108 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn w_q(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| heads(attn, Qkv::Q))
     }
 
-    /// `W_K`: `[n_heads, d_model, d_head]`, a view; where query heads share keys, a copy with each repeated for its heads.
+    /// `W_K`: `[n_heads, d_model, d_head]`, a view. In grouped-query models, a copy in which each key-value head is repeated for its query
+    /// heads.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn w_k(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| per_query_head(attn, heads(attn, Qkv::K)?))
     }
 
-    /// `W_V`: `[n_heads, d_model, d_head]`, a view; where query heads share values, a copy with each repeated for its heads.
+    /// `W_V`: `[n_heads, d_model, d_head]`, a view. In grouped-query models, a copy in which each key-value head is repeated for its query
+    /// heads.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn w_v(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| per_query_head(attn, heads(attn, Qkv::V)?))
     }
 
-    /// TransformerLens' `_W_K`, as stored: `[n_key_value_heads, d_model, d_head]`, a view.
+    /// `W_K` per key-value head, TransformerLens' `_W_K`: `[n_key_value_heads, d_model, d_head]`, a view.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn w_k_grouped(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| heads(attn, Qkv::K))
     }
 
-    /// TransformerLens' `_W_V`, as stored: `[n_key_value_heads, d_model, d_head]`, a view.
+    /// `W_V` per key-value head, TransformerLens' `_W_V`: `[n_key_value_heads, d_model, d_head]`, a view.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn w_v_grouped(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| heads(attn, Qkv::V))
     }
 
-    /// `W_O`: `[n_heads, d_head, d_model]`, a view; `attn_out = Σ_heads z W_O + b_O`.
+    /// `W_O`: `[n_heads, d_head, d_model]`, a view. `attn_out = Σ_heads z W_O + b_O`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn w_o(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, Attention::w_o)
     }
 
-    /// `b_Q`: `[n_heads, d_head]`; zeros where the model has none.
+    /// `b_Q`: `[n_heads, d_head]`; zeros if the model has no `b_Q`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn b_q(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| head_biases(attn, Qkv::Q))
     }
 
-    /// `b_K`: `[n_heads, d_head]`, each repeated for the query heads that share it; zeros where the model has none.
+    /// `b_K`: `[n_heads, d_head]`; in grouped-query models repeated as in [`w_k`](Transformer::w_k); zeros if the model has no `b_K`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn b_k(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| per_query_head(attn, head_biases(attn, Qkv::K)?))
     }
 
-    /// `b_V`: `[n_heads, d_head]`, each repeated for the query heads that share it; zeros where the model has none.
+    /// `b_V`: `[n_heads, d_head]`; in grouped-query models repeated as in [`w_v`](Transformer::w_v); zeros if the model has no `b_V`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn b_v(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| per_query_head(attn, head_biases(attn, Qkv::V)?))
     }
 
-    /// TransformerLens' `_b_K`, as stored: `[n_key_value_heads, d_head]`; zeros where the model has none.
+    /// `b_K` per key-value head, TransformerLens' `_b_K`: `[n_key_value_heads, d_head]`; zeros if the model has no `b_K`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn b_k_grouped(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| head_biases(attn, Qkv::K))
     }
 
-    /// TransformerLens' `_b_V`, as stored: `[n_key_value_heads, d_head]`; zeros where the model has none.
+    /// `b_V` per key-value head, TransformerLens' `_b_V`: `[n_key_value_heads, d_head]`; zeros if the model has no `b_V`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn b_v_grouped(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| head_biases(attn, Qkv::V))
     }
 
-    /// `b_O`: `[d_model]`; zeros where the model has none.
+    /// `b_O`: `[d_model]`; zeros if the model has no `b_O`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`].
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn b_o(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.attention(layers, |attn| bias(&attn.o))
     }
@@ -197,48 +197,51 @@ impl Transformer {
     }
 }
 
-/// Of the MLPs. A layer's shape is given; several layers are stacked before it.
+/// Weights of MLPs. The documented shapes are those of one layer; several layers are stacked along a new first axis.
 ///
-/// Each fails with [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have, and with
-/// [`Error::ModelHasNo`] where there are no MLPs, or mixtures of experts in their place, whose weights
-/// [`Transformer::parameters`] has by expert.
+/// These methods return [`Error::ModelHasNo`] for layers with a mixture of experts. [`Transformer::parameters`] returns the weights of
+/// experts.
 impl Transformer {
-    /// `W_in`: `[d_model, d_mlp]`, a view; `pre = x W_in + b_in`, or, gated, `pre_linear = x W_in`, of the stream `x` after its norm.
+    /// `W_in`: `[d_model, d_mlp]`, a view. `pre = x W_in + b_in`, with the normalised stream `x`; in gated MLPs, `pre_linear = x W_in`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs.
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have; [`Error::ModelHasNo`] if the layers have
+    /// no MLPs.
     pub fn w_in(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| mlp.w_in.w())
     }
 
-    /// `W_gate`: `[d_model, d_mlp]`, a view; `pre = x W_gate`.
+    /// `W_gate`: `[d_model, d_mlp]`, a view. `pre = x W_gate`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs, or where they have no gate.
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have; [`Error::ModelHasNo`] if the layers have
+    /// no MLPs, or MLPs without a gate.
     pub fn w_gate(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| gate(mlp)?.w())
     }
 
-    /// `W_out`: `[d_mlp, d_model]`, a view; `mlp_out = post W_out + b_out`.
+    /// `W_out`: `[d_mlp, d_model]`, a view. `mlp_out = post W_out + b_out`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs.
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have; [`Error::ModelHasNo`] if the layers have
+    /// no MLPs.
     pub fn w_out(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| mlp.w_out.w())
     }
 
-    /// TransformerLens' `b_in`: `[d_mlp]`; zeros where the model has none.
+    /// TransformerLens' `b_in`: `[d_mlp]`; zeros if the model has no `b_in`.
     ///
-    /// Of a plain MLP, `pre = x W_in + b_in`. Of a gated one it is added to the product, `post = act(pre) · pre_linear + b_in`;
-    /// what is added within the product, which TransformerLens does not have, is [`b_gate`](Transformer::b_gate) and
+    /// In MLPs without a gate, `pre = x W_in + b_in`. In gated MLPs, the bias is added to the product: `post = act(pre) · pre_linear +
+    /// b_in`. The biases of the two factors, which TransformerLens does not have, are [`b_gate`](Transformer::b_gate) and
     /// [`b_pre_linear`](Transformer::b_pre_linear).
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs.
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have; [`Error::ModelHasNo`] if the layers have
+    /// no MLPs.
     pub fn b_in(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| match (&mlp.gate, &mlp.b_product) {
             (None, _) => bias(&mlp.w_in),
@@ -247,29 +250,32 @@ impl Transformer {
         })
     }
 
-    /// What is added to a gate, `pre = x W_gate + b_gate`: `[d_mlp]`; zeros where the model has none.
+    /// The bias of the gate, `pre = x W_gate + b_gate`: `[d_mlp]`; zeros if the model has no such bias.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs, or where they have no gate.
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have; [`Error::ModelHasNo`] if the layers have
+    /// no MLPs, or MLPs without a gate.
     pub fn b_gate(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| bias(gate(mlp)?))
     }
 
-    /// What is added to a gated MLP's linear part, `pre_linear = x W_in + b_pre_linear`: `[d_mlp]`; zeros where the model has none.
+    /// The bias of a gated MLP's linear factor, `pre_linear = x W_in + b_pre_linear`: `[d_mlp]`; zeros if the model has no such bias.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs, or where they have no gate.
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have; [`Error::ModelHasNo`] if the layers have
+    /// no MLPs, or MLPs without a gate.
     pub fn b_pre_linear(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| gate(mlp).and_then(|_| bias(&mlp.w_in)))
     }
 
-    /// `b_out`: `[d_model]`; zeros where the model has none.
+    /// `b_out`: `[d_model]`; zeros if the model has no `b_out`.
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`]; [`Error::ModelHasNo`] without MLPs.
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have; [`Error::ModelHasNo`] if the layers have
+    /// no MLPs.
     pub fn b_out(&self, layers: impl Into<Slice>) -> Result<Tensor> {
         self.mlp(layers, |mlp| bias(&mlp.w_out))
     }
@@ -289,7 +295,7 @@ impl Transformer {
         })
     }
 
-    /// A weight of one layer, or those of several as a stack.
+    /// A weight of one layer, or the stacked weights of several layers.
     fn per_layer(&self, layers: Slice, weight: impl Fn(&Block) -> Result<Tensor>) -> Result<Tensor> {
         let blocks = &self.weights().blocks;
         if let Slice::Index(layer) = layers {
@@ -306,7 +312,7 @@ impl Transformer {
     }
 }
 
-/// Which third of a layer's product of queries, keys and values.
+/// A part of a layer's joint weights for queries, keys and values.
 #[derive(Clone, Copy)]
 enum Qkv {
     Q,
@@ -314,9 +320,9 @@ enum Qkv {
     V,
 }
 
-/// `d_model` to `head · d_head`, and how many heads.
-fn linear(attn: &Attention, which: Qkv) -> Result<(Linear, i64)> {
-    let (start, heads) = match which {
+/// The linear map from `d_model` to `head · d_head`, and the number of heads.
+fn linear(attn: &Attention, part: Qkv) -> Result<(Linear, i64)> {
+    let (start, heads) = match part {
         Qkv::Q => (0, attn.n_heads),
         Qkv::K => (attn.n_heads, attn.n_kv_heads),
         Qkv::V => (attn.n_heads + attn.n_kv_heads, attn.n_kv_heads),
@@ -324,19 +330,19 @@ fn linear(attn: &Attention, which: Qkv) -> Result<(Linear, i64)> {
     Ok((attn.qkv.narrow(start * attn.d_head, heads * attn.d_head)?, heads))
 }
 
-/// `[head, d_model, d_head]`, a view.
-fn heads(attn: &Attention, which: Qkv) -> Result<Tensor> {
-    let (linear, heads) = linear(attn, which)?;
+/// The weights by head: `[head, d_model, d_head]`, a view.
+fn heads(attn: &Attention, part: Qkv) -> Result<Tensor> {
+    let (linear, heads) = linear(attn, part)?;
     Ok(linear.weight.f_view([heads, attn.d_head, -1])?.f_transpose(1, 2)?)
 }
 
-/// `[head, d_head]`
-fn head_biases(attn: &Attention, which: Qkv) -> Result<Tensor> {
-    let (linear, heads) = linear(attn, which)?;
+/// The biases by head: `[head, d_head]`.
+fn head_biases(attn: &Attention, part: Qkv) -> Result<Tensor> {
+    let (linear, heads) = linear(attn, part)?;
     Ok(bias(&linear)?.f_view([heads, attn.d_head])?)
 }
 
-/// `[kv_head, …]` to `[head, …]`.
+/// Repeats each key-value head for its query heads: `[kv_head, …]` to `[head, …]`.
 fn per_query_head(attn: &Attention, x: Tensor) -> Result<Tensor> {
     match attn.n_heads / attn.n_kv_heads {
         1 => Ok(x),
@@ -348,7 +354,7 @@ fn gate(mlp: &Mlp) -> Result<&Linear> {
     mlp.gate.as_ref().ok_or_else(|| Error::model_has_no("gate", "its MLPs are not gated"))
 }
 
-/// `[out]`
+/// The bias, or zeros: `[out]`.
 fn bias(linear: &Linear) -> Result<Tensor> {
     match &linear.bias {
         Some(bias) => Ok(bias.shallow_clone()),
@@ -356,7 +362,7 @@ fn bias(linear: &Linear) -> Result<Tensor> {
     }
 }
 
-/// `[out]`
+/// Zeros in place of a bias: `[out]`.
 fn zeros(linear: &Linear) -> Result<Tensor> {
     let weight = &linear.weight; // [out, in]
     Ok(Tensor::f_zeros([weight.size()[0]], (weight.f_kind()?, weight.device()))?)

@@ -1,4 +1,4 @@
-//! What heads read and write, as matrices over the residual stream, and how heads compose.
+//! The QK and OV circuits of heads, as matrices over the residual stream, and composition scores.
 
 use tch::Tensor;
 
@@ -7,67 +7,71 @@ use crate::model::Transformer;
 use crate::tensor::factored::{frobenius, positive, FactoredMatrix};
 use crate::tensor::scalar::Scalar;
 use crate::tensor::slice::Slice;
+#[cfg(doc)]
+use crate::Error;
 use crate::Result;
 
-/// Through which input of the later head two heads compose (Elhage et al. 2021).
+/// The input of the later head through which two heads compose (Elhage et al. 2021).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Composition {
-    /// The earlier head writes what the later one looks from: its queries.
+    /// The earlier head's output changes the later head's queries.
     Q,
-    /// The earlier head writes what the later one looks for: its keys.
+    /// The earlier head's output changes the later head's keys.
     K,
-    /// The earlier head writes what the later one moves: its values.
+    /// The earlier head's output changes the later head's values.
     V,
 }
 
 impl Transformer {
-    /// The QK circuit, `W_Q W_Kᵀ`: `[n_heads, d_model, d_model]` of one layer, `[layer, …]` of several.
+    /// The QK circuit, `W_Q W_Kᵀ`: `[n_heads, d_model, d_model]` for one layer, `[layer, …]` for several.
     ///
-    /// `x W_Q W_Kᵀ yᵀ` is the score of a query at `x` for a key at `y`, but for biases, the scale, norms of queries and keys and
-    /// rotary positions. Where query heads share keys, each has its own circuit.
+    /// `x W_Q W_Kᵀ yᵀ` is the attention score of a query from `x` and a key from `y`, without biases, the attention scale, norms of
+    /// queries and keys, and rotary embeddings. In grouped-query models each query head has a circuit.
     ///
     /// ```
     /// use tch_lens::HookedTransformer;
     /// let model = HookedTransformer::toy()?;
     /// assert_eq!(model.qk(..)?.shape(), [4, 4, 128, 128]);
-    /// assert_eq!(model.qk(0)?.norm()?.size(), [4]); // one a head
+    /// assert_eq!(model.qk(0)?.norm()?.size(), [4]); // one norm per head
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`LayerOutOfRange`](crate::Error::LayerOutOfRange), [`SliceOutOfRange`](crate::Error::SliceOutOfRange).
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn qk(&self, layers: impl Into<Slice>) -> Result<FactoredMatrix> {
         let layers = layers.into();
         FactoredMatrix::new(&self.w_q(layers.clone())?, &self.w_k(layers)?.f_transpose(-2, -1)?)
     }
 
-    /// The OV circuit, `W_V W_O`: `[n_heads, d_model, d_model]` of one layer, `[layer, …]` of several.
+    /// The OV circuit, `W_V W_O`: `[n_heads, d_model, d_model]` for one layer, `[layer, …]` for several.
     ///
-    /// `x W_V W_O` is what a head writes where it looks at `x`, but for biases. Where query heads share values, each has its own
-    /// circuit.
+    /// `x W_V W_O` is the output of a head that attends only to a position with the normalised stream `x`, without biases. In
+    /// grouped-query models each query head has a circuit.
     ///
     /// # Errors
     ///
-    /// [`LayerOutOfRange`](crate::Error::LayerOutOfRange), [`SliceOutOfRange`](crate::Error::SliceOutOfRange).
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn ov(&self, layers: impl Into<Slice>) -> Result<FactoredMatrix> {
         let layers = layers.into();
         FactoredMatrix::new(&self.w_v(layers.clone())?, &self.w_o(layers)?)
     }
 
-    /// How much each head's output goes into the queries, keys or values of each later one:
-    /// `[n_layers, n_heads, n_layers, n_heads]`, the earlier head first; zero where it is not in an earlier layer.
+    /// The composition score of each pair of heads: `[n_layers, n_heads, n_layers, n_heads]`, with the earlier head first.
     ///
-    /// `‖W₁ W₂‖ / (‖W₁‖ ‖W₂‖)` in Frobenius norms, with `W₁ = W_V W_O` of the earlier head and `W₂` of the later one: `W_Q W_Kᵀ`
-    /// ([`Composition::Q`]), its transpose ([`Composition::K`]) or `W_V W_O` ([`Composition::V`]). Elhage et al. 2021, "A Mathematical
-    /// Framework for Transformer Circuits". Computed from `d_head × d_head` products.
+    /// The score measures how much the earlier head's output affects the later head's queries, keys or values. It is zero if the first
+    /// head is not in an earlier layer than the second.
+    ///
+    /// The score is `‖W₁ W₂‖ / (‖W₁‖ ‖W₂‖)` in Frobenius norms. `W₁` is `W_V W_O` of the earlier head. `W₂` belongs to the later head:
+    /// `W_Q W_Kᵀ` for [`Composition::Q`], its transpose for [`Composition::K`] and `W_V W_O` for [`Composition::V`]. Elhage et al. 2021, "A
+    /// Mathematical Framework for Transformer Circuits". Only products of size `d_head × d_head` are formed.
     ///
     /// ```
     /// use tch_lens::{Composition, HookedTransformer};
     /// let model = HookedTransformer::toy()?;
     /// let scores = model.all_composition_scores(Composition::K)?;
     /// assert_eq!(scores.size(), [4, 4, 4, 4]);
-    /// let score = scores.double_value(&[0, 1, 2, 3]); // of L0H1 into the keys of L2H3
+    /// let score = scores.double_value(&[0, 1, 2, 3]); // from L0H1 to the keys of L2H3
     /// assert!(0.0 < score && score < 1.0);
     /// assert_eq!(scores.double_value(&[2, 3, 0, 1]), 0.0);
     /// # Ok::<(), tch_lens::Error>(())
@@ -75,14 +79,14 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// None but libtorch's own.
+    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn all_composition_scores(&self, mode: Composition) -> Result<Tensor> {
         let later = match mode {
             Composition::Q => self.qk(..)?,
             Composition::K => self.qk(..)?.t()?,
             Composition::V => self.ov(..)?,
         };
-        // Orthogonal factors on the outer sides change no norm, and are left out.
+        // Orthogonal factors on the outer sides do not change the norms, so they are left out.
         let earlier = self.ov(..)?.without_left()?; // [layer, head, d_head, d_model]
         let later = later.without_right()?; // [layer, head, d_model, d_head]
         let (earlier_norm, later_norm) = (positive(&frobenius(&earlier)?)?, positive(&frobenius(&later)?)?); // [layer, head]
@@ -102,7 +106,7 @@ impl Transformer {
         Ok(scores)
     }
 
-    /// Every head's label, `L0H0`, `L0H1`, …, in the order of [`all_composition_scores`](Transformer::all_composition_scores).
+    /// The labels of all heads, `L0H0`, `L0H1`, …, in the order of [`all_composition_scores`](Transformer::all_composition_scores).
     ///
     /// ```
     /// let labels = tch_lens::HookedTransformer::toy()?.all_head_labels();

@@ -1,4 +1,4 @@
-//! What analyses ask of a model: through which norms the stream is read and written, and with which weights.
+//! The interface of analyses to a model: the norms and weights through which components read and write the residual stream.
 
 use tch::Tensor;
 
@@ -9,11 +9,11 @@ use crate::model::placed_norm::PlacedNorm;
 use crate::model::Transformer;
 use crate::{Error, Result};
 
-/// Neurons that write to the stream through one matrix: an MLP's, or an expert's.
+/// The output of a group of neurons to the stream: of an MLP or of an expert.
 pub(crate) struct NeuronWriter<'m> {
-    /// Which expert's; absent where the layer has one MLP.
+    /// The expert; `None` if the layer has an MLP.
     pub(crate) expert: Option<usize>,
-    /// `[d_model, d_mlp]`, and what is added once for all neurons.
+    /// The output weights, `[d_model, d_mlp]`, and the bias.
     pub(crate) out: &'m Linear,
 }
 
@@ -23,7 +23,7 @@ impl Transformer {
         self.weights().blocks.get(layer).ok_or(Error::LayerOutOfRange { layer: layer as i64, n_layers })
     }
 
-    /// The norm through which a target, its layer counted from the start, reads the stream.
+    /// The norm through which a target reads the stream. The target's layer counts from the start.
     pub(crate) fn norm_before(&self, target: Target) -> Result<Option<PlacedNorm<'_>>> {
         Ok(match target {
             Target::Attn(layer) => self.block(layer as usize)?.norm_before_attn(),
@@ -42,17 +42,19 @@ impl Transformer {
         Ok(self.block(layer)?.norm_after_mlp())
     }
 
-    /// What a layer's heads write through: `[d_model, head · d_head]`, and what is added once for all heads.
+    /// The output weights of a layer's heads, `[d_model, head · d_head]`, and their bias.
     pub(crate) fn head_writer(&self, layer: usize) -> Result<&Linear> {
         Ok(&self.block(layer)?.attn.o)
     }
 
-    /// What each head of a layer writes, before any norm after attention: `[batch, pos, head, d_model]`, of `z`, `[batch, pos, head, d_head]`.
+    /// The output of each head of a layer, before any norm after attention: `[batch, pos, head, d_model]`.
+    ///
+    /// `z` is `[batch, pos, head, d_head]`.
     pub(crate) fn head_results(&self, layer: usize, z: &Tensor) -> Result<Tensor> {
         self.block(layer)?.attn.result(z)
     }
 
-    /// What a layer's neurons write through: one writer, one for each expert, or none.
+    /// The outputs of a layer's neurons: one of an MLP, one per expert of a mixture, and none in attention-only models.
     pub(crate) fn neuron_writers(&self, layer: usize) -> Result<Vec<NeuronWriter<'_>>> {
         Ok(match &self.block(layer)?.mlp {
             None => Vec::new(),
@@ -64,8 +66,9 @@ impl Transformer {
         })
     }
 
-    /// What a layer's router gives the chosen experts: `[batch, pos, chosen]`, of the weights of all experts, `[batch, pos, expert]`, and
-    /// the indices of the chosen ones.
+    /// The router weights of the chosen experts: `[batch, pos, chosen]`.
+    ///
+    /// `weights` are those of all experts, `[batch, pos, expert]`, and `indices` are the chosen experts, `[batch, pos, chosen]`.
     pub(crate) fn chosen_weights(&self, layer: usize, weights: &Tensor, indices: &Tensor) -> Result<Tensor> {
         match &self.block(layer)?.mlp {
             Some(MlpOrExperts::Experts(mixture)) => mixture.chosen(weights, indices),
@@ -73,12 +76,12 @@ impl Transformer {
         }
     }
 
-    /// `W_U` as `[d_vocab_out, d_model]`, and `b_U`.
+    /// `W_U`, as `[d_vocab_out, d_model]`, and `b_U`.
     pub(crate) fn unembedding(&self) -> &Linear {
         &self.weights().unembed.u
     }
 
-    /// What the unembedding says of a stream: `[…, d_model]` to logits, `[…, d_vocab_out]`.
+    /// The logits of a stream, through the last norm and the unembedding: `[…, d_model]` to `[…, d_vocab_out]`.
     pub(crate) fn read_logits(&self, resid: &Tensor) -> Result<Tensor> {
         self.weights().unembed.read(resid)
     }

@@ -145,8 +145,11 @@ fn a_gradient_through_a_file_is_an_error() {
 #[test]
 fn a_device_that_is_not_there_is_an_error() {
     let (first, why) = match tch::Cuda::device_count() {
-        0 => (0, "libtorch sees no GPU, so use the CPU; `cuda_if_available` picks what there is".to_string()),
-        n => (n as usize, format!("libtorch sees {n} GPU(s), Cuda(0) to Cuda({})", n - 1)),
+        0 => (
+            0,
+            "libtorch finds no GPU: use the CPU, or `cuda_if_available`, which returns an available device".to_string(),
+        ),
+        n => (n as usize, format!("libtorch finds {n} GPU(s), Cuda(0) to Cuda({})", n - 1)),
     };
     let folder = Fixture::open("gpt2").folder;
     let (_, cache) = raw("gpt2").run_with_cache([1, 2, 3]).unwrap();

@@ -643,8 +643,8 @@ fn a_batch_dimension_that_cannot_go() {
 #[case(Slice::from(-6), "index -6 is out of range for the position axis, which has 5 entries")]
 #[case(Slice::from([0, 5]), "the list [0, 5] is out of range for the position axis, which has 5 entries")]
 #[case(Slice::from(vec![true, false]), "a mask of 2 entries is out of range for the position axis, which has 5 entries")]
-#[case(Slice::from((0, 3, 0)), "a slice's step is at least 1, not 0")]
-#[case(Slice::from(Tensor::from_slice(&[0.5f32])), "a slice's tensor has shape [1], expected whole numbers of no or one dimension, or bools of one")]
+#[case(Slice::from((0, 3, 0)), "the step of a slice must be at least 1, but is 0")]
+#[case(Slice::from(Tensor::from_slice(&[0.5f32])), "the tensor used as a slice has shape [1], expected integers with at most one dimension, or bools with one")]
 fn a_slice_out_of_range(#[case] slice: Slice, #[case] expected: &str) {
     let model = raw("gpt2");
     says(model.run(PROMPT, Run::new().cache("z").pos(slice.clone())), expected);

@@ -157,13 +157,13 @@ fn what_does_not_fit_is_an_error() {
     );
     assert_eq!(
         of(FactoredMatrix::new(&a, &random(&[3, 3, 5], 1))),
-        "the right factor has shape [3, 3, 5], expected leading dimensions that can be broadcast with [2]"
+        "the right factor has shape [3, 3, 5], expected leading dimensions that broadcast with [2]"
     );
     assert_eq!(of(matrix.matmul(&a)), "the right matrix has shape [2, 4, 3], expected [.., 5, n]");
     assert_eq!(of(matrix.left_matmul(&a)), "the left matrix has shape [2, 4, 3], expected [.., n, 4]");
     assert_eq!(
         of(matrix.matmul(&random(&[3, 5, 1], 1))),
-        "the right matrix has shape [3, 5, 1], expected leading dimensions that can be broadcast with [2]"
+        "the right matrix has shape [3, 5, 1], expected leading dimensions that broadcast with [2]"
     );
     assert_eq!(of(matrix.compose(&matrix)), "the right matrix has shape [2, 4, 3], expected [.., 5, n]");
     assert_eq!(tensor(matrix.matvec(&random(&[4], 1))), "the vector has shape [4], expected [5]");
@@ -175,6 +175,9 @@ fn what_does_not_fit_is_an_error() {
     assert_eq!(of(matrix.index([2])), "index 2 is out of range for the leading axis, which has 2 entries");
     assert_eq!(of(matrix.index([0, 4])), "index 4 is out of range for the row axis, which has 4 entries");
     assert_eq!(of(matrix.cols(5)), "index 5 is out of range for the column axis, which has 5 entries");
-    assert_eq!(of(matrix.index([0; 4])), "4 slices are too many for a factored matrix of shape [2, 4, 5]");
-    assert_eq!(of(matrix.unsqueeze(2)), "dimension 2 is not among the leading ones, of which there are 1");
+    assert_eq!(
+        of(matrix.index([0; 4])),
+        "a factored matrix of shape [2, 4, 5] takes at most 3 slices, but 4 were given"
+    );
+    assert_eq!(of(matrix.unsqueeze(2)), "a dimension can be inserted at 0 to 1, before the rows and columns, not at 2");
 }

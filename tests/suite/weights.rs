@@ -364,8 +364,8 @@ fn biases_through_a_norm_depend_on_the_input() {
     assert!(model.accumulated_bias(Target::Unembed, false).is_ok());
     assert_eq!(
         model.accumulated_bias(Target::Attn(2), true).unwrap_err().to_string(),
-        "what biases add in layer 1 depends on the input, as the bias of its MLP passes through the norm after it: the `bias` row \
-         of get_full_resid_decomposition has it, by position"
+        "the contribution of biases in layer 1 depends on the input, because the bias of the MLP passes through the norm after the \
+         MLP: use the `bias` row of get_full_resid_decomposition, which has one value per position"
     );
 }
 
