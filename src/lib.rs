@@ -1,5 +1,5 @@
-//! Mechanistic interpretability on libtorch: TransformerLens' `HookedTransformer` and `ActivationCache`, with its names, its
-//! shapes and its figures.
+//! Mechanistic interpretability on libtorch: TransformerLens' `HookedTransformer` and `ActivationCache`, with the same names, shapes and
+//! results.
 //!
 //! ```
 //! use tch_lens::{HookedTransformer, LensOptions};
@@ -11,22 +11,26 @@
 //! # Ok::<(), tch_lens::Error>(())
 //! ```
 //!
-//! # Finding one's way, along that of the data
+//! # Where to start
 //!
-//! | you have | you want | look at |
-//! | --- | --- | --- |
-//! | a folder with a checkpoint | a model | [`HookedTransformer::from_pretrained`]; [`Load`] for its choices; [`HookedTransformer::toy`] |
-//! | a shape | a model with fresh weights | [`Config`], [`HookedTransformer::init`] |
-//! | text, texts, ids | tokens | [`Input`] is made of all of them; [`HookedTransformer::to_tokens`], [`Tokenizer`] |
-//! | tokens | logits, a loss | [`HookedTransformer::forward`], [`HookedTransformer::loss`] |
-//! | tokens | activations | [`HookedTransformer::run_with_cache`]; [`HookFilter`] says which |
-//! | an idea what a part does | what happens without it | [`Hooks`], [`HookedTransformer::run_with_hooks`] |
-//! | several of these wishes | one run | [`Run`], [`HookedTransformer::run`] |
-//! | the name of an activation | a typed one | [`hook`]: [`HookPoint`], its names and short hand |
-//! | a cache | who did what | [`analysis`]: decompositions, attributions, the logit lens |
+//! | task | items |
+//! | --- | --- |
+//! | load a model | [`HookedTransformer::from_pretrained`]; [`Load`] with settings; [`HookedTransformer::toy`] |
+//! | make a model with fresh weights | [`Config`], [`HookedTransformer::init`] |
+//! | convert texts to tokens | [`HookedTransformer::to_tokens`], [`Input`], [`Tokenizer`] |
+//! | compute logits or a loss | [`HookedTransformer::forward`], [`HookedTransformer::loss`] |
+//! | cache activations | [`HookedTransformer::run_with_cache`], [`HookFilter`] |
+//! | change activations | [`Hooks`], [`Patch`], [`HookedTransformer::run_with_hooks`] |
+//! | combine hooks, a cache and other settings in one run | [`Run`], [`HookedTransformer::run`] |
+//! | name an activation | [`hook`], [`HookPoint`] |
+//! | decompose the residual stream, attribute logits, read a logit lens | [`analysis`] |
+//! | read the weights, the circuits of heads and their composition | [`weights`] |
+//! | generate text | [`generate`] |
 //!
-//! Everything that can fail returns an [`Error`] of one sentence. Batch rows and other axes are chosen by
-//! [`Slice`]s, which are Python's, and positions by [`Positions`], of which a slice is one.
+//! [`recipes`] has a short program for each common task.
+//!
+//! All functions that can fail return an [`Error`], which prints as one sentence. [`Slice`] selects batch rows, heads and other axes like a
+//! Python slice. [`Positions`] selects positions: a slice, or the last token of each row.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -89,7 +93,10 @@ pub use unchecked::autodiff::{autodiff, AutodiffGuard};
 pub use unchecked::cuda::cuda_if_available;
 pub use weights::Composition;
 
-/// The README's code runs as well.
+#[doc = include_str!("../docs/recipes.md")]
+pub mod recipes {}
+
+/// Tests the code of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -80,6 +80,15 @@ pub enum Error {
         how: String,
     },
 
+    /// A result that a run did not compute.
+    #[error("the run did not compute {output}: {hint}")]
+    NotComputed {
+        /// The result.
+        output: &'static str,
+        /// The setting that computes it.
+        hint: &'static str,
+    },
+
     /// A memory budget that not even one activation fits into.
     #[error("a budget of {budget} bytes is smaller than one entry: `{name}` takes {bytes}")]
     Budget {

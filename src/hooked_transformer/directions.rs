@@ -1,4 +1,4 @@
-//! [`OutputTokens`], and the directions in the residual stream that stand for them.
+//! [`OutputTokens`], and the directions in the residual stream that increase their logits.
 
 use tch::{Kind, Tensor};
 
@@ -6,22 +6,22 @@ use super::HookedTransformer;
 use crate::text::input::Tokens;
 use crate::{Error, Result};
 
-/// Tokens of the output's vocabulary: a text that is one token, an id, or a tensor of ids of any shape.
+/// Tokens of the output vocabulary: a text of one token, an id, or a tensor of ids with any shape.
 #[derive(Debug)]
 pub enum OutputTokens {
-    /// A text that is exactly one token.
+    /// A text of exactly one token.
     Text(String),
-    /// An id.
+    /// The id of a token.
     Id(i64),
-    /// Ids, of any shape.
+    /// Ids, with any shape.
     Ids(Tensor),
 }
 
 impl HookedTransformer {
-    /// `W_U`'s column of each token, the direction whose product with the normalised stream is the token's logit, but for `b_U`:
-    /// `[d_model]` for a text or id, `[…, d_model]` for a tensor of ids `[…]`.
+    /// The column of `W_U` of each token: `[d_model]` for a text or id, `[…, d_model]` for a tensor of ids `[…]`.
     ///
-    /// After `fold_ln` the norm's gain lies in `W_U`; without it, the directions of the stream before the norm are others.
+    /// The dot product of the normalised stream and this direction, plus `b_U`, is the token's logit. With weight processing, `W_U` includes the
+    /// gain of the last norm. Without it, the direction applies to the stream after the norm's gain.
     ///
     /// ```
     /// use tch_lens::HookedTransformer;
@@ -35,7 +35,8 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotOneToken`], [`Error::NoTokenizer`], [`Error::TokenOutOfRange`]; [`Error::Shape`] for a tensor of no whole numbers.
+    /// [`Error::NoTokenizer`], [`Error::NotOneToken`] and [`Error::UnknownWord`] for texts; [`Error::TokenOutOfRange`] for ids outside the
+    /// output vocabulary; [`Error::Shape`] for a tensor that does not hold integers.
     pub fn tokens_to_residual_directions(&self, tokens: impl Into<OutputTokens>) -> Result<Tensor> {
         let (ids, d_vocab) = (self.output_ids(tokens.into())?, self.config().d_vocab_out);
         if ids.numel() > 0 {
@@ -51,7 +52,7 @@ impl HookedTransformer {
         Ok(columns.f_view(shape.as_slice())?) // […, d_model]
     }
 
-    /// Ids of any shape, as int64.
+    /// The ids, as int64.
     fn output_ids(&self, tokens: OutputTokens) -> Result<Tensor> {
         let id = match tokens {
             OutputTokens::Text(text) => self.to_single_token(&text)?,
@@ -62,7 +63,7 @@ impl HookedTransformer {
                     kind => Err(Error::Shape {
                         what: format!("the tokens' {kind:?} tensor"),
                         found: ids.size(),
-                        expected: "whole numbers".into(),
+                        expected: "integers".into(),
                     }),
                 }
             }

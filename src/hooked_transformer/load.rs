@@ -1,4 +1,4 @@
-//! Models from files: [`Load::open`] and its short forms.
+//! Loads models from files: [`Load::open`] and its short forms.
 
 use std::path::Path;
 
@@ -6,33 +6,42 @@ use tch::Tensor;
 
 use super::HookedTransformer;
 use crate::pretrained::{supported, Load};
+#[cfg(doc)]
+use crate::Error;
 use crate::{Config, Result};
 
 impl Load {
-    /// Loads a model: from a folder, or by its name on the Hugging Face hub (feature `hub`), where TransformerLens' names
-    /// such as `gpt2-small` and `pythia-70m` serve as well. A folder of that name comes first.
+    /// Loads a model from a folder or, with the feature `hub`, from the Hugging Face hub.
     ///
-    /// A Hugging Face folder has `config.json`; `model.safetensors`, else `pytorch_model.bin`, or shards of either with
-    /// their index; and `tokenizer.json` if there is one. A folder with TransformerLens' `cfg.json` and `model.safetensors`
-    /// with its names is one as well, and so is one that [`HookedTransformer::save_pretrained`] wrote, which is loaded
-    /// as it was saved, whatever processing is asked for.
+    /// On the hub, TransformerLens' names such as `gpt2-small` and `pythia-70m` are supported as well. If a folder has the given name, it is
+    /// loaded instead. Three kinds of folders are supported:
     ///
-    /// Files of weights are mapped into memory while the model loads, so they must not be cut or changed meanwhile: a file
-    /// that another program cuts ends this process with the signal `SIGBUS`. [`Load::memory_map`] has them read instead.
+    /// - Hugging Face folders with `config.json`, with `model.safetensors` or otherwise `pytorch_model.bin` (or shards of either with their
+    ///   index), and optionally with `tokenizer.json`;
+    /// - folders with TransformerLens' `cfg.json` and a `model.safetensors` with TransformerLens' names;
+    /// - folders that [`HookedTransformer::save_pretrained`] wrote. These are loaded as saved, and settings for processing are ignored.
+    ///
+    /// Weight files are mapped into memory while the model loads, so no program may truncate or change them meanwhile: truncating a mapped
+    /// file ends this process with the signal `SIGBUS`. [`Load::memory_map`] makes `open` read the files instead.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::Malformed`], [`Error::Hub`], [`Error::UnknownArchitecture`], [`Error::ConfigField`],
-    /// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::ExtraTensors`]: each names what is wrong.
+    /// - [`Error::Io`] if a file cannot be read, [`Error::Malformed`] if its contents are invalid;
+    /// - [`Error::Hub`] if the hub does not provide the model, [`Error::NoCheckpoint`] for an unknown training checkpoint;
+    /// - [`Error::UnknownArchitecture`] and [`Error::ConfigField`] for configurations that are not supported;
+    /// - [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::ExtraTensors`] if the weights do not match the configuration;
+    /// - [`Error::NoDevice`] for a device that is not available, [`Error::Torch`] if memory runs out.
     pub fn open(&self, name_or_folder: impl AsRef<Path>) -> Result<HookedTransformer> {
         self.read(name_or_folder.as_ref()).map(HookedTransformer::from)
     }
 
-    /// A model of one's own configuration and TransformerLens' names: `blocks.0.attn.W_Q` of `[head, d_model, d_head]`, ….
+    /// Makes a model from a configuration and weights with TransformerLens' names and shapes, such as `blocks.0.attn.W_Q` with the shape
+    /// `[head, d_model, d_head]`.
     ///
     /// # Errors
     ///
-    /// [`Error::ConfigField`], [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::ExtraTensors`].
+    /// [`Error::ConfigField`] for an invalid configuration; [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::ExtraTensors`] if
+    /// the weights do not match the configuration.
     pub fn state_dict(
         &self,
         config: Config,
@@ -43,7 +52,7 @@ impl Load {
 }
 
 impl HookedTransformer {
-    /// Loads a model with the default choices of [`Load`].
+    /// Loads a model with the default settings of [`Load`], which include TransformerLens' weight processing.
     ///
     /// # Errors
     ///
@@ -52,7 +61,7 @@ impl HookedTransformer {
         Load::new().open(name_or_folder)
     }
 
-    /// Loads a model as the checkpoint has it.
+    /// Loads a model without weight processing.
     ///
     /// # Errors
     ///
@@ -61,7 +70,12 @@ impl HookedTransformer {
         Load::new().no_processing().open(name_or_folder)
     }
 
-    /// The architectures that can be loaded, as in `config.json`.
+    /// The architectures that can be loaded, with the names in `config.json`.
+    ///
+    /// ```
+    /// let supported = tch_lens::HookedTransformer::supported();
+    /// assert!(supported.contains(&"GPT2LMHeadModel") && supported.contains(&"LlamaForCausalLM"));
+    /// ```
     pub fn supported() -> Vec<&'static str> {
         supported()
     }

@@ -1,7 +1,7 @@
-//! [`HookedTransformer`]: the network with its text, its files, its runs and their caches.
+//! [`HookedTransformer`]: a network with its tokenizer, its files, its runs and their caches.
 //!
-//! The only place that knows all of the crate. [`load`] makes one from files, [`init`] from a shape, [`toy`] from the model that the
-//! crate carries; [`run`] is what a user asks of it, [`text`] its tokens, [`save`] writes it.
+//! This module uses all other modules, and none of them uses it. [`load`] reads models from files, [`init`] makes fresh weights, and [`toy`]
+//! loads the model that is part of the crate. [`run`] runs a model, [`text`] converts between text and tokens, and [`save`] writes a model.
 
 mod directions;
 mod init;
@@ -37,7 +37,7 @@ pub use token_position::{Occurrence, SingleToken};
 
 /// A language model with hook points: TransformerLens' `HookedTransformer`.
 ///
-/// A cheap handle: clones share the weights, and can be sent to and used from several threads.
+/// A clone is cheap, because clones share the weights. A model can be used from several threads at the same time.
 ///
 /// ```
 /// use tch_lens::HookedTransformer;
@@ -54,7 +54,7 @@ pub struct HookedTransformer {
     tokenizer: Option<Tokenizer>,
     default_prepend_bos: bool,
     processing: Arc<[Processing]>,
-    /// The `config.json` that the model was read with, where that is Hugging Face's.
+    /// The `config.json` of the checkpoint, if it was a Hugging Face folder.
     hugging_face: Option<Arc<Map<String, Value>>>,
 }
 
@@ -80,12 +80,12 @@ impl From<Pretrained> for HookedTransformer {
 }
 
 impl HookedTransformer {
-    /// The bare network.
+    /// The network without tokenizer and files.
     pub fn transformer(&self) -> &Transformer {
         &self.model
     }
 
-    /// What was done to the weights when they were loaded, what was left out, and why.
+    /// The steps of weight processing: for each step, whether it was applied when the model was loaded, and otherwise why not.
     ///
     /// ```
     /// use tch_lens::HookedTransformer;
@@ -101,12 +101,12 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`].
+    /// [`Error::NoTokenizer`] if the model has no tokenizer.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or(Error::NoTokenizer)
     }
 
-    /// The same model with another tokenizer.
+    /// The model with this tokenizer instead of its own.
     pub fn with_tokenizer(mut self, tokenizer: Tokenizer) -> Self {
         self.tokenizer = Some(tokenizer);
         self

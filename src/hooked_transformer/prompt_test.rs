@@ -4,7 +4,6 @@ use std::fmt;
 
 use tch::{Kind, Tensor};
 
-use super::run::asked_for;
 use super::{HookedTransformer, Run};
 use crate::tensor::precision::widened;
 use crate::text::input::TokenOptions;
@@ -140,7 +139,7 @@ impl HookedTransformer {
         let tokens = [prompt.as_slice(), followed].concat();
         let first = prompt.len() as i64 - 1;
         let run = Run::new().logits_at(first..tokens.len() as i64);
-        let logits = asked_for(self.run(tokens, run)?.logits)?;
+        let logits = self.run(tokens, run)?.take_logits()?;
         let logits = widened(&logits.f_select(0, 0)?)?; // [position, d_vocab]
         let position = |(i, ids): (i64, &Vec<i64>)| self.answer_position(&logits.f_select(0, i)?, ids, options.top_k);
         let shown = |ids: &Vec<i64>| self.to_str_tokens(ids);

@@ -15,21 +15,23 @@ use crate::text::tokenizer::Bos;
 use crate::{Error, Result};
 
 impl HookedTransformer {
-    /// Runs the model: everything that a run can do, in one call.
+    /// Runs the model with all settings of [`Run`]. The other methods here are short forms of it.
     ///
     /// # Errors
     ///
-    /// Whatever is wrong with the input ([`Error::EmptyPrompt`], [`Error::PromptTooLong`],
-    /// [`Error::TokenOutOfRange`], [`Error::NoTokenizer`]), with a name or filter
-    /// ([`Error::UnknownHook`], [`Error::NothingSelected`], …), or with what a hook did
-    /// ([`Error::Replacement`], [`Error::Hook`]).
+    /// - for the input: those of [`to_tokens`](HookedTransformer::to_tokens), [`Error::PromptTooLong`], [`Error::TokenOutOfRange`];
+    /// - for settings: [`Error::Setting`] if one has no effect or contradicts another, and those of hook names and filters, such as
+    ///   [`Error::UnknownHook`], [`Error::HookNotInModel`], [`Error::LayerOutOfRange`] and [`Error::NothingSelected`];
+    /// - for positions: [`Error::SliceOutOfRange`], [`Error::PaddingChosen`];
+    /// - for hooks: [`Error::Hook`], [`Error::HookPanicked`], [`Error::EditedInPlace`], [`Error::Replacement`], [`Error::Patch`];
+    /// - for memory: [`Error::Budget`] if one entry exceeds the budget, [`Error::Torch`] if memory runs out.
     pub fn run<'a>(&self, input: impl Into<Input>, run: Run<'a>) -> Result<Outcome> {
         let plan = self.plan(&run)?;
-        let output = run.made();
+        let output = run.output_or_default();
         let Run { hooks, positions, stop_at_layer, logits_at, bos, padding_side, budget, sink, .. } = run;
         let input = input.into();
         if bos == Bos::Yes && !matches!(input, Input::Texts(_)) {
-            let why = "the input is token ids, which are taken as they are: put the BOS token's id first";
+            let why = "the input is token ids, which are used unchanged: put the id of the BOS token first";
             return Err(refused("prepend_bos", why));
         }
         let tokens = self.to_tokens_with(input, TokenOptions::new().prepend_bos(bos).padding_side(padding_side))?;
@@ -66,23 +68,24 @@ impl HookedTransformer {
         Ok(outcome)
     }
 
-    /// What a run would compute, without running it.
+    /// The plan of a run: what it would compute and keep. The model is not run.
     ///
     /// # Errors
     ///
-    /// A name's or filter's own, [`Error::LayerOutOfRange`] of `stop_at_layer`, [`Error::Setting`], [`Error::Patch`].
+    /// Those of [`HookedTransformer::run`] for settings and patches; [`Error::Unsupported`] for a loss of a model whose outputs are not its
+    /// vocabulary.
     pub fn plan(&self, run: &Run<'_>) -> Result<Plan> {
         run.check()?;
-        let (config, output) = (self.config(), run.made());
+        let (config, output) = (self.config(), run.output_or_default());
         let wants_loss = matches!(output, Output::Loss | Output::LossPerToken | Output::Both);
         if wants_loss && config.d_vocab_out != config.d_vocab {
             let (d_vocab, d_vocab_out) = (config.d_vocab, config.d_vocab_out);
             return Err(Error::unsupported(format!(
-                "a loss needs one logit for each of {d_vocab} tokens, and this model has {d_vocab_out} outputs"
+                "a loss needs one logit for each of {d_vocab} tokens, but this model has {d_vocab_out} outputs"
             )));
         }
         let stop = match run.stop_at_layer {
-            // One past the last is allowed: it is where the stream ends.
+            // The number of layers is allowed: it means the stream after the last layer.
             Some(layer) if layer == config.n_layers.into() => Some(config.n_layers),
             Some(layer) => Some(config.layer(layer)?),
             None => None,
@@ -92,13 +95,17 @@ impl HookedTransformer {
         let model = (self.shared_config(), self.kind());
         let plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), stop, whole)?;
         if !whole && !run.logits_at.is_all() && !plan.reaches_logits() {
-            let why = "the run ends before logits are formed, with the last hook point at which something is done";
+            let why = "the run ends before it computes logits, at the last hook point that is used";
             return Err(refused("logits_at", why));
         }
         Ok(plan)
     }
 
-    /// A run's memory budget, once it is known that no single entry exceeds it.
+    /// The memory budget of a run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Budget`] if a single entry exceeds it.
     fn budget(&self, plan: &Plan, bytes: Option<u64>, tokens: &Tokens) -> Result<Option<Budget>> {
         let Some(budget) = bytes else { return Ok(None) };
         let size = tokens.ids.size();
@@ -108,7 +115,7 @@ impl HookedTransformer {
         }
     }
 
-    /// Logits: `[batch, pos, d_vocab_out]`.
+    /// The logits of an input: `[batch, pos, d_vocab_out]`.
     ///
     /// # Errors
     ///
@@ -117,7 +124,7 @@ impl HookedTransformer {
         self.run_with_hooks(input, Hooks::new())
     }
 
-    /// The mean next-token cross entropy of the input, in nats.
+    /// The mean next-token cross entropy of an input, in nats.
     ///
     /// # Errors
     ///
@@ -126,7 +133,7 @@ impl HookedTransformer {
         self.loss_with_hooks(input, Hooks::new())
     }
 
-    /// The mean next-token cross entropy of the input, in nats, with these hooks in place.
+    /// The mean next-token cross entropy of an input, in nats, in a run with hooks.
     ///
     /// ```
     /// use tch_lens::{hook, Hooks, HookedTransformer, Patch};
@@ -141,11 +148,10 @@ impl HookedTransformer {
     ///
     /// Those of [`HookedTransformer::run`].
     pub fn loss_with_hooks(&self, input: impl Into<Input>, hooks: Hooks<'_>) -> Result<f64> {
-        let outcome = self.run(input, Run::new().hooks(hooks).output(Output::Loss))?;
-        Ok(asked_for(outcome.loss)?.f_double_value(&[])?)
+        self.run(input, Run::new().hooks(hooks).output(Output::Loss))?.loss()
     }
 
-    /// Logits, and every activation that fires by default.
+    /// The logits, `[batch, pos, d_vocab_out]`, and a cache of every activation that fires by default.
     ///
     /// # Errors
     ///
@@ -154,7 +160,7 @@ impl HookedTransformer {
         self.run_with_cache_of(input, HookFilter::All)
     }
 
-    /// Logits, and the activations selected: TransformerLens' `names_filter`.
+    /// The logits, `[batch, pos, d_vocab_out]`, and a cache of the selected activations: TransformerLens' `names_filter`.
     ///
     /// # Errors
     ///
@@ -164,21 +170,17 @@ impl HookedTransformer {
         input: impl Into<Input>,
         select: impl Into<HookFilter<'a>>,
     ) -> Result<(Tensor, ActivationCache)> {
-        let outcome = self.run(input, Run::new().cache(select))?;
-        Ok((asked_for(outcome.logits)?, outcome.cache))
+        let mut outcome = self.run(input, Run::new().cache(select))?;
+        let logits = outcome.take_logits()?;
+        Ok((logits, outcome.cache))
     }
 
-    /// Logits, with these hooks in place.
+    /// The logits of a run with hooks: `[batch, pos, d_vocab_out]`.
     ///
     /// # Errors
     ///
     /// Those of [`HookedTransformer::run`].
     pub fn run_with_hooks(&self, input: impl Into<Input>, hooks: Hooks<'_>) -> Result<Tensor> {
-        asked_for(self.run(input, Run::new().hooks(hooks))?.logits)
+        self.run(input, Run::new().hooks(hooks))?.take_logits()
     }
-}
-
-/// What the run was told to make, and did.
-pub(super) fn asked_for(output: Option<Tensor>) -> Result<Tensor> {
-    output.ok_or_else(|| Error::Internal("the run was not asked for this output"))
 }

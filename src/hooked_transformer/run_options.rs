@@ -1,4 +1,4 @@
-//! [`Run`]: what is wanted of a run; and [`Outcome`], what comes of it.
+//! [`Run`], the settings of a run, and [`Outcome`], its results.
 
 use tch::Tensor;
 
@@ -12,7 +12,7 @@ use crate::text::positions::Positions;
 use crate::text::tokenizer::{Bos, PaddingSide};
 use crate::{Error, Result};
 
-/// What a run makes of the last residual stream.
+/// What a run computes from the last residual stream: TransformerLens' `return_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Output {
     /// Logits: `[batch, pos, d_vocab_out]`.
@@ -20,25 +20,25 @@ pub enum Output {
     Logits,
     /// The mean next-token cross entropy, in nats: no dimensions.
     Loss,
-    /// Each token's: `[batch, pos − 1]`; zero where the next token is padding.
+    /// The cross entropy of each next token, in nats: `[batch, pos − 1]`; zero where the next token is padding.
     LossPerToken,
-    /// Logits and mean loss.
+    /// The logits and the mean loss.
     Both,
-    /// Nothing: the run ends with the last hook point at which something is done.
+    /// Nothing. The run ends at the last hook point that a hook, the cache or the sink uses.
     None,
 }
 
-/// What is wanted of a run. All settings have TransformerLens' defaults.
+/// The settings of a run. The defaults are those of TransformerLens.
 ///
-/// A setting that would have no effect, or contradicts another, is an [`Error::Setting`]: `logits_at` where no logits are formed, `pos`, `budget` and
-/// `sink` without a `cache`, a loss of a run that stops before the logits.
+/// A setting that has no effect or contradicts another one gives an [`Error::Setting`]. Examples are `logits_at` in a run that computes no
+/// logits, `pos`, `budget` and `sink` without `cache`, and a loss with `stop_at_layer`.
 ///
 /// ```
 /// use tch_lens::{HookedTransformer, Output, Run};
 /// let model = HookedTransformer::toy()?;
 /// let run = Run::new().cache("resid_post").pos(-1).stop_at_layer(2).output(Output::None);
 /// let outcome = model.run("When Mary and John went to the shop", run)?;
-/// assert_eq!(outcome.cache.len(), 2); // of layers 0 and 1
+/// assert_eq!(outcome.cache.len(), 2); // layers 0 and 1
 /// assert_eq!(outcome.cache["blocks.0.hook_resid_post"].size(), [1, 1, 128]);
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
@@ -48,7 +48,7 @@ pub struct Run<'a> {
     pub(super) cache: Option<HookFilter<'a>>,
     pub(super) positions: Positions,
     pub(super) stop_at_layer: Option<Layer>,
-    /// What was asked for, if something was: logits otherwise, or the stream at `stop_at_layer`.
+    /// `None` means logits, or the stream with `stop_at_layer`.
     pub(super) output: Option<Output>,
     pub(super) logits_at: Positions,
     pub(super) bos: Bos,
@@ -57,90 +57,172 @@ pub struct Run<'a> {
     pub(super) sink: Option<Box<dyn Sink + 'a>>,
 }
 
-/// What a run gave.
+/// The results of a run.
+///
+/// The fields hold what the run computed. The methods of the same name return an error that names the missing setting where a field is
+/// empty:
+///
+/// ```
+/// use tch_lens::{hook, Hooks, HookedTransformer, Output, Patch, Run};
+/// let model = HookedTransformer::toy()?;
+/// let hooks = Hooks::new().patch(hook::z(1), Patch::zero().head(0));
+/// let outcome = model.run("When Mary and John went to the shop", Run::new().hooks(hooks).output(Output::Both))?;
+/// assert_eq!(outcome.logits()?.size(), [1, 9, 1047]); // [batch, pos, d_vocab_out]
+/// assert!(outcome.loss()? > 0.0);
+/// let error = outcome.resid().unwrap_err();
+/// assert_eq!(error.to_string(), "the run did not compute the residual stream: set `stop_at_layer`");
+/// # Ok::<(), tch_lens::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Outcome {
-    /// Logits, where asked for.
+    /// The logits, `[batch, pos, d_vocab_out]`, with [`Output::Logits`] and [`Output::Both`].
     pub logits: Option<Tensor>,
-    /// The loss, where asked for.
+    /// The mean loss, without dimensions, with [`Output::Loss`] and [`Output::Both`]; the loss per token, `[batch, pos − 1]`, with
+    /// [`Output::LossPerToken`].
     pub loss: Option<Tensor>,
-    /// With `stop_at_layer`: the stream before that layer, `[batch, pos, d_model]`. Absent with [`Output::None`].
+    /// The stream before the layer of `stop_at_layer`, `[batch, pos, d_model]`. Empty without `stop_at_layer` and with [`Output::None`].
     pub resid: Option<Tensor>,
-    /// What was asked to be kept.
+    /// The activations that [`Run::cache`] selected. Empty without that setting.
     pub cache: ActivationCache,
 }
 
+impl Outcome {
+    /// The logits: `[batch, pos, d_vocab_out]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotComputed`] if the run computed no logits.
+    pub fn logits(&self) -> Result<&Tensor> {
+        self.logits.as_ref().ok_or_else(no_logits)
+    }
+
+    /// Moves the logits out of the outcome: `[batch, pos, d_vocab_out]`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Outcome::logits`].
+    pub fn take_logits(&mut self) -> Result<Tensor> {
+        self.logits.take().ok_or_else(no_logits)
+    }
+
+    /// The mean next-token cross entropy, in nats, as a number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotComputed`] if the run computed no loss, or the loss per token.
+    pub fn loss(&self) -> Result<f64> {
+        let loss = self.loss_tensor()?;
+        match loss.dim() {
+            0 => Ok(loss.f_double_value(&[])?),
+            _ => Err(not_computed(
+                "the mean loss",
+                "it computed the loss per token, so use `loss_tensor`, or `output(Output::Loss)`",
+            )),
+        }
+    }
+
+    /// The loss as a tensor, for example to call `backward`: the mean, without dimensions, or with [`Output::LossPerToken`] the loss per
+    /// token, `[batch, pos − 1]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotComputed`] if the run computed no loss.
+    pub fn loss_tensor(&self) -> Result<&Tensor> {
+        let hint = "set `output` to `Output::Loss`, `Output::LossPerToken` or `Output::Both`";
+        self.loss.as_ref().ok_or_else(|| not_computed("a loss", hint))
+    }
+
+    /// The stream before the layer of `stop_at_layer`: `[batch, pos, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotComputed`] without `stop_at_layer`, and with [`Output::None`].
+    pub fn resid(&self) -> Result<&Tensor> {
+        self.resid.as_ref().ok_or_else(|| not_computed("the residual stream", "set `stop_at_layer`"))
+    }
+}
+
+fn no_logits() -> Error {
+    not_computed("logits", "set `output` to `Output::Logits` or `Output::Both`, and leave out `stop_at_layer`")
+}
+
+fn not_computed(output: &'static str, hint: &'static str) -> Error {
+    Error::NotComputed { output, hint }
+}
+
 impl<'a> Run<'a> {
-    /// Logits, no hooks, no cache.
+    /// The default settings: the run computes logits, without hooks, and keeps no activations.
     pub fn new() -> Self {
         Run::default()
     }
 
-    /// Keeps these activations.
+    /// Keeps the selected activations in the cache of the outcome.
     pub fn cache(mut self, select: impl Into<HookFilter<'a>>) -> Self {
         self.cache = Some(select.into());
         self
     }
 
-    /// Does this at hook points.
+    /// Adds hooks.
     pub fn hooks(mut self, hooks: Hooks<'a>) -> Self {
         self.hooks = hooks;
         self
     }
 
-    /// Keeps only these positions of the activations, on the axis that each hook point has for them (the query's,
-    /// of patterns). An index keeps its axis, of length one, as TransformerLens' `pos_slice`. Of an expert's rows, those of the tokens
-    /// at these positions are kept.
+    /// Keeps only these positions of the activations. In attention scores and patterns, the positions are those of the query. An index
+    /// keeps the axis with length one, like TransformerLens' `pos_slice`. For experts, the rows of the tokens at these positions are kept.
     ///
-    /// Of the last norm and the unembedding, the positions that [`logits_at`](Run::logits_at) has as well are kept; where there are
-    /// none, the cache has no such entry.
+    /// For the last norm and the unembedding, the run keeps the positions that are also in [`logits_at`](Run::logits_at). If there are none,
+    /// the cache has no entry for them.
     pub fn pos(mut self, positions: impl Into<Positions>) -> Self {
         self.positions = positions.into();
         self
     }
 
-    /// Runs only the blocks before this one (negative: counted from the end); the outcome has the stream there in place of logits.
-    /// The number of layers is the end of the last block.
+    /// Runs only the layers before this one. The outcome has the stream before this layer in place of logits.
+    ///
+    /// A negative layer counts from the end. The number of layers means the stream after the last layer.
     pub fn stop_at_layer(mut self, layer: impl Into<Layer>) -> Self {
         self.stop_at_layer = Some(layer.into());
         self
     }
 
-    /// What is made of the last residual stream.
+    /// What the run computes from the last residual stream.
     pub fn output(mut self, output: Output) -> Self {
         self.output = Some(output);
         self
     }
 
-    /// Forms logits at these positions only: the product with `W_U` is a large part of a small model's run.
-    /// An index keeps its axis, of length one.
+    /// Computes logits only at these positions. The product with `W_U` is a large part of the run of a small model. An index keeps the axis
+    /// with length one.
     pub fn logits_at(mut self, positions: impl Into<Positions>) -> Self {
         self.logits_at = positions.into();
         self
     }
 
-    /// Whether texts get the BOS token first. Token ids are taken as they are, so with them it is an error to ask for it.
+    /// Whether the BOS token is prepended to texts. Token ids are used unchanged, so `Bos::Yes` is an error with ids.
     pub fn prepend_bos(mut self, bos: Bos) -> Self {
         self.bos = bos;
         self
     }
 
-    /// On which side texts of different lengths are padded.
+    /// The side on which shorter texts of a batch are padded.
     pub fn padding_side(mut self, side: PaddingSide) -> Self {
         self.padding_side = side;
         self
     }
 
-    /// The bytes that the cache may take in the memory of the model's device. What comes after it is full goes to the CPU's memory
-    /// from another device, and from the CPU to a file in the temporary folder (`TMPDIR`), mapped into memory and gone
-    /// with its tensor. Entries are counted as in [`Plan::estimate`], which says beforehand what a run will take.
+    /// Limits the memory of the cache on the model's device, in bytes.
+    ///
+    /// Further entries are moved to CPU memory if the model is on another device. On the CPU they are moved to a file in the temporary
+    /// folder (`TMPDIR`), which is mapped into memory and deleted with its tensor. Entries are counted as in [`Plan::estimate`], which gives
+    /// the memory of a run in advance.
     ///
     /// ```
     /// use tch_lens::{HookedTransformer, Run};
     /// let model = HookedTransformer::toy()?;
     /// let run = || Run::new().cache("resid_post");
     /// let (free, tight) = (model.run([1, 2, 3], run())?, model.run([1, 2, 3], run().budget(2000))?);
-    /// assert_eq!(free.cache["blocks.3.hook_resid_post"], tight.cache["blocks.3.hook_resid_post"]); // the latter in a file
+    /// assert_eq!(free.cache["blocks.3.hook_resid_post"], tight.cache["blocks.3.hook_resid_post"]); // the second is in a file
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
     pub fn budget(mut self, bytes: u64) -> Self {
@@ -148,45 +230,45 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// Where what [`cache`](Run::cache) selects goes, in place of the memory of the outcome's cache: to a file
-    /// ([`FileSink`](crate::FileSink)), or to a closure that gets each activation as it is computed ([`Sink`]).
+    /// Sends the activations that [`cache`](Run::cache) selects to a sink instead of the outcome's cache: to a file
+    /// ([`FileSink`](crate::FileSink)), or to a closure that receives each activation as it is computed ([`Sink`]).
     pub fn sink(mut self, sink: impl Sink + 'a) -> Self {
         self.sink = Some(Box::new(sink));
         self
     }
 
-    /// What is made of the end of the run.
-    pub(super) fn made(&self) -> Output {
+    /// The output, which defaults to logits.
+    pub(super) fn output_or_default(&self) -> Output {
         self.output.unwrap_or_default()
     }
 
-    /// That every setting has an effect, as far as that is known without a model.
+    /// Checks that every setting has an effect, as far as this does not depend on the model.
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`].
+    /// [`Error::Setting`] for a setting that has no effect or contradicts another one.
     pub(super) fn check(&self) -> Result<()> {
         let refuse = |setting, why: &str| Err(refused(setting, why));
         if self.cache.is_none() {
             let unused =
                 [("pos", !self.positions.is_all()), ("budget", self.budget.is_some()), ("sink", self.sink.is_some())];
             if let Some((setting, _)) = unused.into_iter().find(|(_, given)| *given) {
-                return refuse(setting, "the run keeps no activations, so choose some with `cache`");
+                return refuse(setting, "the run keeps no activations, so select some with `cache`");
             }
         }
         if self.sink.is_some() && self.budget.is_some() {
-            return refuse("budget", "it limits the cache's memory, and the run has a `sink`: use one of the two");
+            return refuse("budget", "the run has a `sink`, so its cache stays empty: use one of the two");
         }
-        let wants_loss = matches!(self.made(), Output::Loss | Output::LossPerToken | Output::Both);
+        let wants_loss = matches!(self.output_or_default(), Output::Loss | Output::LossPerToken | Output::Both);
         if self.stop_at_layer.is_some() {
             match self.output {
                 Some(Output::Logits) => {
-                    return refuse("stop_at_layer", "the run is asked for logits, which come after it")
+                    return refuse("stop_at_layer", "`output` asks for logits, which are computed after all layers")
                 }
                 Some(_) if wants_loss => {
-                    return refuse("stop_at_layer", "the run is asked for a loss, which comes after it")
+                    return refuse("stop_at_layer", "`output` asks for a loss, which is computed after all layers")
                 }
-                _ if !self.logits_at.is_all() => return refuse("logits_at", "the run stops before logits are formed"),
+                _ if !self.logits_at.is_all() => return refuse("logits_at", "the run stops before it computes logits"),
                 _ => {}
             }
         }
@@ -197,7 +279,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The error for a setting of a run that would have no effect, or contradicts another.
+/// The error for a setting of a run that has no effect or contradicts another one.
 pub(super) fn refused(setting: &'static str, why: &str) -> Error {
     Error::setting(setting, format!("the run's `{setting}` cannot be used: {why}"))
 }

@@ -1,17 +1,18 @@
-//! Texts to tokens and back, under TransformerLens' names.
+//! Conversion between text and tokens, under TransformerLens' names.
 
 use super::HookedTransformer;
 use crate::text::input::{Input, TokenOptions, Tokens};
 use crate::{Error, Result};
 
 impl HookedTransformer {
-    /// Whether texts get the BOS token first where a call does not say ([`Bos::Default`]): yes, as in TransformerLens,
-    /// unless the model's `cfg.json` or [`HookedTransformer::with_default_prepend_bos`] says otherwise.
+    /// Whether [`Bos::Default`](crate::Bos::Default) prepends the BOS token to texts.
+    ///
+    /// True, as in TransformerLens, unless the model's `cfg.json` or [`HookedTransformer::with_default_prepend_bos`] sets it to false.
     pub fn default_prepend_bos(&self) -> bool {
         self.default_prepend_bos
     }
 
-    /// The same model with another default for the BOS token.
+    /// The model with another default for the BOS token.
     ///
     /// ```
     /// use tch_lens::HookedTransformer;
@@ -26,26 +27,29 @@ impl HookedTransformer {
         self
     }
 
-    /// Texts (or ids, as they are) to tokens, with the BOS token first where that is the model's default.
+    /// Converts texts to tokens, and prepends the BOS token if this is the model's default. Ids are used unchanged.
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`]; [`Error::EmptyPrompt`]; [`Error::UnknownWord`] for a word that the vocabulary does not have,
-    /// which [`Tokenizer::allow_unknown`](crate::Tokenizer::allow_unknown) lets pass; [`Error::NoBosToken`]; [`Error::Tokenizer`].
+    /// [`Error::NoTokenizer`] for a text if the model has no tokenizer; [`Error::EmptyPrompt`] if a row has no tokens; [`Error::UnknownWord`] for
+    /// a word that is not in the vocabulary, unless [`Tokenizer::allow_unknown`](crate::Tokenizer::allow_unknown) is set;
+    /// [`Error::Tokenizer`] if the tokenizer fails.
     pub fn to_tokens(&self, input: impl Into<Input>) -> Result<Tokens> {
         self.to_tokens_with(input, TokenOptions::default())
     }
 
-    /// [`HookedTransformer::to_tokens`] with choices: BOS, padding, and whether rows longer than the context are cut.
+    /// [`HookedTransformer::to_tokens`] with options for the BOS token, padding and truncation to the context length.
     ///
     /// # Errors
     ///
-    /// Those of [`HookedTransformer::to_tokens`].
+    /// Those of [`HookedTransformer::to_tokens`]; [`Error::NoBosToken`] if `Bos::Yes` is set and the tokenizer has no BOS token.
     pub fn to_tokens_with(&self, input: impl Into<Input>, options: TokenOptions) -> Result<Tokens> {
         input.into().tokens(self.default_prepend_bos, self.tokenizer.as_ref(), self.config().n_ctx, &options)
     }
 
-    /// The text of ids: a list, a tensor of one id or one row, or [`Tokens`], whose padding is left out. Special tokens are kept.
+    /// Converts ids to text. Special tokens are included; the padding of [`Tokens`] is not.
+    ///
+    /// The ids are a list, [`Tokens`] with one row, or a tensor with one id or one row.
     ///
     /// ```
     /// use tch_lens::HookedTransformer;
@@ -59,26 +63,27 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`]; [`Error::TokenOutOfRange`]; [`Error::Shape`] for several rows, which
-    /// [`to_string_batch`](Self::to_string_batch) takes.
+    /// [`Error::NoTokenizer`]; [`Error::TokenOutOfRange`] for an id outside the vocabulary; [`Error::Shape`] for several rows: use
+    /// [`to_string_batch`](Self::to_string_batch) for these.
     #[allow(clippy::inherent_to_string_shadow_display)]
     pub fn to_string(&self, ids: impl Into<Input>) -> Result<String> {
         let row = self.one_row(ids.into(), "to_string_batch")?;
         self.tokenizer()?.decode(&row)
     }
 
-    /// The text of each row of ids, without its padding: [`to_string`](Self::to_string).
+    /// Converts each row of ids to text: [`to_string`](Self::to_string) for a batch.
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`]; [`Error::TokenOutOfRange`].
+    /// [`Error::NoTokenizer`]; [`Error::TokenOutOfRange`] for an id outside the vocabulary.
     pub fn to_string_batch(&self, ids: impl Into<Input>) -> Result<Vec<String>> {
         let tokenizer = self.tokenizer()?;
         self.rows(ids.into())?.iter().map(|row| tokenizer.decode(row)).collect()
     }
 
-    /// A text's tokens as texts, with the BOS token where that is the model's default; or those of ids.
-    /// [`Tokenizer::str_tokens`](crate::Tokenizer::str_tokens) says how each is shown.
+    /// The tokens of a text, or of ids, as strings. The BOS token is prepended to a text if this is the model's default.
+    ///
+    /// [`Tokenizer::str_tokens`](crate::Tokenizer::str_tokens) describes the strings.
     ///
     /// ```
     /// use tch_lens::HookedTransformer;
@@ -91,21 +96,21 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// Those of [`HookedTransformer::to_tokens`]; [`Error::TokenOutOfRange`] for an id outside the model's vocabulary; [`Error::Shape`]
-    /// for several rows, which [`to_str_tokens_batch`](Self::to_str_tokens_batch) takes.
+    /// Those of [`HookedTransformer::to_tokens`]; [`Error::TokenOutOfRange`] for an id outside the model's vocabulary; [`Error::Shape`] for
+    /// several rows: use [`to_str_tokens_batch`](Self::to_str_tokens_batch) for these.
     pub fn to_str_tokens(&self, input: impl Into<Input>) -> Result<Vec<String>> {
         let row = self.one_row(input.into(), "to_str_tokens_batch")?;
         row.into_iter().map(|id| self.to_single_str_token(id)).collect()
     }
 
-    /// The tokens of each text, or each row of ids, as texts, padding left out: [`to_str_tokens`](Self::to_str_tokens).
+    /// The tokens of each text, or of each row of ids, as strings, without padding: [`to_str_tokens`](Self::to_str_tokens) for a batch.
     ///
     /// # Errors
     ///
     /// Those of [`HookedTransformer::to_tokens`]; [`Error::TokenOutOfRange`] for an id outside the model's vocabulary.
     pub fn to_str_tokens_batch(&self, input: impl Into<Input>) -> Result<Vec<Vec<String>>> {
-        let shown = |row: Vec<i64>| row.into_iter().map(|id| self.to_single_str_token(id)).collect();
-        self.rows(input.into())?.into_iter().map(shown).collect()
+        let strings = |row: Vec<i64>| row.into_iter().map(|id| self.to_single_str_token(id)).collect();
+        self.rows(input.into())?.into_iter().map(strings).collect()
     }
 
     /// The ids of each row of an input, without padding. A row may be empty.
@@ -117,22 +122,22 @@ impl HookedTransformer {
         }
     }
 
-    /// The ids of an input of one row.
-    pub(super) fn one_row(&self, input: Input, several: &str) -> Result<Vec<i64>> {
+    /// The ids of an input with one row. The error for several rows names the method for batches.
+    pub(super) fn one_row(&self, input: Input, batch_method: &str) -> Result<Vec<i64>> {
         let mut rows = self.rows(input)?;
         if rows.len() != 1 {
             return Err(Error::Shape {
                 what: "the input".into(),
                 found: vec![rows.len() as i64],
-                expected: format!("one row; `{several}` takes several"),
+                expected: format!("one row; use `{batch_method}` for several"),
             });
         }
         Ok(rows.remove(0))
     }
 
-    /// The id of a text that is exactly one token; [`Tokenizer::single_token`](crate::Tokenizer::single_token) says more.
+    /// The id of a text that is exactly one token; see [`Tokenizer::single_token`](crate::Tokenizer::single_token).
     ///
-    /// It leads back from what [`to_single_str_token`](Self::to_single_str_token) shows, for every id of the vocabulary:
+    /// This is the inverse of [`to_single_str_token`](Self::to_single_str_token), for every id of the vocabulary:
     ///
     /// ```
     /// use tch_lens::HookedTransformer;
@@ -145,13 +150,13 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotOneToken`], with the tokens that it is; [`Error::UnknownWord`]; [`Error::NoTokenizer`];
-    /// [`Error::TokenOutOfRange`] for a number outside the model's vocabulary.
+    /// [`Error::NotOneToken`] for a text of several tokens, which the error lists; [`Error::UnknownWord`] for a word that is not in the
+    /// vocabulary; [`Error::NoTokenizer`]; [`Error::TokenOutOfRange`] if the id is outside the model's vocabulary.
     pub fn to_single_token(&self, text: &str) -> Result<i64> {
         self.in_vocabulary(self.tokenizer()?.single_token(text)?)
     }
 
-    /// The text of one token, a different one for each; [`Tokenizer::str_tokens`](crate::Tokenizer::str_tokens) says how.
+    /// The string of a token, which is different for each token; see [`Tokenizer::str_tokens`](crate::Tokenizer::str_tokens).
     ///
     /// # Errors
     ///
@@ -161,7 +166,7 @@ impl HookedTransformer {
         self.in_vocabulary(id).map(|id| tokenizer.text_or_number(id))
     }
 
-    /// The id, if the model has such an input or output.
+    /// The id, if it is in the input or output vocabulary.
     fn in_vocabulary(&self, id: i64) -> Result<i64> {
         let d_vocab = self.config().d_vocab.max(self.config().d_vocab_out);
         let known = usize::try_from(id).is_ok_and(|id| id < d_vocab);

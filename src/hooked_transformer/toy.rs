@@ -1,4 +1,4 @@
-//! The model that the crate carries.
+//! The toy model, which is part of the crate.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::pretrained::Load;
 use crate::text::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// A file of `models/toy`, compiled in.
+/// The bytes of a file in `models/toy`, which are compiled into the crate.
 macro_rules! file {
     ($name:literal) => {
         include_bytes!(concat!("../../models/toy/", $name))
@@ -16,25 +16,25 @@ macro_rules! file {
 }
 
 impl HookedTransformer {
-    /// The trained toy model that the crate carries: 4 layers of 4 heads, `d_model` 128, a word-level tokenizer.
+    /// The trained toy model, which is part of the crate: 4 layers with 4 heads each, `d_model` 128, and a word-level tokenizer.
     ///
-    /// Its language is a generator's simple English, so what it must have learned is known: indirect objects, facts,
-    /// repeated spans, agreement of subject and verb, and years. See `models/toy/README.md`.
+    /// It was trained on sentences of a generator, so the tasks that it learned are known: indirect objects, facts, repeated spans, agreement of
+    /// subject and verb, and years. `models/toy/README.md` describes them.
     ///
     /// # Errors
     ///
-    /// None but libtorch's own.
+    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn toy() -> Result<Self> {
         Load::new().toy()
     }
 }
 
 impl Load {
-    /// [`HookedTransformer::toy`] with choices.
+    /// [`HookedTransformer::toy`] with these settings.
     ///
     /// # Errors
     ///
-    /// None but libtorch's own.
+    /// [`Error::NoDevice`] for a device that is not available; [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn toy(&self) -> Result<HookedTransformer> {
         let path = |name: &str| Path::new("models/toy").join(name);
         let fields = serde_json::from_slice(file!("config.json"))

@@ -429,7 +429,7 @@ fn an_answer_of_several_tokens() {
 #[test]
 fn a_loss_of_nothing() {
     let model = raw("gpt2");
-    let expected = "a loss needs at least two tokens: the first is predicted from nothing";
+    let expected = "a loss needs at least two tokens, because nothing predicts the first one";
     says(model.loss([5]), expected);
     says(model.run(vec![vec![5], vec![6]], Run::new().output(Output::Both)), expected);
     says(
@@ -437,7 +437,7 @@ fn a_loss_of_nothing() {
         "the run's `logits_at` cannot be used: a loss needs the logits at all positions",
     );
     let classifier = raw("toy_bidir_classifier");
-    let expected = "a loss needs one logit for each of 20 tokens, and this model has 5 outputs";
+    let expected = "a loss needs one logit for each of 20 tokens, but this model has 5 outputs";
     says(classifier.loss([5, 6]), expected);
 }
 

@@ -129,6 +129,39 @@ fn outputs_are_what_was_asked_for() {
     assert_abs_diff_eq!(model.loss([5, 17, 3]).unwrap(), (next(0, 17) + next(1, 3)) / 2.0, epsilon = 1e-5);
 }
 
+#[test]
+fn a_result_that_was_not_computed_is_an_error_that_names_the_setting() {
+    let model = raw("gpt2");
+    let run = |run: Run<'static>| model.run([5, 17, 3], run).unwrap();
+    let says = |error: tch_lens::Error, expected: &str| {
+        assert!(matches!(error, tch_lens::Error::NotComputed { .. }));
+        assert_eq!(error.to_string(), format!("the run did not compute {expected}"));
+    };
+    let both = run(Run::new().output(Output::Both));
+    assert_eq!(both.loss().unwrap(), model.loss([5, 17, 3]).unwrap());
+    assert_eq!(both.loss().unwrap(), both.loss_tensor().unwrap().double_value(&[]));
+    assert_eq!(both.logits().unwrap(), both.logits.as_ref().unwrap());
+    says(both.resid().unwrap_err(), "the residual stream: set `stop_at_layer`");
+
+    let per_token = run(Run::new().output(Output::LossPerToken));
+    assert_eq!(per_token.loss_tensor().unwrap().size(), [1, 2]);
+    let hint = "it computed the loss per token, so use `loss_tensor`, or `output(Output::Loss)`";
+    says(per_token.loss().unwrap_err(), &format!("the mean loss: {hint}"));
+    let no_logits = "logits: set `output` to `Output::Logits` or `Output::Both`, and leave out `stop_at_layer`";
+    says(per_token.logits().unwrap_err(), no_logits);
+
+    let mut stopped = run(Run::new().stop_at_layer(1usize));
+    assert_eq!(stopped.resid().unwrap(), stopped.resid.as_ref().unwrap());
+    says(stopped.take_logits().unwrap_err(), no_logits);
+    let no_loss = "a loss: set `output` to `Output::Loss`, `Output::LossPerToken` or `Output::Both`";
+    says(stopped.loss().unwrap_err(), no_loss);
+    says(run(Run::new()).loss_tensor().unwrap_err(), no_loss);
+
+    let mut logits = run(Run::new());
+    assert_eq!(logits.take_logits().unwrap(), model.forward([5, 17, 3]).unwrap());
+    says(logits.take_logits().unwrap_err(), no_logits);
+}
+
 // --- where a run ends -------------------------------------------------------------------------------------------------
 
 #[test]

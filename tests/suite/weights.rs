@@ -7,7 +7,10 @@ use crate::common::{families, processed_like_transformer_lens, Fixture, Tally};
 use rstest::rstest;
 use tch::{Kind, Tensor};
 use tch_lens::config::{Activation, MlpConfig, NormPosition, PositionalEmbedding, Positions};
-use tch_lens::{hook, Composition, Config, FullOptions, HookedTransformer, Load, OutputTokens, Result, Slice, Target};
+use tch_lens::{
+    hook, Composition, Config, Error, FullOptions, HookedTransformer, Layer, Load, NeuronResultOptions, OutputTokens,
+    Result, Slice, Target,
+};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -353,6 +356,31 @@ fn what_a_model_lacks_is_an_error_or_zero() {
     assert_eq!(llama.b_k(..).unwrap().size(), [config.n_layers, config.n_heads, config.d_head].map(|n| n as i64));
 }
 
+/// Layers and heads are often counted in `usize`, and literals are `i32`.
+#[test]
+fn a_layer_is_an_integer_of_any_type() {
+    let model = HookedTransformer::init(small(), 0).unwrap();
+    let n_layers = model.config().n_layers;
+    let last = model.w_q(-1).unwrap();
+    for weight in [model.w_q(n_layers - 1), model.w_q(n_layers as i64 - 1), model.w_q(Layer::from(-1))] {
+        assert_eq!(weight.unwrap(), last);
+    }
+    assert_eq!(model.w_o(0..n_layers).unwrap(), model.w_o(..).unwrap());
+    assert_eq!(model.b_out([n_layers - 1, 0]).unwrap(), model.b_out([-1, 0]).unwrap());
+    assert_eq!(model.qk(1..n_layers).unwrap().ab().unwrap(), model.qk(1..).unwrap().ab().unwrap());
+    assert_eq!(
+        model.accumulated_bias(Target::attn(n_layers - 1), true).unwrap(),
+        model.accumulated_bias(Target::Attn(-1), true).unwrap()
+    );
+    assert!(matches!(model.w_q(usize::MAX), Err(Error::LayerOutOfRange { .. })));
+    assert!(matches!(model.w_q(n_layers), Err(Error::LayerOutOfRange { .. })));
+
+    let (_, cache) = model.run_with_cache([1, 2, 3]).unwrap();
+    assert_eq!(cache.get(("q", n_layers - 1)).unwrap(), cache.get(("q", -1)).unwrap());
+    let neurons = |layer: Layer| cache.get_neuron_results(layer, NeuronResultOptions::new()).unwrap();
+    assert_eq!(neurons((n_layers - 1).into()), neurons((-1).into()));
+}
+
 #[test]
 fn biases_through_a_norm_depend_on_the_input() {
     let mut config = small();
@@ -444,5 +472,5 @@ fn directions_are_columns_of_w_u() {
     let error = |tokens: OutputTokens| model.tokens_to_residual_directions(tokens).unwrap_err().to_string();
     assert_eq!(error(1047.into()), "token id 1047 is out of range: the vocabulary has 1047 entries, 0 to 1046");
     assert!(error("Mary had".into()).contains("exactly one is needed"));
-    assert_eq!(error(Tensor::from(0.5).into()), "the tokens' Double tensor has shape [], expected whole numbers");
+    assert_eq!(error(Tensor::from(0.5).into()), "the tokens' Double tensor has shape [], expected integers");
 }
