@@ -62,7 +62,7 @@ fn ids_become_text_by_row() {
     assert_eq!(model.to_str_tokens(&tokens.ids.i(0)).unwrap(), ["<s>", "the", "road", "ends"]);
     for error in [model.to_string(&tokens).err(), model.to_str_tokens(&tokens).map(|_| ()).err()] {
         let error = error.unwrap().to_string();
-        assert!(error.starts_with("the input has shape [2], expected one row; `to_str"), "{error}");
+        assert!(error.starts_with("the input has shape [2], expected one row; use `to_str"), "{error}");
     }
     assert!(matches!(model.to_str_tokens(&[999]), Err(Error::TokenOutOfRange { id: 999, .. })));
     let broken = Tokens { ids: tokens.ids.shallow_clone(), mask: Some(Tensor::from_slice(&[true])) };
