@@ -84,6 +84,8 @@ pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;
 pub use tensor::span::Span;
+#[cfg(feature = "chat")]
+pub use text::chat::{ChatMessage, ChatOptions};
 pub use text::input::{Input, TokenOptions, Tokens};
 pub use text::positions::Positions;
 pub use text::stream::TextStream;

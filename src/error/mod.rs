@@ -136,6 +136,17 @@ pub enum Error {
     /// The BOS token was asked for, and the tokenizer has none.
     #[error("the tokenizer has no BOS token to put first: use `Bos::No`, or name a `bos_token` in its tokenizer_config.json")]
     NoBosToken,
+    /// A chat template that the tokenizer does not have.
+    #[error("the tokenizer has no chat template{}; {known}", named(.name))]
+    NoChatTemplate {
+        /// The name that was asked for; empty for the default one.
+        name: String,
+        /// Those that there are, or what to do.
+        known: String,
+    },
+    /// A chat template that is none, or that refuses the messages.
+    #[error("the chat template {0}")]
+    ChatTemplate(String),
     /// A prompt without a single token.
     #[error("the prompt has no tokens: give at least one token, or prepend the BOS token")]
     EmptyPrompt,
@@ -499,6 +510,14 @@ pub(crate) fn shortened(text: &str) -> String {
     match text.char_indices().nth(100) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.into(),
+    }
+}
+
+/// A name, where there is one.
+fn named(name: &str) -> String {
+    match name {
+        "" => String::new(),
+        name => format!(" `{}`", shortened(name)),
     }
 }
 

@@ -397,7 +397,7 @@ fn a_text_without_a_tokenizer() {
     let expected = "this model has no tokenizer: give token ids, or load one with `with_tokenizer`";
     says(model.forward("the road"), expected);
     says(model.to_tokens("the road"), expected);
-    says(model.to_string(&[1]), expected);
+    says(model.to_string([1]), expected);
     says(model.to_str_tokens("the road"), expected);
     says(model.to_single_token("the"), expected);
     says(model.to_single_str_token(1), expected);
@@ -417,7 +417,7 @@ fn an_answer_of_several_tokens() {
             .replace("`<unk>`", "`<unk>`; use other words, or let them pass with `Tokenizer::allow_unknown`"),
     );
     let expected = "token id 5 is out of range: the vocabulary has 5 entries, 0 to 4";
-    says(model.to_string(&[1, 5]), expected);
+    says(model.to_string([1, 5]), expected);
     // The model's vocabulary is larger than the tokenizer's.
     assert_eq!(model.to_single_str_token(5).unwrap(), "<id 5>");
     assert_eq!(model.to_single_token("<id 95>").unwrap(), 95);

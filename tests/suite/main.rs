@@ -9,6 +9,8 @@ mod analysis;
 mod analysis_errors;
 mod architecture;
 mod budget;
+#[cfg(feature = "chat")]
+mod chat;
 mod config_bounds;
 mod config_fields;
 mod errors;

@@ -345,7 +345,7 @@ fn the_same_tokens_in_every_form() {
 fn text_and_tokens() {
     let model = raw("gpt2").with_tokenizer(tokenizer());
     assert_eq!(model.to_str_tokens("the road").unwrap(), ["<s>", "the", "road"]);
-    assert_eq!(model.to_string(&[2, 3, 4]).unwrap(), "the road ends");
+    assert_eq!(model.to_string([2, 3, 4]).unwrap(), "the road ends");
     assert_eq!(model.to_single_token("road").unwrap(), 3);
     assert_eq!(model.to_single_str_token(3).unwrap(), "road");
     let of = |bos| {

@@ -51,20 +51,20 @@ fn ids_become_text_by_row() {
     assert_eq!(model.to_str_tokens_batch(&tokens).unwrap(), [vec!["<s>", "the", "road", "ends"], vec!["<s>", "road"]]);
     assert_eq!(model.to_str_tokens_batch(["the", "road ends"]).unwrap()[1], ["<s>", "road", "ends"]);
     assert_eq!(model.to_string(vec![2, 3]).unwrap(), "the road");
-    assert_eq!(model.to_string(&[2, 3]).unwrap(), "the road");
+    assert_eq!(model.to_string([2, 3]).unwrap(), "the road");
     assert_eq!(model.to_string([2i64, 3].as_slice()).unwrap(), "the road");
     assert_eq!(model.to_string(Tensor::from_slice(&[2i64, 3])).unwrap(), "the road");
     assert_eq!(model.to_string(tokens.ids.i((0, 3))).unwrap(), "ends"); // a tensor without axes
     assert_eq!(model.to_string(tokens.ids.i(0..1)).unwrap(), "<s> the road ends");
     assert_eq!(model.to_string(Vec::<i64>::new()).unwrap(), "");
     assert_eq!(model.to_string_batch(vec![vec![2], vec![], vec![3, 4]]).unwrap(), ["the", "", "road ends"]);
-    assert_eq!(model.to_str_tokens(&[4, 3]).unwrap(), ["ends", "road"]);
-    assert_eq!(model.to_str_tokens(&tokens.ids.i(0)).unwrap(), ["<s>", "the", "road", "ends"]);
+    assert_eq!(model.to_str_tokens([4, 3]).unwrap(), ["ends", "road"]);
+    assert_eq!(model.to_str_tokens(tokens.ids.i(0)).unwrap(), ["<s>", "the", "road", "ends"]);
     for error in [model.to_string(&tokens).err(), model.to_str_tokens(&tokens).map(|_| ()).err()] {
         let error = error.unwrap().to_string();
         assert!(error.starts_with("the input has shape [2], expected one row; use `to_str"), "{error}");
     }
-    assert!(matches!(model.to_str_tokens(&[999]), Err(Error::TokenOutOfRange { id: 999, .. })));
+    assert!(matches!(model.to_str_tokens([999]), Err(Error::TokenOutOfRange { id: 999, .. })));
     let broken = Tokens { ids: tokens.ids.shallow_clone(), mask: Some(Tensor::from_slice(&[true])) };
     assert!(matches!(model.to_string_batch(&broken), Err(Error::Shape { .. })));
 }

@@ -15,8 +15,16 @@ use crate::pretrained::saved::SAVED;
 use crate::{Error, HubError, Result};
 
 /// The files that describe a model; the first that a folder has of the weights' follow.
-const DESCRIPTION: &[&str] =
-    &["config.json", "cfg.json", SAVED, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+const DESCRIPTION: &[&str] = &[
+    "config.json",
+    "cfg.json",
+    SAVED,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
 
 /// How often a file is tried for before its loss is an error.
 const TRIES: u32 = 5;

@@ -1,6 +1,7 @@
 //! [`Tokenizer`]: text to token ids and back, as TransformerLens does it.
 
 mod byte_level;
+pub(in crate::text) mod chat_template;
 mod pieces;
 mod special;
 mod special_token;
@@ -14,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 use tokenizers::Encoding;
 
+use self::chat_template::ChatTemplates;
 use self::pieces::{PieceDecoder, Pieces};
 use self::special::{content, read_json, FileError, SpecialTokens};
 pub use self::special_token::{SpecialRole, SpecialToken};
@@ -64,6 +66,7 @@ pub enum PaddingSide {
 pub struct Tokenizer {
     inner: Arc<Inner>,
     allow_unknown: bool,
+    chat: Arc<ChatTemplates>,
 }
 
 struct Inner {
@@ -90,6 +93,7 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         let Some(json) = read_json(&path)? else { return Ok(None) };
         let mut sources = Vec::new();
+        sources.extend(ChatTemplates::file(folder)?);
         for name in ["tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json"] {
             sources.extend(read_json(&folder.join(name))?);
         }
@@ -147,7 +151,8 @@ impl Tokenizer {
         // Ids may have gaps, so the number of tokens would not do.
         let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let inner = Inner { tokenizer, decoder, pieces: OnceLock::new(), vocab_size, special, unknowns };
-        Ok(Tokenizer { inner: Arc::new(inner), allow_unknown: false })
+        let chat = Arc::new(ChatTemplates::find(sources));
+        Ok(Tokenizer { inner: Arc::new(inner), allow_unknown: false, chat })
     }
 
     /// Whether words that the vocabulary does not have become its token for unknown words, as in TransformerLens, rather than
@@ -362,9 +367,11 @@ impl Tokenizer {
     }
 
     /// The contents of a `tokenizer_config.json` that names the special tokens, which [`json`](Self::json) does not, each by
-    /// content and id.
+    /// content and id, and has the chat templates.
     pub fn config_json(&self) -> String {
-        self.inner.special.config_json(&self.inner.tokenizer)
+        let mut config = self.inner.special.config_json(&self.inner.tokenizer);
+        self.chat.save(&mut config);
+        config.to_string()
     }
 }
 

@@ -30,7 +30,7 @@ impl SpecialTokens {
     }
 
     /// The contents of a `tokenizer_config.json` that names them, each by content and id.
-    pub(super) fn config_json(&self, tokenizer: &Tokenizer) -> String {
+    pub(super) fn config_json(&self, tokenizer: &Tokenizer) -> Value {
         let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
         for (role, id) in [("bos", self.bos), ("eos", self.eos), ("pad", self.pad)] {
             let Some(id) = id else { continue };
@@ -42,7 +42,7 @@ impl SpecialTokens {
         if let (Some(eos), false) = (self.eos, self.more_eos.is_empty()) {
             config["eos_token_id"] = [&[eos], self.more_eos.as_slice()].concat().into();
         }
-        config.to_string()
+        config
     }
 }
 
