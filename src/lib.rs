@@ -62,7 +62,7 @@ pub use tch;
 
 pub use component::{Component, Target};
 pub use config::Config;
-pub use error::{Error, HubError, Result, UnknownWord};
+pub use error::{Error, HubError, KeyValueStoreError, Result, UnknownWord};
 pub use format::FormatError;
 pub use generate::{GenerateOptions, Sampler, SamplingOptions, StopReason};
 pub use hook::{HookFilter, HookPoint};
@@ -71,7 +71,7 @@ pub use hooked_transformer::{
     RankedToken, Run, SingleToken,
 };
 pub use layer::Layer;
-pub use model::Transformer;
+pub use model::{KeyValueStore, Transformer};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pretrained::fuzzing;

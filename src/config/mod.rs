@@ -141,6 +141,15 @@ impl Config {
         }
     }
 
+    /// The rotations of all layers.
+    pub(crate) fn rotations(&self) -> impl Iterator<Item = &Rotary> {
+        let rotations = match &self.positions {
+            Positions::Rotary { global, local } => [Some(global), local.as_ref()],
+            _ => [None, None],
+        };
+        rotations.into_iter().flatten()
+    }
+
     /// What the scores of layer `layer` are divided by.
     pub(crate) fn score_divisor(&self, layer: usize) -> f64 {
         match self.attention.scale_by_inverse_layer_idx {

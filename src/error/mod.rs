@@ -2,6 +2,7 @@
 
 mod constructors;
 mod hub;
+mod key_value_store;
 mod unknown_word;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use tch::Kind;
 
 pub use self::hub::HubError;
+pub use self::key_value_store::KeyValueStoreError;
 pub use self::unknown_word::UnknownWord;
 
 /// The crate's result.
@@ -61,13 +63,13 @@ pub enum Error {
         hint: String,
     },
 
-    /// A hook point after the layer at which a run stops.
-    #[error("`{name}` is never reached: the run stops before layer {stop}")]
+    /// A hook point outside the part of the model that a run passes through.
+    #[error("`{name}` is never reached: {why}")]
     NeverReached {
         /// The hook point.
         name: String,
-        /// The first layer that does not run.
-        stop: usize,
+        /// Where the run starts, or stops.
+        why: String,
     },
 
     // --- the cache ----------------------------------------------------------------------------
@@ -117,6 +119,10 @@ pub enum Error {
         /// The row of the batch.
         row: usize,
     },
+
+    /// A key-value store that cannot be made or continued.
+    #[error(transparent)]
+    KeyValueStore(#[from] KeyValueStoreError),
 
     // --- text and tokens ----------------------------------------------------------------------
     /// Text was given to a model that has no tokenizer.

@@ -3,7 +3,7 @@
 use super::name::{site, HookName};
 use super::point::HookPoint;
 use super::presence::{all_points, presence, Presence};
-use super::site::Place;
+use super::section::Section;
 use crate::layer::Layer;
 use crate::{Config, Error, Result};
 
@@ -95,24 +95,22 @@ impl<'a> HookFilter<'a> {
 }
 
 impl HookFilter<'_> {
-    /// The points meant that a run reaches which stops before layer `stop`.
+    /// The points meant that a run through `section` reaches.
     ///
     /// # Errors
     ///
     /// Those of [`HookFilter::resolve`], and where nothing that a name means is reached.
-    pub(crate) fn reached(&self, config: &Config, stop: Option<usize>) -> Result<Vec<HookPoint>> {
-        let Some(stop) = stop else { return self.resolve(config) };
-        let reached = |point: &HookPoint| match point.layer() {
-            Some(layer) => layer < stop,
-            None => point.site().place() == Place::Before,
-        };
+    pub(crate) fn reached(&self, config: &Config, section: &Section) -> Result<Vec<HookPoint>> {
         let HookFilter::These(names) = self else {
-            let points: Vec<_> = self.resolve(config)?.into_iter().filter(reached).collect();
-            if points.is_empty() {
-                let hint = format!(" before layer {stop}, at which the run stops");
+            let points = self.resolve(config)?;
+            let beyond = points.first().copied();
+            let reached: Vec<_> = points.into_iter().filter(|point| section.reaches(*point, config)).collect();
+            if reached.is_empty() {
+                let why = beyond.and_then(|point| section.why_unreached(point, config));
+                let hint = why.map_or(String::new(), |why| format!(" that is reached: {why}"));
                 return Err(Error::NothingSelected { what: "the predicate".into(), hint });
             }
-            return Ok(points);
+            return Ok(reached);
         };
         let mut points = Vec::new();
         for name in names {
@@ -120,9 +118,10 @@ impl HookFilter<'_> {
             let mut of_name = Vec::new();
             name.resolve(config, &mut of_name)?;
             let last = of_name.last().copied();
-            of_name.retain(reached);
+            of_name.retain(|point| section.reaches(*point, config));
             if let (true, Some(beyond)) = (of_name.is_empty(), last) {
-                return Err(Error::NeverReached { name: beyond.to_string(), stop });
+                let why = section.why_unreached(beyond, config).unwrap_or_default();
+                return Err(Error::NeverReached { name: beyond.to_string(), why });
             }
             points.extend(of_name);
         }

@@ -9,6 +9,7 @@ mod name;
 mod nearest;
 mod point;
 mod presence;
+mod section;
 mod set;
 mod shape;
 mod site;
@@ -19,5 +20,6 @@ pub use point::{Axes, HookPoint, Stack};
 pub use site::*;
 
 pub(crate) use presence::{all_points, presence, Presence};
+pub(crate) use section::{End, Section, Start};
 pub(crate) use set::PointSet;
 pub(crate) use site::{Extent, Place};

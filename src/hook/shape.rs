@@ -5,23 +5,26 @@ use tch::Kind;
 use super::point::HookPoint;
 use super::site::Extent;
 use crate::config::QkNorm;
+use crate::tensor::span::Span;
 use crate::Config;
 
 impl HookPoint {
-    /// The shape of the activation in a run of `batch` rows of `pos` positions.
+    /// The shape of the activation in a run of `batch` rows of `pos` positions, or of the positions of a [`Span`].
     ///
     /// Of an expert, it has the most rows that can be routed to it: all of them. A size beyond `i64::MAX` is `i64::MAX`.
     ///
     /// ```
-    /// use tch_lens::{hook, HookedTransformer};
+    /// use tch_lens::{hook, HookedTransformer, Span};
     /// let model = HookedTransformer::toy()?;
     /// let (_, cache) = model.run_with_cache([[1, 2, 3], [4, 5, 6]].map(Vec::from).to_vec())?;
     /// let point = hook::pattern(0);
     /// assert_eq!(cache.get(point)?.size(), point.shape(model.config(), 2, 3)); // [batch, head, query, key]
+    /// assert_eq!(point.shape(model.config(), 2, Span { past: 10, new: 3 })[2..], [3, 13]);
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
-    pub fn shape(self, config: &Config, batch: usize, pos: usize) -> Vec<i64> {
-        let size = |extent: &Extent| i64::try_from(extent.size(config, batch, pos)).unwrap_or(i64::MAX);
+    pub fn shape(self, config: &Config, batch: usize, pos: impl Into<Span>) -> Vec<i64> {
+        let span = pos.into();
+        let size = |extent: &Extent| i64::try_from(extent.size(config, batch, span)).unwrap_or(i64::MAX);
         self.extents(config).iter().map(size).collect()
     }
 
@@ -63,14 +66,15 @@ impl Extent {
     }
 
     /// How many entries it has.
-    pub(crate) fn size(self, config: &Config, batch: usize, pos: usize) -> usize {
+    pub(crate) fn size(self, config: &Config, batch: usize, span: Span) -> usize {
         let moe = config.experts();
         match self {
             Extent::Batch => batch,
-            Extent::Pos | Extent::Key => pos,
+            Extent::Pos => span.new,
+            Extent::Key => span.keys(),
             Extent::Head => config.n_heads,
             Extent::KvHead => config.n_key_value_heads,
-            Extent::Row => batch.saturating_mul(pos),
+            Extent::Row => batch.saturating_mul(span.new),
             Extent::DModel => config.d_model,
             Extent::DHead => config.d_head,
             Extent::DMlp => config.d_mlp(),

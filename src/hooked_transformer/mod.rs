@@ -10,6 +10,7 @@ mod loss;
 mod moving;
 mod prompt_test;
 mod run;
+mod run_input;
 mod run_options;
 mod save;
 mod save_hugging_face;

@@ -2,16 +2,19 @@
 
 use tch::Tensor;
 
-use super::run_options::{refused, Outcome, Output, Run};
+use super::run_input::RunInput;
+use super::run_options::{refused, Outcome, Output, Run, RunStart};
 use super::{loss, HookedTransformer};
 use crate::cache::ActivationCache;
-use crate::hook::HookFilter;
+use crate::hook::{End, HookFilter, Section, Start};
+use crate::layer::Layer;
+use crate::model::batch::Batch;
+use crate::model::layout::Layout;
 use crate::run::kept::KeptPositions;
 use crate::run::sink::Budget;
 use crate::run::{Halt, Hooks, Plan, Sink, Tap};
-use crate::text::input::{Input, TokenOptions, Tokens};
+use crate::text::input::{Input, Tokens};
 use crate::text::positions::PositionAxis;
-use crate::text::tokenizer::Bos;
 use crate::{Error, Result};
 
 impl HookedTransformer {
@@ -28,31 +31,42 @@ impl HookedTransformer {
     pub fn run<'a>(&self, input: impl Into<Input>, run: Run<'a>) -> Result<Outcome> {
         let plan = self.plan(&run)?;
         let output = run.output_or_default();
-        let Run { hooks, positions, stop_at_layer, logits_at, bos, padding_side, budget, sink, .. } = run;
-        let input = input.into();
-        if bos == Bos::Yes && !matches!(input, Input::Texts(_)) {
-            let why = "the input is token ids, which are used unchanged: put the id of the BOS token first";
-            return Err(refused("prepend_bos", why));
+        let Run { hooks, positions, past: mut store, tokens, logits_at, bos, padding_side, budget, sink, .. } = run;
+        let RunInput { tokens, stream } = match plan.section.start {
+            Start::Tokens => self.token_input(input.into(), bos, padding_side, plan.past)?,
+            _ => self.stream_input(input.into(), tokens, plan.past)?,
+        };
+        let [batch, pos] = [tokens.ids.size()[0], tokens.ids.size()[1]].map(|n| n as usize);
+        let section = &plan.section;
+        if let Some(store) = &store {
+            store.check(self, batch, pos, &section.layers)?;
         }
-        let tokens = self.to_tokens_with(input, TokenOptions::new().prepend_bos(bos).padding_side(padding_side))?;
-        tokens.check(self.config())?;
-        let rows = (0..tokens.ids.size()[0]).collect();
-        let kept = KeptPositions::new(&positions, &logits_at, &PositionAxis::new(&tokens, 0, rows)?)?;
+        let past = plan.past as i64;
+        let axis = PositionAxis::new(&tokens, past, (0..batch as i64).collect())?;
+        let kept = KeptPositions::new(&positions, &logits_at, &axis)?;
         let tokens = tokens.to_device(self.device())?;
+        let padding = store.as_ref().and_then(|store| store.padding());
+        let layout = Layout::new(batch, plan.span(pos), padding, tokens.mask.as_ref())?;
+        let addition = store.as_ref().map(|store| store.addition(&layout, section.layers.clone())).transpose()?;
+
         let sink = match self.budget(&plan, budget, &tokens)? {
             Some(budget) => Some(Box::new(budget) as Box<dyn Sink>),
             None => sink,
         };
-        let mut tap = Tap::new(&plan, hooks, (&tokens, 0), &kept, sink)?;
-        let end = match self.forward_pass(&tokens, &plan, stop_at_layer.is_some(), &kept, &mut tap) {
+        let mut tap = Tap::new(&plan, hooks, (&tokens, past), &kept, sink)?;
+        let batch = Batch { ids: &tokens.ids, stream: stream.as_ref(), layout: &layout, store: store.as_deref() };
+        let end = match self.forward_pass(&batch, &plan, &kept, &mut tap) {
             Ok(end) => Some(end),
             Err(Halt::Done) => None,
             Err(Halt::Failed(error)) => return Err(error),
         };
         let recording = tap.finish()?;
+        if let (Some(store), Some(addition)) = (&mut store, addition) {
+            store.commit(addition);
+        }
         let cache = ActivationCache::new(recording, self.model.clone(), self.tokenizer.clone(), tokens.clone(), kept);
         let mut outcome = Outcome { logits: None, loss: None, resid: None, cache };
-        match (end, stop_at_layer, output) {
+        match (end, run.stop_at_layer, output) {
             (None, ..) | (_, _, Output::None) => {}
             (Some(resid), Some(_), _) => outcome.resid = Some(resid),
             (Some(logits), None, Output::Logits) => outcome.logits = Some(logits),
@@ -77,28 +91,46 @@ impl HookedTransformer {
     pub fn plan(&self, run: &Run<'_>) -> Result<Plan> {
         run.check()?;
         let (config, output) = (self.config(), run.output_or_default());
-        let wants_loss = matches!(output, Output::Loss | Output::LossPerToken | Output::Both);
-        if wants_loss && config.d_vocab_out != config.d_vocab {
+        if output.is_loss() && config.d_vocab_out != config.d_vocab {
             let (d_vocab, d_vocab_out) = (config.d_vocab, config.d_vocab_out);
             return Err(Error::unsupported(format!(
                 "a loss needs one logit for each of {d_vocab} tokens, but this model has {d_vocab_out} outputs"
             )));
         }
-        let stop = match run.stop_at_layer {
-            // The number of layers is allowed: it means the stream after the last layer.
-            Some(layer) if layer == config.n_layers.into() => Some(config.n_layers),
-            Some(layer) => Some(config.layer(layer)?),
-            None => None,
-        };
-        let whole = output != Output::None;
+        let section = self.section(run)?;
         let positions = [run.positions.clone(), run.logits_at.clone()];
         let model = (self.shared_config(), self.kind());
-        let plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), stop, whole)?;
-        if !whole && !run.logits_at.is_all() && !plan.reaches_logits() {
-            let why = "the run ends before it computes logits, at the last hook point that is used";
+        let past = run.past.as_ref().map(|store| store.len());
+        let plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), section, past)?;
+        if plan.section.end != End::Logits && !run.logits_at.is_all() && !plan.reaches_logits() {
+            let why = "the run ends before logits are formed, with the last hook point at which something is done";
             return Err(refused("logits_at", why));
         }
         Ok(plan)
+    }
+
+    /// The section of the model that a run passes through.
+    fn section(&self, run: &Run<'_>) -> Result<Section> {
+        let n_layers = self.config().n_layers;
+        // One past the last is allowed: it is where the stream ends.
+        let index = |layer: Layer| if layer == n_layers.into() { Ok(n_layers) } else { self.config().layer(layer) };
+        let stop = run.stop_at_layer.map(index).transpose()?;
+        let (start, first) = match run.start {
+            RunStart::Tokens => (Start::Tokens, 0),
+            RunStart::Embeddings => (Start::Embeddings, 0),
+            RunStart::Layer(layer) => (Start::Stream, index(layer)?),
+        };
+        let layers = first..stop.unwrap_or(n_layers);
+        if layers.start > layers.end {
+            let why = format!("the run starts at layer {} and would stop before layer {}", layers.start, layers.end);
+            return Err(refused("stop_at_layer", &why));
+        }
+        let end = match (run.output_or_default(), stop) {
+            (Output::None, _) => End::LastPoint,
+            (_, Some(_)) => End::Stream,
+            (_, None) => End::Logits,
+        };
+        Ok(Section { start, layers, has_logits: stop.is_none(), end })
     }
 
     /// The memory budget of a run.

@@ -5,9 +5,11 @@ use tch::Tensor;
 use crate::cache::ActivationCache;
 use crate::hook::HookFilter;
 use crate::layer::Layer;
+use crate::model::KeyValueStore;
 #[cfg(doc)]
 use crate::run::Plan;
 use crate::run::{Hooks, Sink};
+use crate::text::input::Tokens;
 use crate::text::positions::Positions;
 use crate::text::tokenizer::{Bos, PaddingSide};
 use crate::{Error, Result};
@@ -26,6 +28,13 @@ pub enum Output {
     Both,
     /// Nothing. The run ends at the last hook point that a hook, the cache or the sink uses.
     None,
+}
+
+impl Output {
+    /// Whether it needs the loss.
+    pub(super) fn is_loss(self) -> bool {
+        matches!(self, Output::Loss | Output::LossPerToken | Output::Both)
+    }
 }
 
 /// The settings of a run. The defaults are those of TransformerLens.
@@ -47,6 +56,10 @@ pub struct Run<'a> {
     pub(super) hooks: Hooks<'a>,
     pub(super) cache: Option<HookFilter<'a>>,
     pub(super) positions: Positions,
+    pub(super) past: Option<&'a mut KeyValueStore>,
+    pub(super) start: RunStart,
+    /// What the stream is of that the run starts from.
+    pub(super) tokens: Option<Tokens>,
     pub(super) stop_at_layer: Option<Layer>,
     /// `None` means logits, or the stream with `stop_at_layer`.
     pub(super) output: Option<Output>,
@@ -55,6 +68,15 @@ pub struct Run<'a> {
     pub(super) padding_side: PaddingSide,
     pub(super) budget: Option<u64>,
     pub(super) sink: Option<Box<dyn Sink + 'a>>,
+}
+
+/// Where a run starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RunStart {
+    #[default]
+    Tokens,
+    Embeddings,
+    Layer(Layer),
 }
 
 /// The results of a run.
@@ -178,6 +200,69 @@ impl<'a> Run<'a> {
         self
     }
 
+    /// Continues the positions of a key-value store: the input's tokens come behind them, and afterwards the store holds the input's
+    /// positions as well. After an error it holds what it held.
+    ///
+    /// Logits, loss and cache are of the input's positions; hook points show these, and scores and patterns have the keys of the past
+    /// as well. Positions are counted from the store's first, so `pos(5)` is the sixth of the whole sequence. The loss is of the
+    /// tokens that have their predecessor in the input. All blocks run, also with [`Output::None`].
+    ///
+    /// ```
+    /// use tch_lens::{HookedTransformer, KeyValueStore, Run};
+    /// let model = HookedTransformer::toy()?;
+    /// let mut store = KeyValueStore::new(&model, 1, 8)?;
+    /// model.run([5, 17, 3], Run::new().past(&mut store))?;
+    /// let cache = model.run([60, 9], Run::new().past(&mut store).cache("pattern"))?.cache;
+    /// assert_eq!(cache[("pattern", 0)].size(), [1, 4, 2, 5]); // [batch, head, query, key]
+    /// assert_eq!(cache.positions().of_row(0), [3, 4]);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn past(mut self, store: &'a mut KeyValueStore) -> Self {
+        self.past = Some(store);
+        self
+    }
+
+    /// Starts from the residual stream before this layer (negative: counted from the end): the input is a tensor
+    /// `[batch, pos, d_model]`, or `[pos, d_model]`, of the model's kind. The number of layers means the end of the last block.
+    /// Points before the start are never reached. [`tokens`](Run::tokens) says what the stream is of.
+    ///
+    /// ```
+    /// use tch_lens::{hook, HookedTransformer, Run};
+    /// let model = HookedTransformer::toy()?;
+    /// let (logits, cache) = model.run_with_cache("When Mary and John went to the shop")?;
+    /// let resid = &cache[hook::resid_pre(2)];
+    /// let late = model.run(resid, Run::new().start_at_layer(2))?.logits.unwrap();
+    /// assert!(late.allclose(&logits, 1e-4, 1e-4, false));
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn start_at_layer(mut self, layer: impl Into<Layer>) -> Self {
+        self.start = RunStart::Layer(layer.into());
+        self
+    }
+
+    /// Starts from token embeddings: the input is a tensor `[batch, pos, d_model]`, or `[pos, d_model]`, as `hook_embed` shows it.
+    /// Positions are still added to it.
+    ///
+    /// ```
+    /// use tch_lens::{HookedTransformer, Run};
+    /// let model = HookedTransformer::toy()?;
+    /// let mixed = (model.w_e().get(5) + model.w_e().get(17)) / 2.0; // no token's embedding
+    /// let logits = model.run(mixed.unsqueeze(0), Run::new().start_from_embeddings())?.logits.unwrap();
+    /// assert_eq!(logits.size()[..2], [1, 1]);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn start_from_embeddings(mut self) -> Self {
+        self.start = RunStart::Embeddings;
+        self
+    }
+
+    /// The tokens of the stream or embeddings that the run starts from: their mask says which positions are padding, their ids what
+    /// a loss compares with.
+    pub fn tokens(mut self, tokens: &Tokens) -> Self {
+        self.tokens = Some(tokens.clone());
+        self
+    }
+
     /// Runs only the layers before this one. The outcome has the stream before this layer in place of logits.
     ///
     /// A negative layer counts from the end. The number of layers means the stream after the last layer.
@@ -259,7 +344,21 @@ impl<'a> Run<'a> {
         if self.sink.is_some() && self.budget.is_some() {
             return refuse("budget", "the run has a `sink`, so its cache stays empty: use one of the two");
         }
-        let wants_loss = matches!(self.output_or_default(), Output::Loss | Output::LossPerToken | Output::Both);
+        let wants_loss = self.output_or_default().is_loss();
+        if self.start == RunStart::Tokens && self.tokens.is_some() {
+            return refuse("tokens", "the run starts from its input's tokens");
+        }
+        if self.start != RunStart::Tokens {
+            if self.tokens.is_none() && wants_loss {
+                return refuse(
+                    "output",
+                    "a loss compares with tokens, and the run starts from a stream: give them with `tokens`",
+                );
+            }
+            if self.bos != Bos::Default {
+                return refuse("prepend_bos", "the run starts from a stream");
+            }
+        }
         if self.stop_at_layer.is_some() {
             match self.output {
                 Some(Output::Logits) => {

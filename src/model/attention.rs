@@ -152,7 +152,9 @@ impl Attention {
     /// Scores and pattern are formed where a hook point shows them.
     fn mix(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
-        let (q, k, v) = (q.f_transpose(1, 2)?, k.f_transpose(1, 2)?, v.f_transpose(1, 2)?); // [batch, head, pos, d_head]
+        let records = [q, k, v].iter().any(|x| x.requires_grad());
+        let (k, v) = context.keys_and_values(layer, k, v, records)?; // [batch, kv_head, key, d_head]
+        let q = q.f_transpose(1, 2)?; // [batch, head, pos, d_head]
         if !tap.plan.forms_pattern(layer) {
             let z = self.mix_unobserved(&q, &k, &v, context)?;
             return Ok(context.without_padding(z.f_transpose(1, 2)?)?); // [batch, pos, head, d_head]

@@ -5,10 +5,13 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
+use super::batch::Batch;
+use super::key_value_store::KeyValueStore;
 use super::layout::Layout;
 use super::mask::MaskKind;
 use super::rotary::RotaryTable;
 use super::tables::Tables;
+use super::Transformer;
 use crate::config::AttnType;
 use crate::tensor::scalar::Scalar;
 use crate::{Config, Result};
@@ -21,7 +24,7 @@ pub(crate) const AT_ONCE: i64 = 1 << 24;
 pub(crate) struct Context<'r> {
     config: &'r Config,
     tables: &'r Tables,
-    layout: Layout,
+    layout: &'r Layout,
     /// The kind and device of the activations.
     options: (Kind, Device),
     masks: Vec<Masks>,
@@ -30,6 +33,7 @@ pub(crate) struct Context<'r> {
     /// Which of the new tokens are padding: `[batch, new]`, bool.
     padding: Option<Tensor>,
     shortformer: Option<Tensor>,
+    store: Option<&'r KeyValueStore>,
 }
 
 /// What layers of one kind may see, made when the first of them asks.
@@ -52,30 +56,30 @@ pub(crate) enum FusedMask {
 }
 
 impl<'r> Context<'r> {
-    /// The context of a run of `layers`, whose activations have these `options`. `shortformer` is what short-former attention adds
-    /// to the input of its queries and keys: `[batch, pos, d_model]`.
+    /// The context of a run of a batch through `layers`. `shortformer` is what short-former attention adds to the input of its
+    /// queries and keys: `[batch, pos, d_model]`.
     pub(crate) fn new(
-        config: &'r Config,
-        tables: &'r Tables,
-        layout: Layout,
-        layers: Range<usize>,
+        model: &'r Transformer,
+        batch: &Batch<'r>,
+        layers: &Range<usize>,
         shortformer: Option<Tensor>,
-        options: (Kind, Device),
     ) -> Result<Self> {
+        let (config, tables, layout) = (model.config(), model.tables(), batch.layout);
+        let options = (model.kind(), model.device());
         let mut masks: Vec<Masks> = Vec::new();
         let mut rotary = [None, None];
-        for layer in layers {
+        for layer in layers.clone() {
             let kind = MaskKind::of(config, layer, layout.span.keys());
             if !masks.iter().any(|masks| masks.kind == kind) {
                 masks.push(Masks { kind, fused: OnceCell::new(), scores: OnceCell::new() });
             }
             let local = usize::from(config.attn_type(layer) == AttnType::Local);
             if rotary[local].is_none() {
-                rotary[local] = tables.rotary(config, layer, &layout, options)?;
+                rotary[local] = tables.rotary(config, layer, layout, options)?;
             }
         }
         let padding = layout.new_padding()?;
-        Ok(Context { config, tables, layout, options, masks, rotary, padding, shortformer })
+        Ok(Context { config, tables, layout, options, masks, rotary, padding, shortformer, store: batch.store })
     }
 
     /// What a layer's fused attention may see.
@@ -123,6 +127,21 @@ impl<'r> Context<'r> {
         self.rotary[usize::from(self.config.attn_type(layer) == AttnType::Local)].as_ref()
     }
 
+    /// The keys and values of the past and of the new positions, `[batch, pos, kv_head, d_head]` to
+    /// `[batch, kv_head, key, d_head]`. `records` is whether attention records gradients.
+    pub(crate) fn keys_and_values(
+        &self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        records: bool,
+    ) -> Result<(Tensor, Tensor)> {
+        match self.store {
+            Some(store) => store.extend(layer, k, v, records),
+            None => Ok((k.f_transpose(1, 2)?, v.f_transpose(1, 2)?)),
+        }
+    }
+
     /// What short-former attention adds to the input of its queries and keys: `[batch, pos, d_model]`.
     pub(crate) fn shortformer_pos_embed(&self) -> Option<&Tensor> {
         self.shortformer.as_ref()
@@ -160,7 +179,7 @@ impl<'r> Context<'r> {
             return self.tables.mask(kind, queries, keys, self.options);
         };
         if !kind.is_plain() {
-            return kind.additive(&self.layout, queries, keys, self.options);
+            return kind.additive(self.layout, queries, keys, self.options);
         }
         let unpadded = self.tables.mask(kind, queries, keys, self.options)?; // [1, 1, query, key]
         let hidden = padding.real.f_narrow(1, keys.start, keys.end - keys.start)?.f_logical_not()?;

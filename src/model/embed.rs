@@ -2,15 +2,18 @@
 
 use tch::Tensor;
 
+use super::batch::Batch;
+use super::layout::Layout;
 use super::norm::Norm;
 use super::parameters::module;
 use super::part::Part;
 use super::temporary::Temporary;
-use crate::config::Normalization;
-use crate::hook;
+use crate::config::{Normalization, PositionalEmbedding};
+use crate::hook::{self, Start};
 use crate::run::{Flow, Tap};
+use crate::tensor::span::Span;
 use crate::unchecked::threads::SharedTensor;
-use crate::Result;
+use crate::Config;
 
 /// Token embeddings, learned positions, and the norm that BLOOM puts after them.
 #[derive(Clone, Debug)]
@@ -25,37 +28,53 @@ pub(crate) struct Embed {
 module!(Embed, () => (), { w_e: Part::WE, ln: (Part::EmbedLnW, Part::EmbedLnB), w_pos: Part::WPos } plain {});
 
 impl Embed {
-    /// The stream before the first block, and the position embedding, each `[batch, pos, d_model]`; the latter is
-    /// part of the stream unless `apart`.
+    /// The stream before the first block, and what short-former attention adds to the input of its queries and keys, each
+    /// `[batch, pos, d_model]`.
     pub(crate) fn forward(
         &self,
-        tokens: &Tensor,
-        positions: Option<&Tensor>,
-        apart: bool,
+        batch: &Batch,
+        start: Start,
+        config: &Config,
         tap: &mut Tap,
     ) -> Flow<(Tensor, Option<Tensor>)> {
-        let tokens = tap.at(hook::tokens(), tokens.shallow_clone())?; // [batch, pos]
-        let embed = Tensor::f_embedding(&self.w_e, &tokens, -1, false, false)?; // [batch, pos, d_model]
-        let points = (hook::embed_ln_scale(), hook::embed_ln_normalized());
-        let embed = match self.ln.kind {
-            Normalization::None => Temporary::new(embed),
-            _ => self.ln.forward(&embed, points, tap)?,
+        let apart = config.positional_embedding_type() == PositionalEmbedding::Shortformer;
+        let embed = match (start, batch.stream) {
+            (Start::Stream, Some(stream)) => {
+                let pos_embed = if apart { self.pos_embed(batch.layout, tap)? } else { None };
+                return Ok((stream.shallow_clone(), pos_embed));
+            }
+            (Start::Embeddings, Some(embeddings)) => Temporary::shared(embeddings.shallow_clone()),
+            _ => self.tokens(batch.ids, tap)?,
         };
-        let embed = embed.at(hook::embed(), tap)?;
-        let Some(pos_embed) = self.pos_embed(&tokens, positions)? else { return Ok((embed.into_tensor(), None)) };
-        let pos_embed = tap.at(hook::pos_embed(), pos_embed)?;
-        let stream = if apart { embed } else { embed.add(&pos_embed)? };
-        Ok((stream.into_tensor(), Some(pos_embed)))
+        let embed = embed.at(hook::embed(), tap)?; // [batch, pos, d_model]
+        let pos_embed = self.pos_embed(batch.layout, tap)?;
+        match pos_embed {
+            Some(pos_embed) if !apart => Ok((embed.add(&pos_embed)?.into_tensor(), None)),
+            pos_embed => Ok((embed.into_tensor(), pos_embed)),
+        }
     }
 
-    /// The position embedding of each token: `[batch, pos, d_model]`.
-    fn pos_embed(&self, tokens: &Tensor, positions: Option<&Tensor>) -> Result<Option<Tensor>> {
-        let Some(w_pos) = &self.w_pos else { return Ok(None) };
-        if let Some(positions) = positions {
-            return Ok(Some(Tensor::f_embedding(w_pos, positions, -1, false, false)?));
+    /// The embedding of each token: `[batch, pos, d_model]`.
+    fn tokens(&self, ids: &Tensor, tap: &mut Tap) -> Flow<Temporary> {
+        let ids = tap.at(hook::tokens(), ids.shallow_clone())?; // [batch, pos]
+        let embed = Tensor::f_embedding(&self.w_e, &ids, -1, false, false)?; // [batch, pos, d_model]
+        match self.ln.kind {
+            Normalization::None => Ok(Temporary::new(embed)),
+            _ => self.ln.forward(&embed, (hook::embed_ln_scale(), hook::embed_ln_normalized()), tap),
         }
-        let size = tokens.size();
-        let first = w_pos.f_narrow(0, 0, size[1])?; // [pos, d_model]
-        Ok(Some(first.f_unsqueeze(0)?.f_expand([size[0], size[1], -1], false)?))
+    }
+
+    /// The position embedding of each token, where positions are learned: `[batch, pos, d_model]`.
+    fn pos_embed(&self, layout: &Layout, tap: &mut Tap) -> Flow<Option<Tensor>> {
+        let Some(w_pos) = &self.w_pos else { return Ok(None) };
+        let pos_embed = match layout.new_positions()? {
+            Some(positions) => Tensor::f_embedding(w_pos, &positions, -1, false, false)?,
+            None => {
+                let Span { past, new } = layout.span;
+                let rows = w_pos.f_narrow(0, past as i64, new as i64)?; // [pos, d_model]
+                rows.f_unsqueeze(0)?.f_expand([layout.batch, new as i64, -1], false)?
+            }
+        };
+        Ok(Some(tap.at(hook::pos_embed(), pos_embed)?))
     }
 }

@@ -2,45 +2,35 @@
 
 use tch::Tensor;
 
+use super::batch::Batch;
 use super::context::Context;
-use super::layout::Layout;
-use super::Transformer;
-use crate::config::PositionalEmbedding;
+use super::{Transformer, Weights};
+use crate::hook::End;
 use crate::run::kept::KeptPositions;
-use crate::run::{Flow, Halt, Plan, Tap};
-use crate::tensor::span::Span;
-use crate::text::input::Tokens;
+use crate::run::{Flow, Plan, Tap};
 
 impl Transformer {
-    /// The forward pass: logits, or the stream before the layer at which the run stops.
+    /// The forward pass through the plan's section of the model: logits at their positions, `[batch, pos, d_vocab_out]`, or the
+    /// residual stream where the section ends with it, `[batch, pos, d_model]`.
     pub(crate) fn forward_pass(
         &self,
-        tokens: &Tokens,
+        batch: &Batch,
         plan: &Plan,
-        stops: bool,
         positions: &KeptPositions,
         tap: &mut Tap,
     ) -> Flow<Tensor> {
-        if plan.n_live == 0 && !plan.whole {
-            return Err(Halt::Done);
-        }
-        let weights = self.weights();
-        let config = self.config();
-        let size = tokens.ids.size(); // [batch, pos]
-        let layout = Layout::new(size[0], Span::whole(size[1] as usize), None, tokens.mask.as_ref())?;
-        let shortformer = config.positional_embedding_type() == PositionalEmbedding::Shortformer;
-        let token_positions = layout.new_positions()?;
-        let (mut resid, pos_embed) = weights.embed.forward(&tokens.ids, token_positions.as_ref(), shortformer, tap)?;
-        let options = (resid.f_kind()?, resid.device());
-        let apart = pos_embed.filter(|_| shortformer);
-        let context = Context::new(config, self.tables(), layout, 0..plan.n_layers, apart, options)?;
-        for block in &weights.blocks[..plan.n_layers] {
+        tap.begin()?;
+        let Weights { embed, blocks, unembed } = self.weights();
+        let section = &plan.section;
+        let (mut resid, pos_embed) = embed.forward(batch, section.start, self.config(), tap)?; // [batch, pos, d_model]
+        let context = Context::new(self, batch, &section.layers, pos_embed)?;
+        for block in &blocks[section.layers.clone()] {
             resid = block.forward(resid, &context, tap)?; // [batch, pos, d_model]
         }
-        if stops {
+        if section.end == End::Stream {
             return Ok(resid);
         }
         let resid = positions.at_logits(&resid)?; // [batch, pos of the logits, d_model]
-        weights.unembed.forward(&resid, tap)
+        unembed.forward(&resid, tap) // [batch, pos of the logits, d_vocab_out]
     }
 }

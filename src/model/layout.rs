@@ -28,7 +28,8 @@ pub(crate) struct Padding {
 
 impl Layout {
     /// Rows of `span.new` tokens, after a past with this padding. `mask` says which of the new tokens are real: `[batch, new]`.
-    pub(crate) fn new(batch: i64, span: Span, past: Option<&Padding>, mask: Option<&Tensor>) -> Result<Self> {
+    pub(crate) fn new(batch: usize, span: Span, past: Option<&Padding>, mask: Option<&Tensor>) -> Result<Self> {
+        let batch = i64::try_from(batch).unwrap_or(i64::MAX);
         let padding = match (past, mask) {
             (None, None) => None,
             (None, Some(mask)) if span.past == 0 => Some(Padding::new(mask.shallow_clone())?),
@@ -57,9 +58,10 @@ impl Layout {
 
     /// The length of each row, the past included and padding not. Copies from the device where a row is padded.
     pub(crate) fn row_lengths(&self) -> Result<Vec<usize>> {
-        let Some(padding) = &self.padding else { return Ok(vec![self.span.keys(); self.batch as usize]) };
-        let lengths = Vec::<i64>::try_from(padding.real.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Int64)?)?;
-        Ok(lengths.into_iter().map(|n| n as usize).collect())
+        match &self.padding {
+            Some(padding) => padding.row_lengths(),
+            None => Ok(vec![self.span.keys(); self.batch as usize]),
+        }
     }
 
     /// The new columns of `[batch, key]`.
@@ -72,5 +74,29 @@ impl Padding {
     fn new(real: Tensor) -> Result<Self> {
         let positions = real.f_cumsum(1, Kind::Int64)?.add_int(-1)?.at_least_int(0)?;
         Ok(Padding { real, positions })
+    }
+
+    /// The padding of the first `len` columns.
+    pub(crate) fn narrow(&self, len: usize) -> Result<Self> {
+        let first = |x: &Tensor| Ok::<_, crate::Error>(x.f_narrow(1, 0, len as i64)?);
+        Ok(Padding { real: first(&self.real)?, positions: first(&self.positions)? })
+    }
+
+    /// The padding of these rows.
+    pub(crate) fn rows(&self, rows: &Tensor) -> Result<Self> {
+        let chosen = |x: &Tensor| Ok::<_, crate::Error>(x.f_index_select(0, rows)?);
+        Ok(Padding { real: chosen(&self.real)?, positions: chosen(&self.positions)? })
+    }
+
+    /// How many real tokens each row has. Copies from the device.
+    fn row_lengths(&self) -> Result<Vec<usize>> {
+        let lengths = self.real.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Int64)?;
+        Ok(Vec::<i64>::try_from(lengths)?.into_iter().map(|n| n as usize).collect())
+    }
+}
+
+impl Clone for Padding {
+    fn clone(&self) -> Self {
+        Padding { real: self.real.shallow_clone(), positions: self.positions.shallow_clone() }
     }
 }

@@ -6,10 +6,12 @@
 
 pub(crate) mod attention;
 pub(crate) mod attention_input;
+pub(crate) mod batch;
 pub(crate) mod block;
 pub(crate) mod context;
 pub(crate) mod embed;
 pub(crate) mod forward;
+pub(crate) mod key_value_store;
 pub(crate) mod layout;
 pub(crate) mod linear;
 pub(crate) mod mask;
@@ -27,6 +29,8 @@ pub(crate) mod unembed;
 use std::sync::Arc;
 
 use tch::{Device, Kind};
+
+pub use key_value_store::KeyValueStore;
 
 use crate::hook::all_points;
 use crate::Config;
@@ -74,6 +78,11 @@ impl Transformer {
 
     pub(crate) fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// Whether this and another handle are of the same weights.
+    pub(crate) fn has_weights_of(&self, other: &Transformer) -> bool {
+        Arc::ptr_eq(&self.weights, &other.weights)
     }
 
     pub(crate) fn tables(&self) -> &tables::Tables {

@@ -7,6 +7,7 @@ use super::part::{Part, Pick};
 use crate::hook::{Extent, HookPoint, PointSet};
 use crate::tensor::columns::Columns;
 use crate::tensor::slice::Slice;
+use crate::tensor::span::Span;
 use crate::text::input::Tokens;
 use crate::text::positions::{PositionAxis, Positions};
 use crate::{Config, Error, Result};
@@ -165,7 +166,7 @@ impl Patch {
         match (&self.head, axis(&[Extent::Head, Extent::KvHead])) {
             (Some(_), None) => return lacks("heads", "head axis"),
             (Some(heads), Some(axis)) => {
-                selected(heads, extents[axis].size(config, 1, 1), "head", point)?;
+                selected(heads, extents[axis].size(config, 1, Span::whole(1)), "head", point)?;
             }
             (None, _) => {}
         }
@@ -175,7 +176,7 @@ impl Patch {
             Some((LastAxis::Neuron, _)) if last != Extent::DMlp => return lacks("neurons", "neuron axis"),
             // What the sizes of the input decide is known later.
             Some((_, slice)) if !matches!(last, Extent::Key | Extent::Pos) => {
-                selected(slice, last.size(config, 1, 1), last.name(), point)?;
+                selected(slice, last.size(config, 1, Span::whole(1)), last.name(), point)?;
             }
             _ => {}
         }
@@ -227,7 +228,7 @@ impl Patch {
         let prepared = Prepared { rows, columns };
         // How many rows an expert gets is known only once tokens are routed.
         for point in points.iter(config).filter(|point| point.expert().is_none()) {
-            let mut shape = point.shape(config, count as usize, pos as usize);
+            let mut shape = point.shape(config, count as usize, Span { past: past as usize, new: pos as usize });
             if let Some(axis) = point.axes().position {
                 shape[axis] = positions.computed(point).len() as i64;
             }

@@ -9,7 +9,8 @@ use super::hooks::{Action, Hooks};
 use super::kept::KeptPositions;
 use super::sink::PlannedEntry;
 use crate::config::NormPosition;
-use crate::hook::{self, HookFilter, HookName, HookPoint, Place, PointSet, Site};
+use crate::hook::{self, End, HookFilter, HookName, HookPoint, Place, PointSet, Section, Site};
+use crate::tensor::span::Span;
 use crate::text::positions::{PositionAxis, Positions};
 use crate::{Config, Error, Result};
 
@@ -26,10 +27,10 @@ pub struct Plan {
     pub(crate) on_path: PointSet,
     /// Points that the cache keeps.
     pub(crate) cached: PointSet,
-    /// Blocks to run: all but those from `stop_at_layer` on.
-    pub(crate) n_layers: usize,
-    /// Whether the run goes on past the last live point.
-    pub(crate) whole: bool,
+    /// The part of the model that the run passes through.
+    pub(crate) section: Section,
+    /// How many positions the run's key-value store holds before it.
+    pub(crate) past: usize,
     /// The live points that fire in this run.
     pub(crate) n_live: usize,
     /// Each hook's points.
@@ -43,15 +44,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run: `stop` is the layer before which it stops, `whole` whether what comes after the last live
-    /// point is wanted (logits, or the stream at `stop`).
+    /// Plans a run through a section of the model, after `past` positions of a key-value store, if it has one.
     pub(crate) fn new(
         of: (&Arc<Config>, Kind),
         positions: [Positions; 2],
         hooks: &Hooks<'_>,
         cache: Option<&HookFilter<'_>>,
-        stop: Option<usize>,
-        whole: bool,
+        section: Section,
+        past: Option<usize>,
     ) -> Result<Plan> {
         let (config, weights) = of;
         let mut plan = Plan {
@@ -59,8 +59,8 @@ impl Plan {
             changed: PointSet::default(),
             on_path: PointSet::default(),
             cached: PointSet::default(),
-            n_layers: stop.unwrap_or(config.n_layers),
-            whole,
+            section,
+            past: past.unwrap_or(0),
             n_live: 0,
             hook_points: Vec::with_capacity(hooks.entries.len()),
             has_closures: hooks.entries.iter().any(|entry| entry.action.is_closure()),
@@ -69,19 +69,23 @@ impl Plan {
         };
         for entry in &hooks.entries {
             let mut points = PointSet::default();
-            for point in entry.points.reached(config, stop)? {
+            for point in entry.points.reached(config, &plan.section)? {
                 plan.add(point, &entry.action)?;
                 points.insert(point);
             }
             plan.hook_points.push(points);
         }
         if let Some(select) = cache {
-            for point in select.reached(config, stop)? {
+            for point in select.reached(config, &plan.section)? {
                 plan.cached.insert(point);
                 plan.live.insert(point);
             }
         }
         plan.n_live = plan.live.len();
+        if past.is_some() && plan.section.end == End::LastPoint {
+            // The store gets the keys and values of every block.
+            plan.section.end = if plan.reaches_logits() { End::Logits } else { End::Stream };
+        }
         Ok(plan)
     }
 
@@ -135,7 +139,8 @@ impl Plan {
         self.cached.iter(&self.of.0)
     }
 
-    /// The bytes that the cache of a run of `batch` rows of `pos` positions will take, known before it runs.
+    /// The bytes that the cache of a run of `batch` rows of `pos` positions will take, known before it runs. With a key-value store,
+    /// `pos` counts the new positions, and the keys that scores and patterns have besides are those of the store.
     ///
     /// Each entry counts with its own shape and kind. In memory entries may take less: queries, keys and values are views
     /// of one tensor, and points such as `attn_in` show one stream once for each head. Of experts, as many rows
@@ -175,7 +180,12 @@ impl Plan {
     /// The positions that the cache keeps of an input without padding.
     fn kept_of(&self, batch: usize, pos: usize) -> Result<KeptPositions> {
         let [kept, logits_at] = &self.positions;
-        KeptPositions::new(kept, logits_at, &PositionAxis::unpadded(batch, 0..i64::try_from(pos).unwrap_or(i64::MAX)))
+        KeptPositions::new(kept, logits_at, &PositionAxis::unpadded(batch, self.span(pos).columns()))
+    }
+
+    /// The positions of a run of `new` positions.
+    pub(crate) fn span(&self, new: usize) -> Span {
+        Span { past: self.past, new }
     }
 
     /// The bytes of one entry of the cache; of an expert's, at most.
@@ -188,7 +198,7 @@ impl Plan {
     /// The shape of one entry of the cache; of an expert's, with the most rows that it can get.
     fn kept_shape(&self, point: HookPoint, batch: usize, pos: usize, kept: &KeptPositions) -> Vec<i64> {
         let config = self.config();
-        let mut shape = point.shape(config, batch, pos);
+        let mut shape = point.shape(config, batch, self.span(pos));
         let length = kept.at(point).map_or(0, |columns| columns.len() as i64);
         match point.axes().position {
             Some(axis) => shape[axis] = length,

@@ -10,7 +10,7 @@ use super::kept::{Kept, KeptPositions};
 use super::patch::Prepared;
 use super::plan::Plan;
 use super::sink::{self, Sink, SinkEntry};
-use crate::hook::{HookPoint, PointSet};
+use crate::hook::{End, HookPoint, PointSet};
 use crate::text::input::Tokens;
 use crate::{Error, Result};
 
@@ -100,6 +100,14 @@ impl<'r, 'h> Tap<'r, 'h> {
         Ok(Recording { entries: self.cache, changed: self.changed })
     }
 
+    /// That the run has something to do.
+    pub(crate) fn begin(&self) -> Flow<()> {
+        match self.remaining == 0 && self.plan.section.end == End::LastPoint {
+            true => Err(Halt::Done),
+            false => Ok(()),
+        }
+    }
+
     /// Whether something is done at `point`.
     #[inline]
     pub(crate) fn live(&self, point: HookPoint) -> bool {
@@ -162,7 +170,7 @@ impl<'r, 'h> Tap<'r, 'h> {
             }
         }
         self.remaining = self.remaining.saturating_sub(1);
-        if self.remaining == 0 && !self.plan.whole {
+        if self.remaining == 0 && self.plan.section.end == End::LastPoint {
             return Err(Halt::Done);
         }
         Ok(tensor)
@@ -252,6 +260,7 @@ fn check(point: HookPoint, expected: &Tensor, found: &Tensor) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hook::Section;
     use crate::hook::{all_points, HookFilter};
     use crate::unchecked::counting::allocations;
     use crate::Config;
@@ -263,8 +272,15 @@ mod tests {
         let mut tensor = Tensor::from(1.0);
         let tokens = Tokens::new(&Tensor::zeros([1, 1], (tch::Kind::Int64, tch::Device::Cpu))).unwrap();
         let before = allocations();
-        let plan =
-            Plan::new((&config, tch::Kind::Float), Default::default(), &Hooks::new(), select, None, true).unwrap();
+        let plan = Plan::new(
+            (&config, tch::Kind::Float),
+            Default::default(),
+            &Hooks::new(),
+            select,
+            Section::whole(&config),
+            None,
+        )
+        .unwrap();
         let positions = KeptPositions::everything(1);
         let mut tap = Tap::new(&plan, Hooks::new(), (&tokens, 0), &positions, None).unwrap();
         for point in points {

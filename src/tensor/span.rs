@@ -27,7 +27,8 @@ impl Span {
 
     /// The token columns that the run computes.
     pub fn columns(self) -> Range<i64> {
-        self.past as i64..self.keys() as i64
+        let clamped = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        clamped(self.past)..clamped(self.keys())
     }
 }
 

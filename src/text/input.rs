@@ -141,8 +141,8 @@ impl Tokens {
         Tokens::padded(&rows, pad, side)
     }
 
-    /// Checks that the model can run on these: not empty, not too long, no id outside the vocabulary.
-    pub(crate) fn check(&self, config: &Config) -> Result<()> {
+    /// Checks the shapes: not empty, not too long behind `past` positions.
+    pub(crate) fn check(&self, config: &Config, past: usize) -> Result<()> {
         let size = self.ids.size();
         if size.len() != 2 || self.ids.f_kind()? != Kind::Int64 {
             return Err(Error::Shape {
@@ -154,14 +154,9 @@ impl Tokens {
         if size[0] == 0 || size[1] == 0 {
             return Err(Error::EmptyPrompt);
         }
-        if size[1] as usize > config.n_ctx {
-            return Err(Error::PromptTooLong { tokens: size[1] as usize, n_ctx: config.n_ctx });
-        }
-        for id in [self.ids.f_min()?, self.ids.f_max()?] {
-            let id = id.f_int64_value(&[])?;
-            if !(0..config.d_vocab as i64).contains(&id) {
-                return Err(Error::TokenOutOfRange { id, d_vocab: config.d_vocab });
-            }
+        let tokens = past.saturating_add(size[1] as usize);
+        if tokens > config.n_ctx {
+            return Err(Error::PromptTooLong { tokens, n_ctx: config.n_ctx });
         }
         if let Some(mask) = &self.mask {
             if mask.size() != size || mask.f_kind()? != Kind::Bool {
@@ -170,6 +165,18 @@ impl Tokens {
                     found: mask.size(),
                     expected: format!("bools, {size:?}"),
                 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that no id is outside the vocabulary. Of ids on another device, two numbers are copied from it once: libtorch would
+    /// not return an error there, but end the device's work for the whole process.
+    pub(crate) fn check_ids(&self, config: &Config) -> Result<()> {
+        let (least, most) = self.ids.f_aminmax(None, false)?;
+        for id in Vec::<i64>::try_from(Tensor::f_stack(&[least, most], 0)?)? {
+            if !(0..config.d_vocab as i64).contains(&id) {
+                return Err(Error::TokenOutOfRange { id, d_vocab: config.d_vocab });
             }
         }
         Ok(())

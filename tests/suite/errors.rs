@@ -562,7 +562,7 @@ fn a_point_beyond_the_last_layer_that_runs() {
     says(run(hook::q(1)), "`blocks.1.attn.hook_q` is never reached: the run stops before layer 1");
     says(run(hook::unembed_in()), "`unembed.hook_in` is never reached: the run stops before layer 1");
     let late = HookFilter::names(|name| name.starts_with("blocks.1."));
-    let expected = "the predicate matches no hook point of this model before layer 1, at which the run stops";
+    let expected = "the predicate matches no hook point of this model that is reached: the run stops before layer 1";
     says(model.run(PROMPT, Run::new().stop_at_layer(1).cache(late)), expected);
     let hooks = Hooks::new().replace(hook::z(1), |z, _| z.zeros_like());
     says(

@@ -1,0 +1,18 @@
+//! [`Batch`]: what a forward pass computes on.
+
+use tch::Tensor;
+
+use super::key_value_store::KeyValueStore;
+use super::layout::Layout;
+
+/// What a forward pass computes on.
+pub(crate) struct Batch<'r> {
+    /// Token ids: `[batch, pos]`.
+    pub(crate) ids: &'r Tensor,
+    /// The embeddings or the residual stream from which the pass starts, if not from ids: `[batch, pos, d_model]`.
+    pub(crate) stream: Option<&'r Tensor>,
+    /// Where the tokens stand.
+    pub(crate) layout: &'r Layout,
+    /// The positions before these.
+    pub(crate) store: Option<&'r KeyValueStore>,
+}
