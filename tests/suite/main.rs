@@ -42,6 +42,7 @@ mod sampling;
 mod settings;
 mod sinks;
 mod sources;
+mod spans;
 mod text;
 mod tied;
 mod tokens;

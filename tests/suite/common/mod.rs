@@ -194,6 +194,15 @@ impl Tally {
         }
     }
 
+    /// Counts the comparisons of another.
+    pub fn add(&mut self, other: Tally) {
+        self.count += other.count;
+        if other.worst > self.worst {
+            (self.worst, self.worst_at) = (other.worst, other.worst_at);
+        }
+        self.failures.extend(other.failures);
+    }
+
     /// Prints the figures, and fails where a comparison did.
     pub fn finish(self, what: &str) {
         println!("{what}: {} comparisons, largest difference {:.2e} ({})", self.count, self.worst, self.worst_at);
