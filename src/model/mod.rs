@@ -25,6 +25,7 @@ pub(crate) mod rotary;
 pub(crate) mod tables;
 pub(crate) mod temporary;
 pub(crate) mod unembed;
+mod variables;
 
 use std::sync::Arc;
 

@@ -193,16 +193,16 @@ impl Transformer {
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
-        let parameters = self.own_parameters();
+        let parameters = self.distinct_parameters();
         parameters.map(|(address, tensor)| (address.to_string(), tensor.shallow_clone())).collect()
     }
 
     /// How many parameters the model has.
     pub fn n_params(&self) -> usize {
-        self.own_parameters().map(|(_, tensor)| tensor.numel()).sum()
+        self.distinct_parameters().map(|(_, tensor)| tensor.numel()).sum()
     }
 
-    fn own_parameters(&self) -> impl Iterator<Item = (Address, &SharedTensor)> {
+    pub(super) fn distinct_parameters(&self) -> impl Iterator<Item = (Address, &SharedTensor)> {
         let tied = self.is_tied();
         let counts = move |part: Part| part.role() != Role::Constant && !(tied && part == Part::U);
         self.weights().tensors().into_iter().filter(move |(address, _)| counts(address.part))

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rstest::rstest;
+use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
-use tch_lens::{Error, HookedTransformer, Load};
+use tch_lens::{Error, HookedTransformer, Load, Output, Run};
 
 use crate::common;
 
@@ -172,4 +173,41 @@ fn a_hugging_face_folder_is_written_back_as_it_was() {
     assert!(same >= 25, "{same}");
     // xIELU's parameters are kept after their softplus.
     assert!(refused.iter().all(|error| error.starts_with("apertus")), "{refused:#?}");
+}
+
+/// A step of gradient descent by tch's optimiser is the one written out, on every weight.
+#[rstest]
+fn an_optimiser_trains_the_parameters(#[values("gpt2", "llama_gqa_tied", "mixtral", "gemma3")] name: &str) {
+    let model = common::raw(name);
+    let tokens = [1, 2, 3, 10, 4, 5];
+    let store = model.var_store().unwrap();
+    let names = |names: Vec<String>| names.into_iter().collect::<std::collections::BTreeSet<String>>();
+    let parameters = model.parameters();
+    assert_eq!(
+        names(store.variables().into_keys().collect()),
+        names(parameters.iter().map(|(name, _)| name.clone()).collect())
+    );
+    assert_eq!(store.trainable_variables().len(), parameters.len());
+    let mut optimizer = nn::Sgd::default().build(&store, 0.1).unwrap();
+    let loss = model.run(tokens, Run::new().output(Output::Loss)).unwrap().loss.unwrap();
+    loss.backward();
+    let expected: Vec<(String, Tensor, Tensor)> = parameters
+        .iter()
+        .filter(|(_, weight)| weight.grad().defined()) // of experts that got no token there is none
+        .map(|(name, weight)| (name.clone(), weight.detach() - 0.1 * weight.grad(), weight.detach().copy()))
+        .collect();
+    assert!(expected.len() > parameters.len() / 2);
+    optimizer.step();
+    let mut changed = 0;
+    for (weight, expected, before) in &expected {
+        let (_, now) = model.parameters().into_iter().find(|(name, _)| name == weight).unwrap();
+        let diff = common::max_diff(weight, &now.detach(), expected);
+        assert!(diff < 1e-6, "{weight} differs by {diff}");
+        changed += usize::from(now.detach() != *before);
+    }
+    assert!(changed > expected.len() / 2, "{changed} of {} weights changed", expected.len());
+    assert!(model.loss(tokens).unwrap() < loss.double_value(&[]));
+    let mut store = store;
+    store.freeze();
+    assert!(!model.forward(tokens).unwrap().requires_grad());
 }
