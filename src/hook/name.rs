@@ -64,7 +64,7 @@ impl<L: Into<Layer> + Copy> HookName for (&str, L) {
         let (short, layer) = (self.0, self.1.into());
         match site(short, None) {
             Some(site) => HookPoint::in_layer(layer, site).resolve(config),
-            None => Err(unknown(&format!("blocks.{layer}.hook_{short}"), config)),
+            None => Err(unknown(&format!("{}.{layer}.hook_{short}", Stack::Blocks.name()), config)),
         }
     }
 }
@@ -74,7 +74,7 @@ impl<L: Into<Layer> + Copy> HookName for (&str, L, &str) {
         let (short, layer, within) = (self.0, self.1.into(), self.2);
         match site(short, Some(within)) {
             Some(site) => HookPoint::in_layer(layer, site).resolve(config),
-            None => Err(unknown(&format!("blocks.{layer}.{within}.hook_{short}"), config)),
+            None => Err(unknown(&format!("{}.{layer}.{within}.hook_{short}", Stack::Blocks.name()), config)),
         }
     }
 }

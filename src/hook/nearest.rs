@@ -1,5 +1,6 @@
 //! What was meant by a name that no hook point has.
 
+use super::point::Stack;
 use super::presence::all_points;
 use crate::{Config, Error};
 
@@ -41,7 +42,7 @@ fn before_and_end(name: &str) -> (String, &str) {
     let start = end.find(|c: char| c.is_ascii_digit()).unwrap_or(end.len());
     let (end, rest) = end.split_at(start);
     let layer: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    (format!("blocks.{}", if layer.is_empty() { "0" } else { &layer }), end)
+    (format!("{}.{}", Stack::Blocks.name(), if layer.is_empty() { "0" } else { &layer }), end)
 }
 
 /// Levenshtein's distance, in bytes: names are ASCII.
