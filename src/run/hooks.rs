@@ -75,11 +75,6 @@ impl Action<'_> {
         }
     }
 
-    /// Whether the run must go on with what comes out: with other values, or with the same ones off the graph.
-    pub(crate) fn is_on_path(&self) -> bool {
-        !matches!(self, Action::Observe(_))
-    }
-
     /// Whether it runs a function of the caller's.
     pub(crate) fn is_closure(&self) -> bool {
         match self {

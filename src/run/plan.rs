@@ -23,8 +23,6 @@ pub struct Plan {
     pub(crate) live: PointSet,
     /// Points at which a hook may put other values in place.
     pub(crate) changed: PointSet,
-    /// Points with whose output the run must go on: those at which values may change, and those at which gradients end.
-    pub(crate) on_path: PointSet,
     /// Points that the cache keeps.
     pub(crate) cached: PointSet,
     /// The part of the model that the run passes through.
@@ -57,7 +55,6 @@ impl Plan {
         let mut plan = Plan {
             live: PointSet::default(),
             changed: PointSet::default(),
-            on_path: PointSet::default(),
             cached: PointSet::default(),
             section,
             past: past.unwrap_or(0),
@@ -97,14 +94,11 @@ impl Plan {
         }
         self.live.insert(point);
         if action.changes() {
-            self.changed.insert(point);
-        }
-        if action.is_on_path() {
             // Heads of a group share keys and values, so a stream for each query head does not say what these read.
             if point.site() == Site::AttnIn && config.n_key_value_heads != config.n_heads {
                 return Err(Error::unsupported(GROUPED_ATTN_IN));
             }
-            self.on_path.insert(point);
+            self.changed.insert(point);
         }
         Ok(())
     }
@@ -206,7 +200,7 @@ impl Plan {
         }
         // Where heads read different streams, each goes through the norm.
         if let (Site::Ln1Scale | Site::Ln1Normalized, Some(layer)) = (point.site(), point.layer()) {
-            let split = self.on_path.contains(hook::attn_in(layer)) || self.on_path.contains(hook::v_input(layer));
+            let split = self.changed.contains(hook::attn_in(layer)) || self.changed.contains(hook::v_input(layer));
             if config.norm_position() != NormPosition::After && split {
                 shape.insert(2, config.n_key_value_heads as i64); // [batch, pos, head, …]
             }

@@ -114,18 +114,11 @@ impl<'r, 'h> Tap<'r, 'h> {
         self.plan.live.contains(point)
     }
 
-    /// Whether the run must go on with what comes out at `point`: a hook may put something else in place, or gradients are
-    /// concerned.
-    #[inline]
-    pub(crate) fn hooked(&self, point: HookPoint) -> bool {
-        self.plan.on_path.contains(point)
-    }
-
     /// Whether what `point` shows must be what flows on: a hook may change it, or it records a gradient, as `from`, which it is made
     /// of, does. Elsewhere it may be shown beside what flows on.
     #[inline]
     pub(crate) fn carries(&self, point: HookPoint, from: &Tensor) -> bool {
-        self.live(point) && (self.hooked(point) || from.requires_grad())
+        self.live(point) && (self.plan.changed.contains(point) || from.requires_grad())
     }
 
     /// Passes an activation through `point`: one look-up in a bit set where nothing is done there.
