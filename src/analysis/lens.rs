@@ -12,6 +12,8 @@ use crate::cache::ActivationCache;
 use crate::component::Component;
 use crate::tensor::columns::Columns;
 use crate::tensor::precision::{at_least_float, widened};
+#[cfg(doc)]
+use crate::Error;
 use crate::Result;
 
 /// What the model would say if it ended after each layer (nostalgebraist 2020): logits `[component, batch, pos, d_vocab_out]`.

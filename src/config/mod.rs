@@ -175,7 +175,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`].
+    /// [`Error::LayerOutOfRange`](crate::Error::LayerOutOfRange).
     pub fn layer(&self, layer: impl Into<Layer>) -> Result<usize> {
         layer.into().resolve(self.n_layers)
     }

@@ -113,7 +113,7 @@ impl FactoredMatrix {
     /// The composition score `‖W₁ W₂‖ / (‖W₁‖ ‖W₂‖)` in Frobenius norms, with `self` as `W₁` and `right` as `W₂`: `[…]`.
     ///
     /// TransformerLens' `composition_scores` (Elhage et al. 2021), with leading dimensions broadcast. It is zero if a matrix is zero.
-    /// [`all_composition_scores`](crate::HookedTransformer::all_composition_scores) returns the scores of all pairs of heads.
+    /// [`all_composition_scores`](crate::Transformer::all_composition_scores) returns the scores of all pairs of heads.
     ///
     /// # Errors
     ///
