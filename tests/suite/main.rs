@@ -9,6 +9,7 @@ mod analysis;
 mod analysis_errors;
 mod architecture;
 mod budget;
+mod changed_runs;
 #[cfg(feature = "chat")]
 mod chat;
 mod config_bounds;
