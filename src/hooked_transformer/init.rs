@@ -6,7 +6,7 @@ use super::HookedTransformer;
 use crate::config::{Activation, NormPosition, Normalization};
 use crate::model::part::{Part, Role};
 use crate::pretrained::checkpoint::Generated;
-use crate::pretrained::state_dict::state_dict_of;
+use crate::pretrained::state_dict::state_dict_layout;
 use crate::tensor::scalar::{full, Scalar};
 use crate::{Config, Error, Load, Result};
 
@@ -104,7 +104,7 @@ fn fresh(config: &Config, init: Init, seed: i64) -> Result<Vec<(String, Generate
         _ => 1.0,
     };
     let mut tensors = Vec::new();
-    for (address, name, shape) in state_dict_of(config) {
+    for (address, name, shape) in state_dict_layout(config) {
         let Some(fill) = fill(address.part, config) else { continue };
         let (own_name, own_shape) = (name.clone(), shape.clone());
         let make = move || match fill {

@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use super::attention::Attention;
 use super::context::Context;
+use super::linear::Linear;
 use super::mlp::Mlp;
 use super::moe::MixtureOfExperts;
 use super::norm::Norm;
@@ -42,6 +43,27 @@ module!(Block, () => (), {
 pub(crate) enum MlpOrExperts {
     Mlp(Mlp),
     Experts(MixtureOfExperts),
+}
+
+impl MlpOrExperts {
+    /// The linear maps that read the stream, through the norm before them.
+    pub(crate) fn readers_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            MlpOrExperts::Mlp(mlp) => std::iter::once(&mut mlp.w_in).chain(&mut mlp.gate).collect(),
+            MlpOrExperts::Experts(mixture) => {
+                let experts = mixture.experts.iter_mut().flat_map(|expert| [&mut expert.gate, &mut expert.w_in]);
+                std::iter::once(&mut mixture.router).chain(experts).collect()
+            }
+        }
+    }
+
+    /// The linear maps that write to the stream: one, or one for each expert.
+    pub(crate) fn writers(&self) -> Vec<&Linear> {
+        match self {
+            MlpOrExperts::Mlp(mlp) => vec![&mlp.w_out],
+            MlpOrExperts::Experts(mixture) => mixture.experts.iter().map(|expert| &expert.w_out).collect(),
+        }
+    }
 }
 
 impl Block {

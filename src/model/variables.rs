@@ -51,7 +51,7 @@ impl Transformer {
             let _ = tensor.f_set_requires_grad(true)?;
             let group = if matches!(address.part.role(), Role::Bias | Role::Gain) { VECTORS } else { 0 };
             // The store makes its variables itself: empty ones, whose place the weights take.
-            root.set_group(group).f_zeros(&index.to_string(), &[0])?;
+            let _ = root.set_group(group).f_zeros(&index.to_string(), &[0])?;
         }
         let mut variables = store.variables_.lock().unwrap_or_else(PoisonError::into_inner);
         variables.named_variables.clear();

@@ -72,9 +72,7 @@ impl Builder<'_> {
             checkpoint.release_pages();
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             *done += 1;
-            if let Some(watch) = &load.watch.0 {
-                watch(*done, n_layers + 2);
-            }
+            load.progress.report(*done, n_layers + 2);
         };
         // Two at once: much of it is waiting for new memory. But one after the other where each is converted to another kind,
         // as what it is converted from must not be there twice; and outside files, where a tensor may record gradients.

@@ -10,6 +10,7 @@ pub mod fuzzing;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
 pub(crate) mod hugging_face;
+mod options;
 mod parts;
 pub(crate) mod processing;
 mod reader;
@@ -21,23 +22,22 @@ mod steps;
 mod tasks;
 mod tied;
 
-use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use self::checkpoint::{Checkpoint, Generated};
 use self::config_json::ConfigJson;
 use self::family::{transformer_lens, Family};
 use self::parts::Entry;
-use self::processing::{Processing, Processor, Wanted};
-use self::source::{Found, Source};
+use self::processing::{Processing, Processor};
+use self::source::Found;
 use crate::model::Transformer;
 use crate::text::tokenizer::Tokenizer;
-use crate::unchecked::mapped::Access;
 use crate::{Config, Error, Result};
+
+pub use self::options::Load;
 
 /// A model as it was read: the network, its tokenizer, and what was done to its weights.
 #[derive(Debug)]
@@ -51,132 +51,7 @@ pub(crate) struct Pretrained {
     pub(crate) hugging_face: Option<Map<String, Value>>,
 }
 
-/// How a checkpoint is loaded.
-///
-/// ```no_run
-/// use tch_lens::Load;
-/// use tch::Kind;
-/// let model = Load::new().kind(Kind::BFloat16).open("path/to/folder")?;
-/// # Ok::<(), tch_lens::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Load {
-    kind: Kind,
-    device: Device,
-    wanted: Wanted,
-    source: Source,
-    access: Access,
-    watch: Watch,
-}
-
-/// Who is told how far loading is.
-#[derive(Clone, Default)]
-struct Watch(Option<Arc<dyn Fn(usize, usize) + Send + Sync>>);
-
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Watch(…)" } else { "Watch" })
-    }
-}
-
-impl Default for Load {
-    fn default() -> Self {
-        Load {
-            kind: Kind::Float,
-            device: Device::Cpu,
-            wanted: Wanted::default(),
-            source: Source::default(),
-            access: Access::default(),
-            watch: Watch::default(),
-        }
-    }
-}
-
 impl Load {
-    /// fp32, on the CPU.
-    pub fn new() -> Self {
-        Load::default()
-    }
-
-    /// The kind that weights are converted to: `Float`, `BFloat16`, `Half` or `Double`.
-    pub fn kind(mut self, kind: Kind) -> Self {
-        self.kind = kind;
-        self
-    }
-
-    /// The device that weights go to.
-    pub fn device(mut self, device: Device) -> Self {
-        self.device = device;
-        self
-    }
-
-    /// Whether checkpoint files are mapped into memory while a model loads, rather than read; yes, unless said otherwise.
-    ///
-    /// A mapped file takes no memory of its own, and only what is used of it is read. But a file that is cut while it is
-    /// mapped, by another program or a network file system that fails, ends the process with the signal `SIGBUS`, which
-    /// no program can turn into an error. Without mapping, each file of weights is read as a whole, so that loading takes as
-    /// much memory more as the files are large; a file that is cut is an [`Error::Malformed`].
-    ///
-    /// ```no_run
-    /// use tch_lens::Load;
-    /// let model = Load::new().memory_map(false).open("path/to/folder/that/may/change")?;
-    /// # Ok::<(), tch_lens::Error>(())
-    /// ```
-    pub fn memory_map(mut self, yes: bool) -> Self {
-        self.access = if yes { Access::Map } else { Access::Read };
-        self
-    }
-
-    /// Calls this with how much of the model is laid out and processed, and of how much: each block counts one, and so do
-    /// unembedding and embedding. A model of a billion parameters takes seconds, so a program may want to show them. Downloads
-    /// from the hub come before, and show their own progress where standard error is a terminal.
-    ///
-    /// ```no_run
-    /// use tch_lens::Load;
-    /// let model = Load::new().on_progress(|done, of| eprint!("\r{done} of {of}")).open("path/to/folder")?;
-    /// # Ok::<(), tch_lens::Error>(())
-    /// ```
-    pub fn on_progress(mut self, watch: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
-        self.watch = Watch(Some(Arc::new(watch)));
-        self
-    }
-
-    /// Leaves the weights as the checkpoint has them: none of the five steps below.
-    pub fn no_processing(mut self) -> Self {
-        self.wanted = Wanted::none();
-        self
-    }
-
-    /// Whether gains and biases of norms go into the weights that read them; yes, unless said otherwise.
-    pub fn fold_ln(mut self, yes: bool) -> Self {
-        self.wanted.fold_ln = yes;
-        self
-    }
-
-    /// Whether what writes to the stream loses its mean, where every norm takes it off; yes, unless said otherwise.
-    pub fn center_writing_weights(mut self, yes: bool) -> Self {
-        self.wanted.center_writing_weights = yes;
-        self
-    }
-
-    /// Whether `W_U` loses its mean over the vocabulary; yes, unless said otherwise.
-    pub fn center_unembed(mut self, yes: bool) -> Self {
-        self.wanted.center_unembed = yes;
-        self
-    }
-
-    /// Whether the values' biases go into `b_O`; yes, unless said otherwise.
-    pub fn fold_value_biases(mut self, yes: bool) -> Self {
-        self.wanted.fold_value_biases = yes;
-        self
-    }
-
-    /// Whether `W_Q`, `W_K` and `W_V`, `W_O` become the orthogonal factors of their products; no, unless said otherwise.
-    pub fn refactor_factored_attn_matrices(mut self, yes: bool) -> Self {
-        self.wanted.refactor_factored_attn_matrices = yes;
-        self
-    }
-
     /// The model of a folder or of a name on the hub.
     pub(crate) fn read(&self, name_or_folder: &Path) -> Result<Pretrained> {
         crate::unchecked::cuda::load();
@@ -191,7 +66,7 @@ impl Load {
             return self.transformer_lens(fields, Checkpoint::open(folder, self.access)?);
         }
         let fields = read_json(&config)?;
-        with_tokenizer_of(folder, |tokenizer| {
+        read_with_tokenizer(folder, |tokenizer| {
             self.hugging_face(fields, name, tokenizer, |_| Checkpoint::open(folder, self.access))
         })
     }
@@ -217,7 +92,7 @@ impl Load {
     ) -> Result<Pretrained> {
         config.validate()?;
         let checkpoint = Checkpoint::generated(tensors(&config)?);
-        // A system gives more memory than it has, and ends the program that uses it. It refuses what can never be there.
+        // Systems promise more memory than they have, and end a program that uses it, but refuse what they can never have.
         let count = |name: &str| checkpoint.shape(name).map_or(0, |shape| shape.iter().product::<i64>());
         let numbers = checkpoint.names().map(count).fold(0i64, i64::saturating_add);
         drop(Tensor::f_empty([numbers], (self.kind, self.device))?);
@@ -252,7 +127,7 @@ impl Load {
         let mut config = (family.config)(&json)?;
         let names = (family.names)(&config, &json)?;
         for field in json.unread() {
-            tracing::warn!("config.json: `{field}` is no field of {}; it is not used", family.architectures[0]);
+            tracing::warn!("config.json: `{field}` is not a field of {}; it is not used", family.architectures[0]);
         }
         config.validate()?;
         config.original_architecture = family.architectures[0].into();
@@ -267,7 +142,7 @@ impl Load {
         Ok(Pretrained { hugging_face: Some(fields), ..read })
     }
 
-    /// Lays out the weights, and processes them as wanted.
+    /// Lays out the weights, and processes them as the options say.
     fn assemble(
         &self,
         mut config: Config,
@@ -279,7 +154,7 @@ impl Load {
         crate::unchecked::cuda::check(self.device)?;
         let unread = tied::tie(&mut config, &mut names, checkpoint)?;
         let ignored: Vec<&str> = ignored.iter().copied().chain(unread).collect();
-        let processor = Processor::new(self.wanted, &config);
+        let processor = Processor::new(self.processing, &config);
         let weights = build::build(&config, checkpoint, &names, &ignored, self, &processor)?;
         config.norms = processor.norms(&config);
         config.tie_word_embeddings = weights.is_tied();
@@ -295,7 +170,7 @@ impl Load {
 }
 
 /// Loads a model while another thread reads the folder's tokenizer, which takes a tenth of the time of a small model's weights.
-fn with_tokenizer_of<T>(
+fn read_with_tokenizer<T>(
     folder: &Path,
     load: impl FnOnce(Box<dyn FnOnce() -> Result<Option<Tokenizer>> + '_>) -> Result<T>,
 ) -> Result<T> {

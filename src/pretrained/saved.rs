@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoint;
 use super::family::transformer_lens;
-use super::processing::Wanted;
-use super::{with_tokenizer_of, Load, Pretrained};
+use super::processing::ProcessingOptions;
+use super::{read_with_tokenizer, Load, Pretrained};
 use crate::{Config, Error, Result};
 
 /// The file that marks a folder in our own form.
@@ -40,9 +40,9 @@ impl Load {
         saved.config.validate()?;
         let checkpoint = Checkpoint::open(folder, self.access)?;
         let names = transformer_lens::names(&saved.config, |name| checkpoint.has(name));
-        let load = Load { wanted: Wanted::none(), ..self.clone() };
+        let load = Load { processing: ProcessingOptions::none(), ..self.clone() };
         let read =
-            with_tokenizer_of(folder, |tokenizer| load.assemble(saved.config, &checkpoint, names, &[], tokenizer))?;
+            read_with_tokenizer(folder, |tokenizer| load.assemble(saved.config, &checkpoint, names, &[], tokenizer))?;
         Ok(Pretrained { default_prepend_bos: saved.default_prepend_bos, ..read })
     }
 }

@@ -47,7 +47,7 @@ impl Transformer {
 }
 
 /// All that TransformerLens' state dict can hold of a model of this shape: each part with its name and shape there.
-pub(crate) fn state_dict_of(config: &Config) -> impl Iterator<Item = (Address, String, Vec<i64>)> + use<'_> {
+pub(crate) fn state_dict_layout(config: &Config) -> impl Iterator<Item = (Address, String, Vec<i64>)> + use<'_> {
     let table = transformer_lens::table(config, config.n_key_value_heads != config.n_heads);
     table.into_iter().flat_map(move |entry| {
         let shape = entry.view.checkpoint_shape(&entry.part.shape(config), config);
