@@ -1,29 +1,21 @@
 //! Random numbers of one row, independent of libtorch's global generator.
 
-/// SplitMix64 (Steele et al. 2014). Its numbers depend on the seed, the prompt's row and the sample alone, so neither other
-/// rows nor other code that draws random numbers changes them.
+use crate::tensor::split_mix::SplitMix64;
+
+/// Random numbers that depend on the seed, the prompt's row and the sample alone, so neither other rows nor other code that draws
+/// changes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RowRandom {
-    state: u64,
-}
+pub(crate) struct RowRandom(SplitMix64);
 
 impl RowRandom {
     pub(crate) fn new(seed: u64, row: u64, sample: u64) -> Self {
-        RowRandom { state: mixed(mixed(mixed(seed) ^ row) ^ sample.rotate_left(32)) }
+        RowRandom(SplitMix64::new([seed, row, sample]))
     }
 
     /// A number of `[0, 1)`, a multiple of 2⁻⁵³.
     pub(crate) fn uniform(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (mixed(self.state) >> 11) as f64 / (1u64 << 53) as f64
+        (self.0.next_bits() >> 11) as f64 / (1u64 << 53) as f64
     }
-}
-
-/// SplitMix64's finaliser.
-fn mixed(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ fn highest(scores: &Tensor) -> Result<(Tensor, Tensor)> {
 fn drawn(scores: &Tensor, numbers: &[f64]) -> Result<(Tensor, Tensor)> {
     // Apple's GPUs have no fp64.
     let kind = if scores.device() == Device::Mps { Kind::Float } else { Kind::Double };
-    let cumulative = scores.f_softmax(-1, kind)?.f_cumsum(-1, kind)?; // [batch, d_vocab]
+    let cumulative = scores.f_softmax(-1, None::<Kind>)?.f_cumsum(-1, kind)?; // [batch, d_vocab]
     let total = cumulative.f_narrow(-1, cumulative.size()[1] - 1, 1)?; // [batch, 1]
     let numbers = Tensor::f_from_slice(numbers)?.f_to_kind(kind)?.f_to_device(scores.device())?.f_view([-1, 1])?;
     // The first token whose cumulative probability is above the number: one of probability 0 is never it.

@@ -8,6 +8,7 @@ use crate::model::part::{Part, Role};
 use crate::pretrained::checkpoint::Generated;
 use crate::pretrained::state_dict::state_dict_layout;
 use crate::tensor::scalar::{full, Scalar};
+use crate::tensor::split_mix::SplitMix64;
 use crate::{Config, Error, Load, Result};
 
 /// How fresh matrices are drawn: TransformerLens' `init_mode`. Biases are zero and gains one with each.
@@ -191,12 +192,12 @@ fn random(name: &str, shape: &[i64], init: Init, std: f64, seed: i64) -> Result<
     Ok(matrix)
 }
 
-/// Evenly distributed numbers of (−1, 1), of seed and name alone: SplitMix64 (Steele et al. 2014), 24 bits of each.
-struct Uniform(u64);
+/// Evenly distributed numbers of (−1, 1), of seed and name alone, 24 bits of each.
+struct Uniform(SplitMix64);
 
 impl Uniform {
     fn new(seed: i64, name: &str) -> Self {
-        Uniform(name.bytes().fold(mix(seed as u64), |state, byte| mix(state ^ u64::from(byte))))
+        Uniform(SplitMix64::new(std::iter::once(seed as u64).chain(name.bytes().map(u64::from))))
     }
 }
 
@@ -204,15 +205,7 @@ impl Iterator for Uniform {
     type Item = f32;
 
     fn next(&mut self) -> Option<f32> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let bits = (mix(self.0) >> 40) as i32; // 0 to 2^24 - 1
+        let bits = (self.0.next_bits() >> 40) as i32; // 0 to 2^24 - 1
         Some((2 * bits + 1 - (1 << 24)) as f32 / (1 << 24) as f32)
     }
-}
-
-/// SplitMix64's finaliser.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -8,3 +8,4 @@ pub(crate) mod routed;
 pub(crate) mod scalar;
 pub(crate) mod slice;
 pub(crate) mod span;
+pub(crate) mod split_mix;
