@@ -5,7 +5,8 @@ mod build;
 pub(crate) mod checkpoint;
 mod config_json;
 mod family;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))] // tests only compile it
+#[cfg_attr(test, allow(dead_code))]
 pub mod fuzzing;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
