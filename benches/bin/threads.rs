@@ -44,11 +44,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Milliseconds of a run with a full cache: by the clock, and of all threads' CPU time.
 fn measured(model: &HookedTransformer, tokens: &Tensor) -> tch_lens::Result<(f64, f64)> {
-    model.run_with_cache(tokens)?;
+    let _ = model.run_with_cache(tokens)?;
     let (start, cpu) = (Instant::now(), cpu_seconds());
     let mut runs = 0.0;
     while start.elapsed().as_secs_f64() < SECONDS {
-        model.run_with_cache(tokens)?;
+        let _ = model.run_with_cache(tokens)?;
         runs += 1.0;
     }
     Ok((start.elapsed().as_secs_f64() * 1e3 / runs, (cpu_seconds() - cpu) * 1e3 / runs))
