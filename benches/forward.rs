@@ -8,7 +8,7 @@ mod support;
 use criterion::{criterion_group, Criterion};
 use support::{gpt2_small, in_turns, peak_mb, reset_peak, tokens};
 use tch::Tensor;
-use tch_lens::{hook, HookedTransformer, Output, Run};
+use tch_lens::{hook, HookedTransformer, ReturnType, RunOptions};
 
 const SIZES: [(i64, i64); 4] = [(1, 16), (1, 128), (8, 128), (1, 1024)];
 
@@ -26,7 +26,7 @@ fn resid_post(model: &HookedTransformer, tokens: &Tensor) {
 
 /// One layer's stream, and nothing after it.
 fn one_layer(model: &HookedTransformer, tokens: &Tensor, layer: usize) {
-    model.run(tokens, Run::new().cache(hook::resid_post(layer)).output(Output::None)).unwrap();
+    model.run(tokens, RunOptions::new().cache(hook::resid_post(layer)).return_type(ReturnType::None)).unwrap();
 }
 
 fn criterion_figures(criterion: &mut Criterion) {

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use support::{gpt2_small, in_turns, peak_mb, tokens};
 use tch::Kind;
-use tch_lens::{HookedTransformer, Load};
+use tch_lens::{HookedTransformer, LoadOptions};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -25,8 +25,8 @@ fn main() {
     in_turns(
         7,
         &mut [
-            ("load and process", &mut || drop(Load::new().open(folder.path()).unwrap())),
-            ("load as it is", &mut || drop(Load::new().no_processing().open(folder.path()).unwrap())),
+            ("load and process", &mut || drop(LoadOptions::new().open(folder.path()).unwrap())),
+            ("load as it is", &mut || drop(LoadOptions::new().no_processing().open(folder.path()).unwrap())),
         ],
     );
     for how in ["processed", "as it is"] {
@@ -38,7 +38,7 @@ fn main() {
 
 /// Loads the model and runs it once, and prints what that took.
 fn peak_of(folder: &Path, processed: bool) {
-    let load = if processed { Load::new() } else { Load::new().no_processing() };
+    let load = if processed { LoadOptions::new() } else { LoadOptions::new().no_processing() };
     let model: HookedTransformer = load.open(folder).unwrap();
     let loaded = peak_mb();
     let _ = model.forward(tokens(1, 128)).unwrap();

@@ -27,7 +27,7 @@ use std::time::Instant;
 use lexopt::prelude::*;
 use tch_lens::config::{MlpConfig, MlpKind, Reach};
 use tch_lens::tch::Kind;
-use tch_lens::{Config, HookedTransformer, Load};
+use tch_lens::{Config, HookedTransformer, LoadOptions};
 
 const HELP: &str = "\
 Loads a model, and says what it is, what was done to its weights, and what that cost
@@ -79,7 +79,7 @@ fn kind(name: &str) -> Result<Kind, String> {
 }
 
 fn show(options: &Options) -> tch_lens::Result<()> {
-    let mut load = Load::new().kind(options.kind).device(tch_lens::cuda_if_available());
+    let mut load = LoadOptions::new().kind(options.kind).device(tch_lens::cuda_if_available());
     if options.raw {
         load = load.no_processing();
     }

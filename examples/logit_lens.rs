@@ -15,7 +15,7 @@ use std::error::Error;
 use std::io::IsTerminal;
 
 use lexopt::prelude::*;
-use tch_lens::{HookedTransformer, LensOptions, Load, Result};
+use tch_lens::{HookedTransformer, LensOptions, LoadOptions, Result};
 
 const HELP: &str = "\
 What a model believes after each layer
@@ -88,7 +88,7 @@ fn print(options: Options) -> Result<()> {
 /// Large models take seconds: a line on the terminal says how far it is.
 fn loaded(name: &str) -> Result<HookedTransformer> {
     let terminal = std::io::stderr().is_terminal();
-    let model = Load::new().on_progress(move |done, of| {
+    let model = LoadOptions::new().on_progress(move |done, of| {
         if terminal {
             eprint!("\rloading: {done} of {of}");
         }

@@ -15,13 +15,13 @@
 //!
 //! | task | items |
 //! | --- | --- |
-//! | load a model | [`HookedTransformer::from_pretrained`]; [`Load`] with settings; [`HookedTransformer::toy`] |
+//! | load a model | [`HookedTransformer::from_pretrained`]; [`LoadOptions`] with settings; [`HookedTransformer::toy`] |
 //! | make a model with fresh weights | [`Config`], [`HookedTransformer::init`] |
 //! | convert texts to tokens | [`HookedTransformer::to_tokens`], [`Input`], [`Tokenizer`] |
 //! | compute logits or a loss | [`HookedTransformer::forward`], [`HookedTransformer::loss`] |
 //! | cache activations | [`HookedTransformer::run_with_cache`], [`HookFilter`] |
 //! | change activations | [`Hooks`], [`Patch`], [`HookedTransformer::run_with_hooks`] |
-//! | combine hooks, a cache and other settings in one run | [`Run`], [`HookedTransformer::run`] |
+//! | combine hooks, a cache and other settings in one run | [`RunOptions`], [`HookedTransformer::run`] |
 //! | name an activation | [`hook`], [`HookPoint`] |
 //! | decompose the residual stream, attribute logits, read a logit lens | [`analysis`] |
 //! | read the weights, the circuits of heads and their composition | [`weights`] |
@@ -67,8 +67,8 @@ pub use format::FormatError;
 pub use generate::{GenerateOptions, Sampler, SamplingOptions, StopReason};
 pub use hook::{HookFilter, HookPoint};
 pub use hooked_transformer::{
-    AnswerPosition, HookedTransformer, Init, Occurrence, Outcome, Output, OutputTokens, PromptTest, PromptTestOptions,
-    RankedToken, Run, SingleToken,
+    AnswerPosition, HookedTransformer, Init, Occurrence, OutputTokens, PromptTest, PromptTestOptions, RankedToken,
+    ReturnType, RunOptions, RunOutput, SingleToken,
 };
 pub use layer::Layer;
 pub use model::{KeyValueStore, Transformer};
@@ -78,7 +78,7 @@ pub use pretrained::fuzzing;
 #[cfg(feature = "hub")]
 pub use pretrained::hub::Hub;
 pub use pretrained::processing::{Processing, Step};
-pub use pretrained::Load;
+pub use pretrained::LoadOptions;
 pub use run::{Done, FileSink, HookError, Hooks, Patch, PatchValue, Plan, PlannedEntry, Replacement, Sink, SinkEntry};
 pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};

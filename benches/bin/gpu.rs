@@ -13,7 +13,7 @@ use std::time::Instant;
 use lexopt::prelude::*;
 use tch::{Cuda, Device, Kind, Tensor};
 use tch_lens::config::{Activation, MlpConfig, NormConfig, Normalization, Positions, Rotary};
-use tch_lens::{hook, Config, HookFilter, HookedTransformer, Load, Output, Run};
+use tch_lens::{hook, Config, HookFilter, HookedTransformer, LoadOptions, ReturnType, RunOptions};
 
 const HELP: &str = "\
 Forward, cache and filters on a GPU
@@ -64,13 +64,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn table_row(name: &str, config: Config, kind: Kind, device: Device, options: &Options) -> Result<(), Box<dyn Error>> {
     // Made on the CPU, and moved.
     let weights = HookedTransformer::init(config.clone(), 0)?.state_dict()?;
-    let model = Load::new().no_processing().kind(kind).device(device).state_dict(config, weights)?;
+    let model = LoadOptions::new().no_processing().kind(kind).device(device).state_dict(config, weights)?;
     let size = [options.batch, options.positions];
     let tokens = Tensor::randint(model.config().d_vocab as i64, size, (Kind::Int64, Device::Cpu));
-    let nothing = || Run::new().output(Output::Logits);
-    let entries = model.plan(&Run::new().cache(HookFilter::All))?;
+    let nothing = || RunOptions::new().return_type(ReturnType::Logits);
+    let entries = model.plan(&RunOptions::new().cache(HookFilter::All))?;
     let bytes = entries.estimate(options.batch as usize, options.positions as usize)?;
-    let time = |run: &dyn Fn() -> Run<'static>| -> Result<f64, tch_lens::Error> {
+    let time = |run: &dyn Fn() -> RunOptions<'static>| -> Result<f64, tch_lens::Error> {
         let mut times = Vec::new();
         for _ in 0..options.rounds + 2 {
             Cuda::synchronize(0);
@@ -84,12 +84,12 @@ fn table_row(name: &str, config: Config, kind: Kind, device: Device, options: &O
         Ok(times[times.len() / 2])
     };
     let forward = time(&nothing)?;
-    let full = time(&|| Run::new().cache(HookFilter::All))?;
-    let resid = time(&|| Run::new().cache("resid_post"))?;
+    let full = time(&|| RunOptions::new().cache(HookFilter::All))?;
+    let resid = time(&|| RunOptions::new().cache("resid_post"))?;
     // Room for one layer's: the others leave while the run goes on.
-    let one = model.plan(&Run::new().cache(hook::resid_post(0)))?;
+    let one = model.plan(&RunOptions::new().cache(hook::resid_post(0)))?;
     let one = one.estimate(options.batch as usize, options.positions as usize)?;
-    let moved = time(&|| Run::new().cache("resid_post").budget(one))?;
+    let moved = time(&|| RunOptions::new().cache("resid_post").budget(one))?;
     let products: i64 = model.parameters().iter().filter(|(_, w)| w.dim() == 2).map(|(_, w)| w.numel() as i64).sum();
     let rate = 2.0 * (size[0] * size[1] * products) as f64 / (forward * 1e-3);
     println!(

@@ -14,7 +14,7 @@ use std::time::Instant;
 use lexopt::prelude::*;
 use tch::{Device, Kind, Tensor};
 use tch_lens::config::{PerLayer, Positions, Reach};
-use tch_lens::{Config, HookedTransformer, Output, Run};
+use tch_lens::{Config, HookedTransformer, ReturnType, RunOptions};
 
 const HELP: &str = "\
 Memory and time by the length of the sequence
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Attention::SoftCapped => config.attention.scores_soft_cap = Some(50.0),
     }
     let model = HookedTransformer::init(config, 0)?;
-    let run = || Run::new().cache("resid_post").output(Output::None);
+    let run = || RunOptions::new().cache("resid_post").return_type(ReturnType::None);
     model.run([1, 2, 3], run())?; // what libtorch sets up once
     println!("{:>9}{:>14}{:>14}{:>18}{:>10}", "positions", "cache", "peak memory", "bytes a position", "seconds");
     for length in lengths {

@@ -11,7 +11,7 @@ use std::io::BufRead;
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
-use tch_lens::{hook, FullOptions, HeadOptions, HookedTransformer, Output, Run};
+use tch_lens::{hook, FullOptions, HeadOptions, HookedTransformer, ReturnType, RunOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     tch_lens::tune_allocator();
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             ("cache", [batch, pos]) => drop(model.run_with_cache(tokens(*batch, *pos))?),
             ("resid", [batch, pos]) => drop(model.run_with_cache_of(tokens(*batch, *pos), "resid_post")?),
             ("layer", [layer, batch, pos]) => {
-                let run = Run::new().cache(hook::resid_post(*layer as usize)).output(Output::None);
+                let run = RunOptions::new().cache(hook::resid_post(*layer as usize)).return_type(ReturnType::None);
                 drop(model.run(tokens(*batch, *pos), run)?);
             }
             ("full", _) => drop(cache.map(|cache| cache.logit_attrs(FullOptions::new(), TOKEN)).transpose()?),

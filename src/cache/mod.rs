@@ -97,7 +97,7 @@ impl ActivationCache {
     }
 
     /// Which token columns the entries hold, but for those of the last norm and the unembedding where the run formed logits elsewhere
-    /// ([`positions_of`](ActivationCache::positions_of)): the run's [`pos`](crate::Run::pos).
+    /// ([`positions_of`](ActivationCache::positions_of)): the run's [`pos`](crate::RunOptions::pos).
     pub fn positions(&self) -> &Columns {
         self.kept.kept()
     }
@@ -105,9 +105,9 @@ impl ActivationCache {
     /// Which token columns the activation of this name holds.
     ///
     /// ```
-    /// use tch_lens::{HookedTransformer, Run};
+    /// use tch_lens::{HookedTransformer, RunOptions};
     /// let model = HookedTransformer::toy()?;
-    /// let cache = model.run("When Mary and John went", Run::new().cache(["resid_post", "unembed.hook_out"]).logits_at(-1))?.cache;
+    /// let cache = model.run("When Mary and John went", RunOptions::new().cache(["resid_post", "unembed.hook_out"]).logits_at(-1))?.cache;
     /// assert_eq!(cache.positions_of(("resid_post", 0))?.to_string(), "0 to 5");
     /// assert_eq!(cache.positions_of("unembed.hook_out")?.to_string(), "5");
     /// # Ok::<(), tch_lens::Error>(())
@@ -163,10 +163,10 @@ impl ActivationCache {
     /// a patch. It is known of every point of the run, kept or not.
     ///
     /// ```
-    /// use tch_lens::{hook, Hooks, HookedTransformer, Patch, Run};
+    /// use tch_lens::{hook, Hooks, HookedTransformer, Patch, RunOptions};
     /// let model = HookedTransformer::toy()?;
     /// let hooks = Hooks::new().patch(hook::z(1), Patch::zero().head(2));
-    /// let cache = model.run("When Mary", Run::new().hooks(hooks).cache("resid_post"))?.cache;
+    /// let cache = model.run("When Mary", RunOptions::new().hooks(hooks).cache("resid_post"))?.cache;
     /// assert!(cache.is_changed(hook::z(1)) && !cache.is_changed(hook::resid_post(1)));
     /// # Ok::<(), tch_lens::Error>(())
     /// ```

@@ -9,7 +9,7 @@ use crate::pretrained::checkpoint::Generated;
 use crate::pretrained::state_dict::state_dict_layout;
 use crate::tensor::scalar::{full, Scalar};
 use crate::tensor::split_mix::SplitMix64;
-use crate::{Config, Error, Load, Result};
+use crate::{Config, Error, LoadOptions, Result};
 
 /// How fresh matrices are drawn: TransformerLens' `init_mode`. Biases are zero and gains one with each.
 ///
@@ -76,7 +76,9 @@ impl HookedTransformer {
     ///
     /// [`Error::ConfigField`]; it names mixtures of experts and xIELU too, of which fresh weights are not made.
     pub fn init_with(config: Config, init: Init, seed: i64) -> Result<Self> {
-        Ok(HookedTransformer::from(Load::new().no_processing().generated(config, |config| fresh(config, init, seed))?))
+        Ok(HookedTransformer::from(
+            LoadOptions::new().no_processing().generated(config, |config| fresh(config, init, seed))?,
+        ))
     }
 }
 

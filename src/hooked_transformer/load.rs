@@ -1,16 +1,16 @@
-//! Loads models from files: [`Load::open`] and its short forms.
+//! Loads models from files: [`LoadOptions::open`] and its short forms.
 
 use std::path::Path;
 
 use tch::Tensor;
 
 use super::HookedTransformer;
-use crate::pretrained::{supported, Load};
+use crate::pretrained::{supported, LoadOptions};
 #[cfg(doc)]
 use crate::Error;
 use crate::{Config, Result};
 
-impl Load {
+impl LoadOptions {
     /// Loads a model from a folder or, with the feature `hub`, from the Hugging Face hub.
     ///
     /// On the hub, TransformerLens' names such as `gpt2-small` and `pythia-70m` are supported as well. If a folder has the given name, it is
@@ -22,7 +22,7 @@ impl Load {
     /// - folders that [`HookedTransformer::save_pretrained`] wrote. These are loaded as saved, and settings for processing are ignored.
     ///
     /// Weight files are mapped into memory while the model loads, so no program may truncate or change them meanwhile: truncating a mapped
-    /// file ends this process with the signal `SIGBUS`. [`Load::memory_map`] makes `open` read the files instead.
+    /// file ends this process with the signal `SIGBUS`. [`LoadOptions::memory_map`] makes `open` read the files instead.
     ///
     /// # Errors
     ///
@@ -52,22 +52,22 @@ impl Load {
 }
 
 impl HookedTransformer {
-    /// Loads a model with the default settings of [`Load`], which include TransformerLens' weight processing.
+    /// Loads a model with the default settings of [`LoadOptions`], which include TransformerLens' weight processing.
     ///
     /// # Errors
     ///
-    /// Those of [`Load::open`].
+    /// Those of [`LoadOptions::open`].
     pub fn from_pretrained(name_or_folder: impl AsRef<Path>) -> Result<Self> {
-        Load::new().open(name_or_folder)
+        LoadOptions::new().open(name_or_folder)
     }
 
     /// Loads a model without weight processing.
     ///
     /// # Errors
     ///
-    /// Those of [`Load::open`].
+    /// Those of [`LoadOptions::open`].
     pub fn from_pretrained_no_processing(name_or_folder: impl AsRef<Path>) -> Result<Self> {
-        Load::new().no_processing().open(name_or_folder)
+        LoadOptions::new().no_processing().open(name_or_folder)
     }
 
     /// The architectures that can be loaded, with the names in `config.json`.

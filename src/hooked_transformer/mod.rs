@@ -33,7 +33,7 @@ use crate::{Error, Result};
 pub use directions::OutputTokens;
 pub use init::Init;
 pub use prompt_test::{AnswerPosition, PromptTest, PromptTestOptions, RankedToken};
-pub use run_options::{Outcome, Output, Run};
+pub use run_options::{ReturnType, RunOptions, RunOutput};
 pub use token_position::{Occurrence, SingleToken};
 
 /// A language model with hook points: TransformerLens' `HookedTransformer`.

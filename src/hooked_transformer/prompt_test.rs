@@ -4,7 +4,7 @@ use std::fmt;
 
 use tch::{Kind, Tensor};
 
-use super::{HookedTransformer, Run};
+use super::{HookedTransformer, RunOptions};
 use crate::tensor::precision::widened;
 use crate::text::input::TokenOptions;
 use crate::text::tokenizer::Bos;
@@ -138,7 +138,7 @@ impl HookedTransformer {
         let followed = if answers.len() == 1 { &answers[0][..expected.len() - 1] } else { &[] };
         let tokens = [prompt.as_slice(), followed].concat();
         let first = prompt.len() as i64 - 1;
-        let run = Run::new().logits_at(first..tokens.len() as i64);
+        let run = RunOptions::new().logits_at(first..tokens.len() as i64);
         let logits = self.run(tokens, run)?.take_logits()?;
         let logits = widened(&logits.f_select(0, 0)?)?; // [position, d_vocab]
         let position = |(i, ids): (i64, &Vec<i64>)| self.answer_position(&logits.f_select(0, i)?, ids, options.top_k);

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::run_input::RunInput;
-use super::run_options::{refused, Outcome, Output, Run, RunStart};
+use super::run_options::{refused, ReturnType, RunOptions, RunOutput, RunStart};
 use super::{loss, HookedTransformer};
 use crate::cache::ActivationCache;
 use crate::hook::{End, HookFilter, Section, Start};
@@ -18,7 +18,7 @@ use crate::text::positions::PositionAxis;
 use crate::{Error, Result};
 
 impl HookedTransformer {
-    /// Runs the model with all settings of [`Run`]. The other methods here are short forms of it.
+    /// Runs the model with all settings of [`RunOptions`]. The other methods here are short forms of it.
     ///
     /// # Errors
     ///
@@ -28,10 +28,12 @@ impl HookedTransformer {
     /// - for positions: [`Error::SliceOutOfRange`], [`Error::PaddingChosen`];
     /// - for hooks: [`Error::Hook`], [`Error::HookPanicked`], [`Error::EditedInPlace`], [`Error::Replacement`], [`Error::Patch`], [`Error::Sink`];
     /// - for memory: [`Error::Budget`] if one entry exceeds the budget, [`Error::Torch`] if memory runs out.
-    pub fn run<'a>(&self, input: impl Into<Input>, run: Run<'a>) -> Result<Outcome> {
+    pub fn run<'a>(&self, input: impl Into<Input>, run: RunOptions<'a>) -> Result<RunOutput> {
         let plan = self.plan(&run)?;
-        let output = run.output_or_default();
-        let Run { hooks, positions, past: mut store, tokens, logits_at, bos, padding_side, budget, sink, .. } = run;
+        let output = run.return_type_or_default();
+        let RunOptions {
+            hooks, positions, past: mut store, tokens, logits_at, bos, padding_side, budget, sink, ..
+        } = run;
         let RunInput { tokens, stream } = match plan.section.start {
             Start::Tokens => self.token_input(input.into(), bos, padding_side, plan.past)?,
             _ => self.stream_input(input.into(), tokens, plan.past)?,
@@ -65,16 +67,16 @@ impl HookedTransformer {
             store.commit(addition);
         }
         let cache = ActivationCache::new(recording, self.model.clone(), self.tokenizer.clone(), tokens.clone(), kept);
-        let mut outcome = Outcome { logits: None, loss: None, resid: None, cache };
+        let mut outcome = RunOutput { logits: None, loss: None, resid: None, cache };
         match (end, run.stop_at_layer, output) {
-            (None, ..) | (_, _, Output::None) => {}
+            (None, ..) | (_, _, ReturnType::None) => {}
             (Some(resid), Some(_), _) => outcome.resid = Some(resid),
-            (Some(logits), None, Output::Logits) => outcome.logits = Some(logits),
-            (Some(logits), None, Output::Loss) => outcome.loss = Some(loss::next_token(&logits, &tokens, false)?),
-            (Some(logits), None, Output::LossPerToken) => {
+            (Some(logits), None, ReturnType::Logits) => outcome.logits = Some(logits),
+            (Some(logits), None, ReturnType::Loss) => outcome.loss = Some(loss::next_token(&logits, &tokens, false)?),
+            (Some(logits), None, ReturnType::LossPerToken) => {
                 outcome.loss = Some(loss::next_token(&logits, &tokens, true)?)
             }
-            (Some(logits), None, Output::Both) => {
+            (Some(logits), None, ReturnType::Both) => {
                 outcome.loss = Some(loss::next_token(&logits, &tokens, false)?);
                 outcome.logits = Some(logits);
             }
@@ -88,9 +90,9 @@ impl HookedTransformer {
     ///
     /// Those of [`HookedTransformer::run`] for settings and patches; [`Error::Unsupported`] for a loss of a model whose outputs are not its
     /// vocabulary.
-    pub fn plan(&self, run: &Run<'_>) -> Result<Plan> {
+    pub fn plan(&self, run: &RunOptions<'_>) -> Result<Plan> {
         run.check()?;
-        let (config, output) = (self.config(), run.output_or_default());
+        let (config, output) = (self.config(), run.return_type_or_default());
         if output.is_loss() && config.d_vocab_out != config.d_vocab {
             let (d_vocab, d_vocab_out) = (config.d_vocab, config.d_vocab_out);
             return Err(Error::unsupported(format!(
@@ -110,7 +112,7 @@ impl HookedTransformer {
     }
 
     /// The section of the model that a run passes through.
-    fn section(&self, run: &Run<'_>) -> Result<Section> {
+    fn section(&self, run: &RunOptions<'_>) -> Result<Section> {
         let n_layers = self.config().n_layers;
         // One past the last is allowed: it is where the stream ends.
         let index = |layer: Layer| if layer == n_layers.into() { Ok(n_layers) } else { self.config().layer(layer) };
@@ -125,8 +127,8 @@ impl HookedTransformer {
             let why = format!("the run starts at layer {} and would stop before layer {}", layers.start, layers.end);
             return Err(refused("stop_at_layer", &why));
         }
-        let end = match (run.output_or_default(), stop) {
-            (Output::None, _) => End::LastPoint,
+        let end = match (run.return_type_or_default(), stop) {
+            (ReturnType::None, _) => End::LastPoint,
             (_, Some(_)) => End::Stream,
             (_, None) => End::Logits,
         };
@@ -180,7 +182,7 @@ impl HookedTransformer {
     ///
     /// Those of [`HookedTransformer::run`].
     pub fn loss_with_hooks(&self, input: impl Into<Input>, hooks: Hooks<'_>) -> Result<f64> {
-        self.run(input, Run::new().hooks(hooks).output(Output::Loss))?.loss()
+        self.run(input, RunOptions::new().hooks(hooks).return_type(ReturnType::Loss))?.loss()
     }
 
     /// The logits, `[batch, pos, d_vocab_out]`, and a cache of every activation that fires by default.
@@ -202,7 +204,7 @@ impl HookedTransformer {
         input: impl Into<Input>,
         select: impl Into<HookFilter<'a>>,
     ) -> Result<(Tensor, ActivationCache)> {
-        let mut outcome = self.run(input, Run::new().cache(select))?;
+        let mut outcome = self.run(input, RunOptions::new().cache(select))?;
         let logits = outcome.take_logits()?;
         Ok((logits, outcome.cache))
     }
@@ -213,6 +215,6 @@ impl HookedTransformer {
     ///
     /// Those of [`HookedTransformer::run`].
     pub fn run_with_hooks(&self, input: impl Into<Input>, hooks: Hooks<'_>) -> Result<Tensor> {
-        self.run(input, Run::new().hooks(hooks))?.take_logits()
+        self.run(input, RunOptions::new().hooks(hooks))?.take_logits()
     }
 }

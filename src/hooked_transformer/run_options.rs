@@ -1,4 +1,4 @@
-//! [`Run`], the settings of a run, and [`Outcome`], its results.
+//! [`RunOptions`], the settings of a run, and [`RunOutput`], its results.
 
 use tch::Tensor;
 
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// What a run computes from the last residual stream: TransformerLens' `return_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Output {
+pub enum ReturnType {
     /// Logits: `[batch, pos, d_vocab_out]`.
     #[default]
     Logits,
@@ -30,10 +30,10 @@ pub enum Output {
     None,
 }
 
-impl Output {
+impl ReturnType {
     /// Whether it needs the loss.
     pub(super) fn is_loss(self) -> bool {
-        matches!(self, Output::Loss | Output::LossPerToken | Output::Both)
+        matches!(self, ReturnType::Loss | ReturnType::LossPerToken | ReturnType::Both)
     }
 }
 
@@ -43,16 +43,16 @@ impl Output {
 /// logits, `pos`, `budget` and `sink` without `cache`, and a loss with `stop_at_layer`.
 ///
 /// ```
-/// use tch_lens::{HookedTransformer, Output, Run};
+/// use tch_lens::{HookedTransformer, ReturnType, RunOptions};
 /// let model = HookedTransformer::toy()?;
-/// let run = Run::new().cache("resid_post").pos(-1).stop_at_layer(2).output(Output::None);
+/// let run = RunOptions::new().cache("resid_post").pos(-1).stop_at_layer(2).return_type(ReturnType::None);
 /// let outcome = model.run("When Mary and John went to the shop", run)?;
 /// assert_eq!(outcome.cache.len(), 2); // layers 0 and 1
 /// assert_eq!(outcome.cache["blocks.0.hook_resid_post"].size(), [1, 1, 128]);
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
 #[derive(Default)]
-pub struct Run<'a> {
+pub struct RunOptions<'a> {
     pub(super) hooks: Hooks<'a>,
     pub(super) cache: Option<HookFilter<'a>>,
     pub(super) positions: Positions,
@@ -62,7 +62,7 @@ pub struct Run<'a> {
     pub(super) tokens: Option<Tokens>,
     pub(super) stop_at_layer: Option<Layer>,
     /// `None` means logits, or the stream with `stop_at_layer`.
-    pub(super) output: Option<Output>,
+    pub(super) return_type: Option<ReturnType>,
     pub(super) logits_at: Positions,
     pub(super) bos: Bos,
     pub(super) padding_side: PaddingSide,
@@ -85,10 +85,10 @@ pub(super) enum RunStart {
 /// empty:
 ///
 /// ```
-/// use tch_lens::{hook, Hooks, HookedTransformer, Output, Patch, Run};
+/// use tch_lens::{hook, Hooks, HookedTransformer, ReturnType, Patch, RunOptions};
 /// let model = HookedTransformer::toy()?;
 /// let hooks = Hooks::new().patch(hook::z(1), Patch::zero().head(0));
-/// let outcome = model.run("When Mary and John went to the shop", Run::new().hooks(hooks).output(Output::Both))?;
+/// let outcome = model.run("When Mary and John went to the shop", RunOptions::new().hooks(hooks).return_type(ReturnType::Both))?;
 /// assert_eq!(outcome.logits()?.size(), [1, 9, 1047]); // [batch, pos, d_vocab_out]
 /// assert!(outcome.loss()? > 0.0);
 /// let error = outcome.resid().unwrap_err();
@@ -96,19 +96,19 @@ pub(super) enum RunStart {
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Outcome {
-    /// The logits, `[batch, pos, d_vocab_out]`, with [`Output::Logits`] and [`Output::Both`].
+pub struct RunOutput {
+    /// The logits, `[batch, pos, d_vocab_out]`, with [`ReturnType::Logits`] and [`ReturnType::Both`].
     pub logits: Option<Tensor>,
-    /// The mean loss, without dimensions, with [`Output::Loss`] and [`Output::Both`]; the loss per token, `[batch, pos − 1]`, with
-    /// [`Output::LossPerToken`].
+    /// The mean loss, without dimensions, with [`ReturnType::Loss`] and [`ReturnType::Both`]; the loss per token, `[batch, pos − 1]`, with
+    /// [`ReturnType::LossPerToken`].
     pub loss: Option<Tensor>,
-    /// The stream before the layer of `stop_at_layer`, `[batch, pos, d_model]`. Empty without `stop_at_layer` and with [`Output::None`].
+    /// The stream before the layer of `stop_at_layer`, `[batch, pos, d_model]`. Empty without `stop_at_layer` and with [`ReturnType::None`].
     pub resid: Option<Tensor>,
-    /// The activations that [`Run::cache`] selected. Empty without that setting.
+    /// The activations that [`RunOptions::cache`] selected. Empty without that setting.
     pub cache: ActivationCache,
 }
 
-impl Outcome {
+impl RunOutput {
     /// The logits: `[batch, pos, d_vocab_out]`.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Outcome {
     ///
     /// # Errors
     ///
-    /// Those of [`Outcome::logits`].
+    /// Those of [`RunOutput::logits`].
     pub fn take_logits(&mut self) -> Result<Tensor> {
         self.logits.take().ok_or_else(no_logits)
     }
@@ -138,19 +138,19 @@ impl Outcome {
             0 => Ok(loss.f_double_value(&[])?),
             _ => Err(not_computed(
                 "the mean loss",
-                "it computed the loss per token, so use `loss_tensor`, or `output(Output::Loss)`",
+                "it computed the loss per token, so use `loss_tensor`, or `return_type(ReturnType::Loss)`",
             )),
         }
     }
 
-    /// The loss as a tensor, for example to call `backward`: the mean, without dimensions, or with [`Output::LossPerToken`] the loss per
+    /// The loss as a tensor, for example to call `backward`: the mean, without dimensions, or with [`ReturnType::LossPerToken`] the loss per
     /// token, `[batch, pos − 1]`.
     ///
     /// # Errors
     ///
     /// [`Error::NotComputed`] if the run computed no loss.
     pub fn loss_tensor(&self) -> Result<&Tensor> {
-        let hint = "set `output` to `Output::Loss`, `Output::LossPerToken` or `Output::Both`";
+        let hint = "set `return_type` to `ReturnType::Loss`, `ReturnType::LossPerToken` or `ReturnType::Both`";
         self.loss.as_ref().ok_or_else(|| not_computed("a loss", hint))
     }
 
@@ -158,24 +158,27 @@ impl Outcome {
     ///
     /// # Errors
     ///
-    /// [`Error::NotComputed`] without `stop_at_layer`, and with [`Output::None`].
+    /// [`Error::NotComputed`] without `stop_at_layer`, and with [`ReturnType::None`].
     pub fn resid(&self) -> Result<&Tensor> {
         self.resid.as_ref().ok_or_else(|| not_computed("the residual stream", "set `stop_at_layer`"))
     }
 }
 
 fn no_logits() -> Error {
-    not_computed("logits", "set `output` to `Output::Logits` or `Output::Both`, and leave out `stop_at_layer`")
+    not_computed(
+        "logits",
+        "set `return_type` to `ReturnType::Logits` or `ReturnType::Both`, and leave out `stop_at_layer`",
+    )
 }
 
 fn not_computed(output: &'static str, hint: &'static str) -> Error {
     Error::NotComputed { output, hint }
 }
 
-impl<'a> Run<'a> {
+impl<'a> RunOptions<'a> {
     /// The default settings: the run computes logits, without hooks, and keeps no activations.
     pub fn new() -> Self {
-        Run::default()
+        RunOptions::default()
     }
 
     /// Keeps the selected activations in the cache of the outcome.
@@ -193,7 +196,7 @@ impl<'a> Run<'a> {
     /// Keeps only these positions of the activations. In attention scores and patterns, the positions are those of the query. An index
     /// keeps the axis with length one, like TransformerLens' `pos_slice`. For experts, the rows of the tokens at these positions are kept.
     ///
-    /// For the last norm and the unembedding, the run keeps the positions that are also in [`logits_at`](Run::logits_at). If there are none,
+    /// For the last norm and the unembedding, the run keeps the positions that are also in [`logits_at`](RunOptions::logits_at). If there are none,
     /// the cache has no entry for them.
     pub fn pos(mut self, positions: impl Into<Positions>) -> Self {
         self.positions = positions.into();
@@ -205,14 +208,14 @@ impl<'a> Run<'a> {
     ///
     /// Logits, loss and cache are of the input's positions; hook points show these, and scores and patterns have the keys of the past
     /// as well. Positions are counted from the store's first, so `pos(5)` is the sixth of the whole sequence. The loss is of the
-    /// tokens that have their predecessor in the input. All blocks run, also with [`Output::None`].
+    /// tokens that have their predecessor in the input. All blocks run, also with [`ReturnType::None`].
     ///
     /// ```
-    /// use tch_lens::{HookedTransformer, KeyValueStore, Run};
+    /// use tch_lens::{HookedTransformer, KeyValueStore, RunOptions};
     /// let model = HookedTransformer::toy()?;
     /// let mut store = KeyValueStore::new(&model, 1, 8)?;
-    /// model.run([5, 17, 3], Run::new().past(&mut store))?;
-    /// let cache = model.run([60, 9], Run::new().past(&mut store).cache("pattern"))?.cache;
+    /// model.run([5, 17, 3], RunOptions::new().past(&mut store))?;
+    /// let cache = model.run([60, 9], RunOptions::new().past(&mut store).cache("pattern"))?.cache;
     /// assert_eq!(cache[("pattern", 0)].size(), [1, 4, 2, 5]); // [batch, head, query, key]
     /// assert_eq!(cache.positions().of_row(0), [3, 4]);
     /// # Ok::<(), tch_lens::Error>(())
@@ -224,14 +227,14 @@ impl<'a> Run<'a> {
 
     /// Starts from the residual stream before this layer (negative: counted from the end): the input is a tensor
     /// `[batch, pos, d_model]`, or `[pos, d_model]`, of the model's kind. The number of layers means the end of the last block.
-    /// Points before the start are never reached. [`tokens`](Run::tokens) says what the stream is of.
+    /// Points before the start are never reached. [`tokens`](RunOptions::tokens) says what the stream is of.
     ///
     /// ```
-    /// use tch_lens::{hook, HookedTransformer, Run};
+    /// use tch_lens::{hook, HookedTransformer, RunOptions};
     /// let model = HookedTransformer::toy()?;
     /// let (logits, cache) = model.run_with_cache("When Mary and John went to the shop")?;
     /// let resid = &cache[hook::resid_pre(2)];
-    /// let late = model.run(resid, Run::new().start_at_layer(2))?.logits.unwrap();
+    /// let late = model.run(resid, RunOptions::new().start_at_layer(2))?.logits.unwrap();
     /// assert!(late.allclose(&logits, 1e-4, 1e-4, false));
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
@@ -244,10 +247,10 @@ impl<'a> Run<'a> {
     /// Positions are still added to it.
     ///
     /// ```
-    /// use tch_lens::{HookedTransformer, Run};
+    /// use tch_lens::{HookedTransformer, RunOptions};
     /// let model = HookedTransformer::toy()?;
     /// let mixed = (model.w_e().get(5) + model.w_e().get(17)) / 2.0; // no token's embedding
-    /// let logits = model.run(mixed.unsqueeze(0), Run::new().start_from_embeddings())?.logits.unwrap();
+    /// let logits = model.run(mixed.unsqueeze(0), RunOptions::new().start_from_embeddings())?.logits.unwrap();
     /// assert_eq!(logits.size()[..2], [1, 1]);
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
@@ -272,8 +275,8 @@ impl<'a> Run<'a> {
     }
 
     /// What the run computes from the last residual stream.
-    pub fn output(mut self, output: Output) -> Self {
-        self.output = Some(output);
+    pub fn return_type(mut self, return_type: ReturnType) -> Self {
+        self.return_type = Some(return_type);
         self
     }
 
@@ -303,9 +306,9 @@ impl<'a> Run<'a> {
     /// the memory of a run in advance.
     ///
     /// ```
-    /// use tch_lens::{HookedTransformer, Run};
+    /// use tch_lens::{HookedTransformer, RunOptions};
     /// let model = HookedTransformer::toy()?;
-    /// let run = || Run::new().cache("resid_post");
+    /// let run = || RunOptions::new().cache("resid_post");
     /// let (free, tight) = (model.run([1, 2, 3], run())?, model.run([1, 2, 3], run().budget(2000))?);
     /// assert_eq!(free.cache["blocks.3.hook_resid_post"], tight.cache["blocks.3.hook_resid_post"]); // the second is in a file
     /// # Ok::<(), tch_lens::Error>(())
@@ -315,16 +318,16 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// Sends the activations that [`cache`](Run::cache) selects to a sink instead of the outcome's cache: to a file
+    /// Sends the activations that [`cache`](RunOptions::cache) selects to a sink instead of the outcome's cache: to a file
     /// ([`FileSink`](crate::FileSink)), or to a closure that receives each activation as it is computed ([`Sink`]).
     pub fn sink(mut self, sink: impl Sink + 'a) -> Self {
         self.sink = Some(Box::new(sink));
         self
     }
 
-    /// The output, which defaults to logits.
-    pub(super) fn output_or_default(&self) -> Output {
-        self.output.unwrap_or_default()
+    /// What the run returns; logits by default.
+    pub(super) fn return_type_or_default(&self) -> ReturnType {
+        self.return_type.unwrap_or_default()
     }
 
     /// Checks that every setting has an effect, as far as this does not depend on the model.
@@ -344,14 +347,14 @@ impl<'a> Run<'a> {
         if self.sink.is_some() && self.budget.is_some() {
             return refuse("budget", "the run has a `sink`, so its cache stays empty: use one of the two");
         }
-        let wants_loss = self.output_or_default().is_loss();
+        let wants_loss = self.return_type_or_default().is_loss();
         if self.start == RunStart::Tokens && self.tokens.is_some() {
             return refuse("tokens", "the run starts from its input's tokens");
         }
         if self.start != RunStart::Tokens {
             if self.tokens.is_none() && wants_loss {
                 return refuse(
-                    "output",
+                    "return_type",
                     "a loss compares with tokens, and the run starts from a stream: give them with `tokens`",
                 );
             }
@@ -360,12 +363,15 @@ impl<'a> Run<'a> {
             }
         }
         if self.stop_at_layer.is_some() {
-            match self.output {
-                Some(Output::Logits) => {
-                    return refuse("stop_at_layer", "`output` asks for logits, which are computed after all layers")
+            match self.return_type {
+                Some(ReturnType::Logits) => {
+                    return refuse(
+                        "stop_at_layer",
+                        "`return_type` asks for logits, which are computed after all layers",
+                    )
                 }
                 Some(_) if wants_loss => {
-                    return refuse("stop_at_layer", "`output` asks for a loss, which is computed after all layers")
+                    return refuse("stop_at_layer", "`return_type` asks for a loss, which is computed after all layers")
                 }
                 _ if !self.logits_at.is_all() => return refuse("logits_at", "the run stops before it computes logits"),
                 _ => {}

@@ -15,7 +15,7 @@ use crate::tensor::file::write_safetensors;
 use crate::{Config, Error, Result};
 
 impl HookedTransformer {
-    /// Writes a folder that [`Load::open`](crate::Load::open) loads as the same model: the same weights and logits, bit for bit, if it is
+    /// Writes a folder that [`LoadOptions::open`](crate::LoadOptions::open) loads as the same model: the same weights and logits, bit for bit, if it is
     /// loaded as the same kind. Weights that were processed stay so, and are not processed again.
     ///
     /// `model.safetensors` has TransformerLens' names, so its `load_state_dict` reads it, too.

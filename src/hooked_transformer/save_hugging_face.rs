@@ -23,9 +23,9 @@ impl HookedTransformer {
     /// shape. [`HookedTransformer::save_pretrained`] writes any model.
     ///
     /// ```
-    /// use tch_lens::{HookedTransformer, Load};
+    /// use tch_lens::{HookedTransformer, LoadOptions};
     /// use tch::Kind;
-    /// let model = Load::new().no_processing().toy()?;
+    /// let model = LoadOptions::new().no_processing().toy()?;
     /// let folder = tempfile::tempdir().unwrap();
     /// model.save_hugging_face(folder.path(), Kind::Float)?;
     /// let again = HookedTransformer::from_pretrained_no_processing(folder.path())?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::HookedTransformer;
 use crate::pretrained::checkpoint::Checkpoint;
-use crate::pretrained::Load;
+use crate::pretrained::LoadOptions;
 use crate::text::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -25,11 +25,11 @@ impl HookedTransformer {
     ///
     /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn toy() -> Result<Self> {
-        Load::new().toy()
+        LoadOptions::new().toy()
     }
 }
 
-impl Load {
+impl LoadOptions {
     /// [`HookedTransformer::toy`] with these settings.
     ///
     /// # Errors

@@ -13,18 +13,18 @@ use crate::{Error, Result};
 
 /// What attention needs of positions that earlier runs computed: their keys, rotated, and their values.
 ///
-/// A run that [continues](crate::Run::past) a store computes its new positions only, and afterwards the store holds these as well.
+/// A run that [continues](crate::RunOptions::past) a store computes its new positions only, and afterwards the store holds these as well.
 /// So a sequence can be run in parts, token by token or behind a prefix that is run once, and gives what it gives whole. The
 /// store belongs to one model and has memory for `capacity` positions from the start: a run copies its new entries, and nothing
 /// else. Layers with a window read only the positions within it, but all are held.
 ///
 /// ```
-/// use tch_lens::{HookedTransformer, KeyValueStore, Run};
+/// use tch_lens::{HookedTransformer, KeyValueStore, RunOptions};
 /// let model = HookedTransformer::toy()?;
 /// let whole = model.forward([5, 17, 3, 60, 9])?; // [1, 5, d_vocab]
 /// let mut store = KeyValueStore::new(&model, 1, 8)?;
-/// model.run([5, 17, 3], Run::new().past(&mut store))?;
-/// let rest = model.run([60, 9], Run::new().past(&mut store))?.logits.unwrap(); // [1, 2, d_vocab]
+/// model.run([5, 17, 3], RunOptions::new().past(&mut store))?;
+/// let rest = model.run([60, 9], RunOptions::new().past(&mut store))?.logits.unwrap(); // [1, 2, d_vocab]
 /// assert!(rest.allclose(&whole.narrow(1, 3, 2), 1e-4, 1e-4, false));
 /// assert_eq!(store.len(), 5);
 /// # Ok::<(), tch_lens::Error>(())
@@ -137,12 +137,12 @@ impl KeyValueStore {
     /// Forgets all positions from `len` on, so that the next run continues from there.
     ///
     /// ```
-    /// use tch_lens::{HookedTransformer, KeyValueStore, Run};
+    /// use tch_lens::{HookedTransformer, KeyValueStore, RunOptions};
     /// let model = HookedTransformer::toy()?;
     /// let mut store = KeyValueStore::new(&model, 1, 16)?;
-    /// model.run([5, 17, 3], Run::new().past(&mut store))?; // a prefix that all runs share
+    /// model.run([5, 17, 3], RunOptions::new().past(&mut store))?; // a prefix that all runs share
     /// for ending in [[60, 9], [60, 4], [2, 7]] {
-    ///     let logits = model.run(ending, Run::new().past(&mut store))?.logits.unwrap();
+    ///     let logits = model.run(ending, RunOptions::new().past(&mut store))?.logits.unwrap();
     ///     assert_eq!(logits.size()[1], 2);
     ///     store.truncate(3)?;
     /// }

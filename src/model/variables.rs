@@ -24,7 +24,7 @@ impl Transformer {
     ///
     /// ```
     /// use tch::nn::{self, OptimizerConfig};
-    /// use tch_lens::{Config, HookedTransformer, Output, Run};
+    /// use tch_lens::{Config, HookedTransformer, ReturnType, RunOptions};
     /// let model = HookedTransformer::init(Config::new(2, 16, 2, 50, 12), 0)?;
     /// let mut variables = model.var_store()?;
     /// let mut optimizer = nn::AdamW::default().build(&variables, 1e-2)?;
@@ -32,7 +32,7 @@ impl Transformer {
     /// let tokens = [3, 1, 4, 1, 5, 9, 2, 6];
     /// let before = model.loss(tokens)?;
     /// for _ in 0..10 {
-    ///     let loss = model.run(tokens, Run::new().output(Output::Loss))?.loss.unwrap();
+    ///     let loss = model.run(tokens, RunOptions::new().return_type(ReturnType::Loss))?.loss.unwrap();
     ///     optimizer.backward_step(&loss);
     /// }
     /// variables.freeze();

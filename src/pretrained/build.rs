@@ -22,7 +22,7 @@ use crate::model::part::Location;
 use crate::model::unembed::Unembed;
 use crate::model::Weights;
 use crate::unchecked::threads::SharedTensor;
-use crate::{Config, Error, Load, Result};
+use crate::{Config, Error, LoadOptions, Result};
 
 /// Lays out the weights of a model of this shape.
 ///
@@ -34,7 +34,7 @@ pub(crate) fn build(
     checkpoint: &Checkpoint,
     table: &[Entry],
     ignored: &[&str],
-    load: &Load,
+    load: &LoadOptions,
     processor: &Processor,
 ) -> Result<Weights> {
     config.validate()?;
@@ -65,7 +65,7 @@ enum Ends {
 const OUTSIDE: Location = Location { layer: None, expert: None };
 
 impl Builder<'_> {
-    fn weights(&self, load: &Load) -> Result<Weights> {
+    fn weights(&self, load: &LoadOptions) -> Result<Weights> {
         let (n_layers, checkpoint) = (self.config.n_layers, self.reader.checkpoint);
         let done = Mutex::new(0);
         let report = || {

@@ -38,7 +38,7 @@ use crate::model::Transformer;
 use crate::text::tokenizer::Tokenizer;
 use crate::{Config, Error, Result};
 
-pub use self::options::Load;
+pub use self::options::LoadOptions;
 
 /// A model as it was read: the network, its tokenizer, and what was done to its weights.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(crate) struct Pretrained {
     pub(crate) hugging_face: Option<Map<String, Value>>,
 }
 
-impl Load {
+impl LoadOptions {
     /// The model of a folder or of a name on the hub.
     pub(crate) fn read(&self, name_or_folder: &Path) -> Result<Pretrained> {
         crate::unchecked::cuda::load();

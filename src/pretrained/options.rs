@@ -1,4 +1,4 @@
-//! [`Load`]: how a checkpoint is loaded.
+//! [`LoadOptions`]: how a checkpoint is loaded.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::Error;
 /// How a checkpoint is loaded.
 ///
 /// ```no_run
-/// use tch_lens::Load;
+/// use tch_lens::LoadOptions;
 /// use tch::Kind;
-/// let model = Load::new().kind(Kind::BFloat16).open("path/to/folder")?;
+/// let model = LoadOptions::new().kind(Kind::BFloat16).open("path/to/folder")?;
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Load {
+pub struct LoadOptions {
     pub(super) kind: Kind,
     pub(super) device: Device,
     pub(super) processing: ProcessingOptions,
@@ -48,9 +48,9 @@ impl fmt::Debug for Progress {
     }
 }
 
-impl Default for Load {
+impl Default for LoadOptions {
     fn default() -> Self {
-        Load {
+        LoadOptions {
             kind: Kind::Float,
             device: Device::Cpu,
             processing: ProcessingOptions::default(),
@@ -61,10 +61,10 @@ impl Default for Load {
     }
 }
 
-impl Load {
+impl LoadOptions {
     /// fp32, on the CPU.
     pub fn new() -> Self {
-        Load::default()
+        LoadOptions::default()
     }
 
     /// The kind that weights are converted to: `Float`, `BFloat16`, `Half` or `Double`.
@@ -87,8 +87,8 @@ impl Load {
     /// much memory more as the files are large; a file that is cut is an [`Error::Malformed`].
     ///
     /// ```no_run
-    /// use tch_lens::Load;
-    /// let model = Load::new().memory_map(false).open("path/to/folder/that/may/change")?;
+    /// use tch_lens::LoadOptions;
+    /// let model = LoadOptions::new().memory_map(false).open("path/to/folder/that/may/change")?;
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
     pub fn memory_map(mut self, yes: bool) -> Self {
@@ -101,8 +101,8 @@ impl Load {
     /// seconds. Downloads from the hub come first, and show their own progress where standard error is a terminal.
     ///
     /// ```no_run
-    /// use tch_lens::Load;
-    /// let model = Load::new().on_progress(|done, all| eprint!("\r{done} of {all}")).open("path/to/folder")?;
+    /// use tch_lens::LoadOptions;
+    /// let model = LoadOptions::new().on_progress(|done, all| eprint!("\r{done} of {all}")).open("path/to/folder")?;
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
     pub fn on_progress(mut self, callback: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {

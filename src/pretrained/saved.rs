@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::Checkpoint;
 use super::family::transformer_lens;
 use super::processing::ProcessingOptions;
-use super::{read_with_tokenizer, Load, Pretrained};
+use super::{read_with_tokenizer, LoadOptions, Pretrained};
 use crate::{Config, Error, Result};
 
 /// The file that marks a folder in our own form.
@@ -25,7 +25,7 @@ pub(crate) struct Saved {
 
 pub(crate) const VERSION: u32 = 2;
 
-impl Load {
+impl LoadOptions {
     /// A folder that [`HookedTransformer::save_pretrained`](crate::HookedTransformer::save_pretrained) wrote: loaded as it is, since it was processed as wanted before.
     pub(super) fn read_saved(&self, folder: &Path) -> Result<Pretrained> {
         let path = folder.join(SAVED);
@@ -40,7 +40,7 @@ impl Load {
         saved.config.validate()?;
         let checkpoint = Checkpoint::open(folder, self.access)?;
         let names = transformer_lens::names(&saved.config, |name| checkpoint.has(name));
-        let load = Load { processing: ProcessingOptions::none(), ..self.clone() };
+        let load = LoadOptions { processing: ProcessingOptions::none(), ..self.clone() };
         let read =
             read_with_tokenizer(folder, |tokenizer| load.assemble(saved.config, &checkpoint, names, &[], tokenizer))?;
         Ok(Pretrained { default_prepend_bos: saved.default_prepend_bos, ..read })

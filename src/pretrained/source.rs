@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "hub")]
 use super::hub::Hub;
 use super::steps::Checkpoint;
-use super::{aliases, Load};
+use super::{aliases, LoadOptions};
 use crate::{Error, Result};
 
 /// Where a model comes from, as far as its name does not say.
@@ -24,7 +24,7 @@ pub(crate) struct Found {
     pub(crate) name: Option<String>,
 }
 
-impl Load {
+impl LoadOptions {
     /// The revision on the hub: a branch, tag or commit; `main`, unless said otherwise.
     pub fn revision(mut self, revision: impl Into<String>) -> Self {
         self.source.revision = Some(revision.into());

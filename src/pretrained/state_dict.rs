@@ -15,7 +15,7 @@ use crate::{Config, Error, Result};
 
 impl Transformer {
     /// The weights by TransformerLens' names and in its shapes, as views of the model's own memory: what
-    /// [`Load::state_dict`](crate::Load::state_dict) reads.
+    /// [`LoadOptions::state_dict`](crate::LoadOptions::state_dict) reads.
     ///
     /// `embed.W_E` `[d_vocab, d_model]`, `pos_embed.W_pos` `[n_ctx, d_model]`, `blocks.0.attn.W_Q`
     /// `[head, d_model, d_head]`, `blocks.0.attn.b_Q` `[head, d_head]`, `blocks.0.attn.W_O` `[head, d_head, d_model]`,

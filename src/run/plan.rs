@@ -16,7 +16,7 @@ use crate::{Config, Error, Result};
 
 /// What a run must compute: at which hook points something is done, how far the run has to go, what is made of its end.
 ///
-/// Made by [`HookedTransformer::plan`](crate::HookedTransformer::plan) from a [`Run`](crate::Run), before the first matrix product.
+/// Made by [`HookedTransformer::plan`](crate::HookedTransformer::plan) from a [`RunOptions`](crate::RunOptions), before the first matrix product.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Points at which something is done: a hook acts there, or the cache keeps what is there.
@@ -141,9 +141,9 @@ impl Plan {
     /// are counted as can be routed to those that are kept: exactly those that are, where all experts are kept.
     ///
     /// ```
-    /// use tch_lens::{HookedTransformer, Run};
+    /// use tch_lens::{HookedTransformer, RunOptions};
     /// let model = HookedTransformer::toy()?;
-    /// let plan = model.plan(&Run::new().cache("resid_post"))?;
+    /// let plan = model.plan(&RunOptions::new().cache("resid_post"))?;
     /// assert_eq!(plan.estimate(8, 100)?, 4 * 8 * 100 * 128 * 4); // layers, batch, positions, d_model, bytes of an f32
     /// # Ok::<(), tch_lens::Error>(())
     /// ```

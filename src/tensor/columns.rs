@@ -12,9 +12,9 @@ use crate::{Error, Result};
 /// All rows of the batch have the same columns, or each row has one column.
 ///
 /// ```
-/// use tch_lens::{HookedTransformer, Run};
+/// use tch_lens::{HookedTransformer, RunOptions};
 /// let model = HookedTransformer::toy()?;
-/// let run = Run::new().cache("resid_post").pos([4, 2]);
+/// let run = RunOptions::new().cache("resid_post").pos([4, 2]);
 /// let cache = model.run("When Mary and John went to the shop", run)?.cache;
 /// assert_eq!(cache.positions().of_row(0), [4, 2]);
 /// assert_eq!(cache.positions().to_string(), "[4, 2]");

@@ -17,10 +17,10 @@ use crate::{Error, Result};
 /// rows is an error, unless all positions are meant or [`with_padding`](Positions::with_padding) is said.
 ///
 /// ```
-/// use tch_lens::{HookedTransformer, PaddingSide, Positions, Run};
+/// use tch_lens::{HookedTransformer, PaddingSide, Positions, RunOptions};
 /// let model = HookedTransformer::toy()?;
 /// let texts = ["When Mary and John went to the shop, John gave a bag to", "When Mary and John"];
-/// let run = Run::new().cache("resid_post").padding_side(PaddingSide::Right);
+/// let run = RunOptions::new().cache("resid_post").padding_side(PaddingSide::Right);
 /// let cache = model.run(texts, run.pos(Positions::LastToken))?.cache;
 /// assert_eq!((cache.positions().of_row(0), cache.positions().of_row(1)), (vec![14], vec![4]));
 /// # Ok::<(), tch_lens::Error>(())

@@ -31,8 +31,8 @@ impl FileBytes {
             return std::fs::read(path).map(FileBytes::Read).map_err(Error::io(path));
         }
         let file = std::fs::File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the file must not be truncated or changed while it is mapped. `Load::open` documents this condition, and
-        // `Load::memory_map(false)` avoids it. The map is dropped when loading ends.
+        // SAFETY: the file must not be truncated or changed while it is mapped. `LoadOptions::open` documents this condition, and
+        // `LoadOptions::memory_map(false)` avoids it. The map is dropped when loading ends.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         Ok(FileBytes::Mapped(map))
     }

@@ -4,8 +4,8 @@ use crate::common::{families, processed_like_transformer_lens, Fixture, Tally};
 use tch::{Kind, Tensor};
 use tch_lens::analysis::Scale;
 use tch_lens::{
-    AccumulateOptions, ActivationCache, Answer, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer, Load,
-    Mode, NeuronOptions, NeuronResultOptions, Result, Slice, Target,
+    AccumulateOptions, ActivationCache, Answer, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer,
+    LoadOptions, Mode, NeuronOptions, NeuronResultOptions, Result, Slice, Target,
 };
 
 const TOLERANCE: f64 = 1e-4;
@@ -212,7 +212,7 @@ fn every_figure_is_transformer_lens_own() {
         families_seen += 1;
         for setting in ["raw", "processed"] {
             let load = match setting {
-                "raw" => Load::new().no_processing(),
+                "raw" => LoadOptions::new().no_processing(),
                 _ => processed_like_transformer_lens(&fixture),
             };
             let cache = cache_of(&load.open(&fixture.folder).unwrap(), &fixture);
@@ -260,7 +260,7 @@ fn better_figures_are_ours() {
     let mut tally = Tally::default();
     for family in families() {
         let fixture = Fixture::open(&family);
-        let cache = cache_of(&Load::new().no_processing().open(&fixture.folder).unwrap(), &fixture);
+        let cache = cache_of(&LoadOptions::new().no_processing().open(&fixture.folder).unwrap(), &fixture);
         let heads = "raw.better.stack_head_results.pos_-1";
         if let Some(theirs) = fixture.get(heads) {
             let ours = cache.stack_head_results(HeadOptions::new().pos(-1)).unwrap();

@@ -3,13 +3,13 @@
 use crate::common::Fixture;
 use tch::{Kind, Tensor};
 use tch_lens::{
-    hook, AccumulateOptions, ActivationCache, Answer, Component, DecomposeOptions, FullOptions, HeadOptions, Load,
-    NeuronOptions, Result, Run, Target,
+    hook, AccumulateOptions, ActivationCache, Answer, Component, DecomposeOptions, FullOptions, HeadOptions,
+    LoadOptions, NeuronOptions, Result, RunOptions, Target,
 };
 
 fn cache(family: &str) -> ActivationCache {
     let fixture = Fixture::open(family);
-    Load::new().open(&fixture.folder).unwrap().run_with_cache(fixture.want("tokens")).unwrap().1
+    LoadOptions::new().open(&fixture.folder).unwrap().run_with_cache(fixture.want("tokens")).unwrap().1
 }
 
 fn sentence<T>(result: Result<T>) -> String {
@@ -22,8 +22,8 @@ fn sentence<T>(result: Result<T>) -> String {
 #[test]
 fn a_missing_entry_is_named_with_how_to_get_it() {
     let fixture = Fixture::open("gpt2");
-    let model = Load::new().open(&fixture.folder).unwrap();
-    let run = |select: &[&str]| model.run(fixture.want("tokens"), Run::new().cache(select)).unwrap().cache;
+    let model = LoadOptions::new().open(&fixture.folder).unwrap();
+    let run = |select: &[&str]| model.run(fixture.want("tokens"), RunOptions::new().cache(select)).unwrap().cache;
 
     let cache = run(&["resid_post"]);
     assert_eq!(

@@ -9,7 +9,7 @@ use tch_lens::config::{NormPosition, Normalization};
 use tch_lens::hook::Site;
 use tch_lens::{
     hook, ActivationCache, Answer, Component, DecomposeOptions, Error, FullOptions, HeadOptions, HookPoint,
-    HookedTransformer, Hooks, LensOptions, NeuronOptions, NeuronResultOptions, Run, Target,
+    HookedTransformer, Hooks, LensOptions, NeuronOptions, NeuronResultOptions, RunOptions, Target,
 };
 
 /// Relative to the largest entry, or absolute where that is below one.
@@ -32,7 +32,7 @@ impl Model {
 
     /// A run of which everything is kept.
     fn run(&self, hooks: Hooks) -> tch_lens::Result<ActivationCache> {
-        Ok(self.model.run(&self.tokens, Run::new().hooks(hooks).cache(self.model.hook_names()))?.cache)
+        Ok(self.model.run(&self.tokens, RunOptions::new().hooks(hooks).cache(self.model.hook_names()))?.cache)
     }
 
     /// A run in which something else stands at one point.
@@ -41,7 +41,7 @@ impl Model {
     }
 
     fn points(&self) -> Vec<HookPoint> {
-        let run = Run::new().cache(self.model.hook_names());
+        let run = RunOptions::new().cache(self.model.hook_names());
         self.model.run(&self.tokens, run).unwrap().cache.keys().collect()
     }
 
@@ -311,7 +311,7 @@ fn what_was_changed_and_not_kept_is_named() {
     let run = |point: HookPoint, keep: &dyn Fn(HookPoint) -> bool| {
         let hooks = Hooks::new().replace(point, move |tensor, _| something_else(tensor, point));
         let names: Vec<HookPoint> = m.points().into_iter().filter(|point| keep(*point)).collect();
-        m.model.run(&m.tokens, Run::new().hooks(hooks).cache(names)).unwrap().cache
+        m.model.run(&m.tokens, RunOptions::new().hooks(hooks).cache(names)).unwrap().cache
     };
     let missing = |result: tch_lens::Result<f64>, name: &str| match result {
         Err(Error::NoEntry { name: found, .. }) => assert_eq!(found, name),
@@ -345,7 +345,7 @@ fn the_logit_is_the_run_s_own() {
     let logit = plain["unembed.hook_out"].i((.., .., 5));
     let kept = |gone: &[HookPoint], hooks: Hooks| {
         let names: Vec<HookPoint> = m.points().into_iter().filter(|point| !gone.contains(point)).collect();
-        m.model.run(&m.tokens, Run::new().hooks(hooks).cache(names)).unwrap().cache
+        m.model.run(&m.tokens, RunOptions::new().hooks(hooks).cache(names)).unwrap().cache
     };
     let (scale, normalized) = (hook::ln_final_scale(), hook::ln_final_normalized());
     let (read, out) = (hook::unembed_in(), hook::unembed_out());

@@ -5,7 +5,7 @@ use tch_lens::config::{
     Activation, ExpertGate, Experts, MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions,
     QkNorm, Reach, RopeScaling, Rotary, Routing,
 };
-use tch_lens::{Config, Error, HookedTransformer, Load};
+use tch_lens::{Config, Error, HookedTransformer, LoadOptions};
 
 /// A small model with rotary positions.
 fn small() -> Config {
@@ -201,7 +201,7 @@ fn refuses(field: &str, config: Config) {
     // Nothing is made of it either.
     let folder = HookedTransformer::init(config.clone(), 0).map(drop);
     assert!(matches!(folder, Err(Error::ConfigField { .. })), "{field}");
-    assert!(matches!(Load::new().state_dict(config, []).map(drop), Err(Error::ConfigField { .. })), "{field}");
+    assert!(matches!(LoadOptions::new().state_dict(config, []).map(drop), Err(Error::ConfigField { .. })), "{field}");
 }
 
 #[test]

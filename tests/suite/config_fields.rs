@@ -1,7 +1,7 @@
 //! What a family does not support is an error that names the field and its value, before any weight is read.
 
 use serde_json::{json, Value};
-use tch_lens::{Error, HookedTransformer, Load};
+use tch_lens::{Error, HookedTransformer, LoadOptions};
 
 /// Architecture, what its `config.json` has, and the field and value that the error names: the file's own, but for
 /// those that only the shape as a whole refuses, which have the names of [`tch_lens::Config`].
@@ -258,7 +258,7 @@ fn a_number_that_cannot_be_in_cfg_json_is_named() {
             &folder.path().join("model.safetensors"),
         )
         .unwrap();
-        Load::new().open(folder.path()).unwrap_err()
+        LoadOptions::new().open(folder.path()).unwrap_err()
     };
     assert!(matches!(opened(&good), Error::MissingTensor { .. }), "{}", opened(&good));
     for (change, field) in cases {
@@ -285,5 +285,5 @@ fn an_unknown_architecture_is_answered_with_those_that_are_known() {
 fn open(config: &Value) -> Result<HookedTransformer, Error> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    Load::new().open(folder.path())
+    LoadOptions::new().open(folder.path())
 }

@@ -8,7 +8,8 @@ use serde_json::{json, Value};
 use tch::{Kind, Tensor};
 use tch_lens::config::{Activation, MlpConfig};
 use tch_lens::{
-    hook, Bos, Config, Error, HookFilter, HookPoint, HookedTransformer, Hooks, Input, Load, Output, Run, Slice, Tokens,
+    hook, Bos, Config, Error, HookFilter, HookPoint, HookedTransformer, Hooks, Input, LoadOptions, ReturnType,
+    RunOptions, Slice, Tokens,
 };
 use tempfile::TempDir;
 
@@ -90,14 +91,14 @@ fn folder(weights: &[u8]) -> TempDir {
 
 /// What loading `folder` says.
 fn loading(folder: &TempDir) -> String {
-    sentence(Load::new().open(folder.path()), Some(folder))
+    sentence(LoadOptions::new().open(folder.path()), Some(folder))
 }
 
 const WTE: &str = "transformer.wte.weight";
 
 #[test]
 fn the_parts_of_a_whole_file_are_a_whole_file() {
-    assert!(Load::new().open(folder(&Parts::of("gpt2").bytes()).path()).is_ok());
+    assert!(LoadOptions::new().open(folder(&Parts::of("gpt2").bytes()).path()).is_ok());
 }
 
 #[test]
@@ -206,9 +207,9 @@ fn any_byte_of_a_header_may_be_wrong() {
     proptest!(crate::common::properties(), |(at in 0..header, byte in any::<u8>(), cut in any::<prop::sample::Index>())| {
         let mut bytes = whole.clone();
         bytes[at] = byte;
-        let _ = Load::new().open(folder(&bytes).path());
+        let _ = LoadOptions::new().open(folder(&bytes).path());
         bytes.truncate(cut.index(whole.len()));
-        prop_assert!(Load::new().open(folder(&bytes).path()).is_err());
+        prop_assert!(LoadOptions::new().open(folder(&bytes).path()).is_err());
     });
 }
 
@@ -346,9 +347,9 @@ fn a_prompt_of_no_tokens(#[case] input: Input) {
 #[test]
 fn an_empty_text() {
     let model = raw("gpt2").with_tokenizer(tokenizer());
-    assert!(model.run("", Run::new()).is_ok()); // BOS
-    says(model.run("", Run::new().prepend_bos(Bos::No)), EMPTY);
-    says(model.run(vec!["the road", ""], Run::new().prepend_bos(Bos::No)), EMPTY);
+    assert!(model.run("", RunOptions::new()).is_ok()); // BOS
+    says(model.run("", RunOptions::new().prepend_bos(Bos::No)), EMPTY);
+    says(model.run(vec!["the road", ""], RunOptions::new().prepend_bos(Bos::No)), EMPTY);
 }
 
 #[test]
@@ -431,9 +432,9 @@ fn a_loss_of_nothing() {
     let model = raw("gpt2");
     let expected = "a loss needs at least two tokens, because nothing predicts the first one";
     says(model.loss([5]), expected);
-    says(model.run(vec![vec![5], vec![6]], Run::new().output(Output::Both)), expected);
+    says(model.run(vec![vec![5], vec![6]], RunOptions::new().return_type(ReturnType::Both)), expected);
     says(
-        model.run([5, 6], Run::new().output(Output::Loss).logits_at(-1)),
+        model.run([5, 6], RunOptions::new().return_type(ReturnType::Loss).logits_at(-1)),
         "the run's `logits_at` cannot be used: a loss needs the logits at all positions",
     );
     let classifier = raw("toy_bidir_classifier");
@@ -533,7 +534,7 @@ fn a_layer_out_of_range(#[case] layer: i64) {
         assert_eq!(caching("gpt2", hook::q(layer as usize)), expected);
     }
     if layer != 2 {
-        says(model.run(PROMPT, Run::new().stop_at_layer(layer)), &expected);
+        says(model.run(PROMPT, RunOptions::new().stop_at_layer(layer)), &expected);
     }
 }
 
@@ -557,16 +558,16 @@ fn a_filter_that_matches_nothing() {
 #[test]
 fn a_point_beyond_the_last_layer_that_runs() {
     let model = raw("gpt2");
-    let run = |name: HookPoint| model.run(PROMPT, Run::new().stop_at_layer(1).cache(name));
+    let run = |name: HookPoint| model.run(PROMPT, RunOptions::new().stop_at_layer(1).cache(name));
     assert!(run(hook::resid_post(0)).is_ok());
     says(run(hook::q(1)), "`blocks.1.attn.hook_q` is never reached: the run stops before layer 1");
     says(run(hook::unembed_in()), "`unembed.hook_in` is never reached: the run stops before layer 1");
     let late = HookFilter::names(|name| name.starts_with("blocks.1."));
     let expected = "the predicate matches no hook point of this model that is reached: the run stops before layer 1";
-    says(model.run(PROMPT, Run::new().stop_at_layer(1).cache(late)), expected);
+    says(model.run(PROMPT, RunOptions::new().stop_at_layer(1).cache(late)), expected);
     let hooks = Hooks::new().replace(hook::z(1), |z, _| z.zeros_like());
     says(
-        model.run(PROMPT, Run::new().stop_at_layer(1).hooks(hooks)),
+        model.run(PROMPT, RunOptions::new().stop_at_layer(1).hooks(hooks)),
         "`blocks.1.attn.hook_z` is never reached: the run stops before layer 1",
     );
 }
@@ -647,8 +648,8 @@ fn a_batch_dimension_that_cannot_go() {
 #[case(Slice::from(Tensor::from_slice(&[0.5f32])), "the tensor used as a slice has shape [1], expected integers with at most one dimension, or bools with one")]
 fn a_slice_out_of_range(#[case] slice: Slice, #[case] expected: &str) {
     let model = raw("gpt2");
-    says(model.run(PROMPT, Run::new().cache("z").pos(slice.clone())), expected);
-    says(model.run(PROMPT, Run::new().logits_at(slice.clone())), expected);
+    says(model.run(PROMPT, RunOptions::new().cache("z").pos(slice.clone())), expected);
+    says(model.run(PROMPT, RunOptions::new().logits_at(slice.clone())), expected);
     let (_, cache) = model.run_with_cache(vec![PROMPT.to_vec(); 5]).unwrap();
     says(cache.apply_slice_to_batch_dim(slice), &expected.replace("position", "batch"));
 }

@@ -3,7 +3,7 @@
 use crate::common::{shaped_like, Fixture, Tally};
 use rstest::rstest;
 use tch::Tensor;
-use tch_lens::{HookedTransformer, Load, Output, Run};
+use tch_lens::{HookedTransformer, LoadOptions, ReturnType, RunOptions};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -51,14 +51,14 @@ const TOLERANCE: f64 = 1e-4;
 fn agrees_with_transformers_and_transformer_lens(#[case] family: &str) {
     let fixture = Fixture::open(family);
     let mut tally = Tally::default();
-    activations(&fixture, &Load::new().no_processing().open(&fixture.folder).unwrap(), &mut tally);
+    activations(&fixture, &LoadOptions::new().no_processing().open(&fixture.folder).unwrap(), &mut tally);
     if fixture.folder.join("config_v4.json").exists() {
         // The key style of transformers 4, which most checkpoints on the hub have.
         let folder = tempfile::tempdir().unwrap();
         for (from, to) in [("config_v4.json", "config.json"), ("model.safetensors", "model.safetensors")] {
             std::fs::copy(fixture.folder.join(from), folder.path().join(to)).unwrap();
         }
-        activations(&fixture, &Load::new().no_processing().open(folder.path()).unwrap(), &mut tally);
+        activations(&fixture, &LoadOptions::new().no_processing().open(folder.path()).unwrap(), &mut tally);
     }
     tally.finish(family);
 }
@@ -85,7 +85,7 @@ fn activations(fixture: &Fixture, model: &HookedTransformer, tally: &mut Tally) 
     for setting in ["raw.cache.", "raw.split."] {
         let keys = fixture.keys(setting);
         let names: Vec<&str> = keys.iter().map(|key| &key[setting.len()..]).collect();
-        let run = Run::new().cache(names.clone()).output(Output::None);
+        let run = RunOptions::new().cache(names.clone()).return_type(ReturnType::None);
         let cache = model.run(&tokens, run).unwrap().cache;
         assert_eq!(cache.len(), names.len());
         for (key, name) in keys.iter().zip(names) {
@@ -97,7 +97,7 @@ fn activations(fixture: &Fixture, model: &HookedTransformer, tally: &mut Tally) 
     }
 
     let Some(loss) = fixture.get("raw.loss_per_token") else { return }; // a classifier has none
-    let outcome = model.run(&tokens, Run::new().output(Output::LossPerToken)).unwrap();
+    let outcome = model.run(&tokens, RunOptions::new().return_type(ReturnType::LossPerToken)).unwrap();
     tally.compare("loss per token", &outcome.loss.unwrap(), &loss, TOLERANCE);
     let loss = model.loss(&tokens).unwrap() - fixture.want("raw.loss").double_value(&[0]);
     tally.compare("loss", &Tensor::from(loss), &Tensor::from(0.0), TOLERANCE);

@@ -3,7 +3,7 @@
 use crate::common::models::{fresh, in_fp64, small};
 use crate::common::{families, raw, shaped_like, Fixture, Tally};
 use tch::{IndexOp, Kind, Tensor};
-use tch_lens::{HookFilter, HookPoint, HookedTransformer, Hooks, Load, Output, Run, Tokens};
+use tch_lens::{HookFilter, HookPoint, HookedTransformer, Hooks, LoadOptions, ReturnType, RunOptions, Tokens};
 
 /// Half of a central difference's distance: errors of rounding and of the third derivative are both near 1e-10 in fp64.
 const STEP: f64 = 1e-5;
@@ -46,7 +46,7 @@ fn scored(
     if let Some((point, change)) = change {
         hooks = hooks.replace(point, move |x, _| x + change);
     }
-    let outcome = model.run(tokens, Run::new().hooks(hooks).cache(select.to_vec())).unwrap();
+    let outcome = model.run(tokens, RunOptions::new().hooks(hooks).cache(select.to_vec())).unwrap();
     let logits = outcome.logits.unwrap();
     Scored { score: (&logits * random_like(&logits, 3)).sum(Kind::Double), cache: outcome.cache }
 }
@@ -111,7 +111,7 @@ fn every_kept_point_is_on_the_path() {
 /// In grouped-query models heads share keys and values: what they share is spread evenly over what the heads read.
 #[test]
 fn what_grouped_heads_read_has_the_gradient_of_its_query_and_its_share_of_keys_and_values() {
-    let load = Load::new().no_processing().kind(Kind::Double);
+    let load = LoadOptions::new().no_processing().kind(Kind::Double);
     let model = recording(load.open(Fixture::folder("llama_gqa_tied")).unwrap());
     let group = (model.config().n_heads / model.config().n_key_value_heads) as i64;
     assert!(group > 1);
@@ -140,7 +140,7 @@ fn gradients_are_transformer_lens_own() {
             let name = key.strip_prefix("raw.grad.").unwrap();
             // Where TransformerLens passes a point several times, the cache has the last time; the sum is the point's.
             let theirs = fixture.get(&format!("raw.grad_sum.{name}")).unwrap_or_else(|| fixture.want(&key));
-            let run = Run::new().cache(name).output(Output::Loss);
+            let run = RunOptions::new().cache(name).return_type(ReturnType::Loss);
             let outcome = model.run(&fixture.want("tokens"), run).unwrap();
             let ours = Tensor::run_backward(&[outcome.loss.unwrap()], &[&outcome.cache[name]], false, false).remove(0);
             let (size, heads) = (ours.size(), theirs.size());
@@ -166,9 +166,9 @@ fn gradients_are_transformer_lens_own() {
 fn parameters_have_their_gradients() {
     let mut tally = Tally::default();
     for family in ["gpt2", "gemma2", "mixtral", "toy_shortformer", "toy_solu_ln"] {
-        let model = Load::new().no_processing().kind(Kind::Double).open(Fixture::folder(family)).unwrap();
+        let model = LoadOptions::new().no_processing().kind(Kind::Double).open(Fixture::folder(family)).unwrap();
         let tokens = Fixture::open(family).want("tokens");
-        let loss = || model.run(&tokens, Run::new().output(Output::Loss)).unwrap().loss.unwrap();
+        let loss = || model.run(&tokens, RunOptions::new().return_type(ReturnType::Loss)).unwrap().loss.unwrap();
         let parameters: Vec<(String, Tensor)> =
             model.parameters().into_iter().map(|(name, w)| (name, w.set_requires_grad(true))).collect();
         let leaves: Vec<&Tensor> = parameters.iter().map(|(_, w)| w).collect();
@@ -209,7 +209,7 @@ fn padded_rows_have_the_gradients_that_they_have_alone() {
                 embeddings = Some(x.shallow_clone());
                 x
             });
-            let mut run = Run::new().hooks(hooks);
+            let mut run = RunOptions::new().hooks(hooks);
             if let Some(select) = select {
                 run = run.cache(select);
             }
@@ -242,11 +242,11 @@ fn what_was_shown_is_not_overwritten() {
     let mut tally = Tally::default();
     for (what, model) in in_fp64() {
         let tokens = [5, 14, 3, 10];
-        let all = model.run(tokens, Run::new().cache(model.hook_names())).unwrap().cache;
+        let all = model.run(tokens, RunOptions::new().cache(model.hook_names())).unwrap().cache;
         for (point, expected) in &all {
             let mut shown = None;
             let hooks = Hooks::new().observe(*point, |x, _| shown = Some(x.shallow_clone()));
-            let cache = model.run(tokens, Run::new().hooks(hooks).cache(*point)).unwrap().cache;
+            let cache = model.run(tokens, RunOptions::new().hooks(hooks).cache(*point)).unwrap().cache;
             tally.compare(&format!("{what}, {point}, cached"), &cache[*point], expected, 1e-9);
             tally.compare(&format!("{what}, {point}, observed"), &shown.unwrap(), expected, 1e-9);
         }
@@ -263,14 +263,14 @@ fn kept_positions_are_on_the_path() {
         for name in ["resid_post", "pattern", "z", "result", "mlp_in"] {
             let hooks = || Hooks::new().replace("hook_embed", |x, _| leaf(x));
             let score = |logits: &Tensor| (logits * random_like(logits, 3)).sum(Kind::Double);
-            let whole = model.run([5, 14, 3, 10], Run::new().hooks(hooks()).cache((name, 0))).unwrap();
+            let whole = model.run([5, 14, 3, 10], RunOptions::new().hooks(hooks()).cache((name, 0))).unwrap();
             let of_whole = Tensor::run_backward(
                 &[score(whole.logits.as_ref().unwrap())],
                 &[&whole.cache[(name, 0)]],
                 false,
                 false,
             );
-            let run = Run::new().hooks(hooks()).cache((name, 0)).pos(positions.clone());
+            let run = RunOptions::new().hooks(hooks()).cache((name, 0)).pos(positions.clone());
             let part = model.run([5, 14, 3, 10], run).unwrap();
             let of_part =
                 Tensor::run_backward(&[score(part.logits.as_ref().unwrap())], &[&part.cache[(name, 0)]], false, false);

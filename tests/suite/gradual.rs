@@ -3,7 +3,7 @@
 
 use crate::common::{read, Tally};
 use tch::{Kind, Tensor};
-use tch_lens::Load;
+use tch_lens::LoadOptions;
 
 const CASES: &[&str] = &[
     "apertus_bf16",
@@ -73,7 +73,7 @@ fn agrees_with_transformers_on_every_case() {
     for case in CASES {
         let folder = folder.join(case);
         let expected = read(&folder.join("expected.safetensors"));
-        let model = match Load::new().no_processing().open(&folder) {
+        let model = match LoadOptions::new().no_processing().open(&folder) {
             Ok(model) => model,
             Err(error) => {
                 tally.failures.push(format!("{case}: {error}"));
@@ -84,7 +84,7 @@ fn agrees_with_transformers_on_every_case() {
         let (logits, _) = model.run_with_cache(&expected["tokens"]).unwrap();
         tally.compare(case, &logits, &expected["logits"], 1e-4);
         tally.compare(case, &model.forward(&expected["tokens"]).unwrap(), &expected["logits"], 1e-4);
-        let processed = Load::new().open(&folder).unwrap().forward(&expected["tokens"]).unwrap();
+        let processed = LoadOptions::new().open(&folder).unwrap().forward(&expected["tokens"]).unwrap();
         let log_probs = |logits: &Tensor| logits.log_softmax(-1, Kind::Float);
         let what = format!("{case}, processed");
         tally.compare(&what, &log_probs(&processed), &log_probs(&expected["logits"]), 1e-4);

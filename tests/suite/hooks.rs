@@ -7,7 +7,7 @@ use rstest::rstest;
 use tch::{IndexOp, Kind, Tensor};
 use tch_lens::{
     autodiff, hook, ActivationCache, Error, HookFilter, HookPoint, HookedTransformer, Hooks, PaddingSide, Patch,
-    Positions, Run, Slice,
+    Positions, RunOptions, Slice,
 };
 
 /// Norms before and after sublayers, none at all, after the embedding; learned, rotary and short-former positions; gates, SoLU,
@@ -76,7 +76,7 @@ fn an_edit_of_what_was_only_shown_is_an_error_and_changes_no_weight() {
                 x.shallow_clone()
             });
             for hooks in [observer, replacer] {
-                let error = model.run(&tokens, Run::new().hooks(hooks).cache(point)).unwrap_err();
+                let error = model.run(&tokens, RunOptions::new().hooks(hooks).cache(point)).unwrap_err();
                 assert!(
                     matches!(&error, Error::EditedInPlace { name } if *name == point.to_string()),
                     "{what}: {error}"
@@ -126,7 +126,7 @@ fn a_cached_entry_cannot_be_changed_from_a_later_hook() {
     let hooks = Hooks::new()
         .observe(hook::resid_pre(1), |x, _| *stolen.borrow_mut() = x.shallow_clone())
         .observe(hook::pattern(1), |_, _| drop(stolen.borrow().select(1, 0).zero_()));
-    let error = model.run(PROMPT, Run::new().hooks(hooks).cache("resid_post")).unwrap_err();
+    let error = model.run(PROMPT, RunOptions::new().hooks(hooks).cache("resid_post")).unwrap_err();
     assert!(matches!(&error, Error::EditedInPlace { name } if name == "blocks.0.hook_resid_post"), "{error}");
 }
 
@@ -146,9 +146,9 @@ fn an_edit_is_a_replacement_by_what_it_leaves() {
                 spoil(&copy);
                 copy
             });
-            let run = |hooks| model.run(&tokens, Run::new().hooks(hooks).cache(HookFilter::All)).unwrap();
+            let run = |hooks| model.run(&tokens, RunOptions::new().hooks(hooks).cache(HookFilter::All)).unwrap();
             let (ours, theirs) = (run(by_edit), run(by_replacement));
-            let logits = |outcome: &tch_lens::Outcome| outcome.logits.as_ref().unwrap().copy();
+            let logits = |outcome: &tch_lens::RunOutput| outcome.logits.as_ref().unwrap().copy();
             assert_eq!(max_diff("logits", &logits(&ours), &logits(&theirs)), 0.0, "{family}, {point}");
             for (name, entry) in &ours.cache {
                 assert_eq!(max_diff("entry", entry, &theirs.cache[*name]), 0.0, "{family}, {point}: {name}");
@@ -220,14 +220,14 @@ fn a_patch_is_the_edit_that_it_says(#[case] point: HookPoint, #[case] patch: Pat
     let model = raw("gpt2");
     let rows = vec![vec![5, 14, 3, 10, 9], vec![7, 4, 12, 6, 11]];
     let run = |hooks| {
-        let outcome = model.run(rows.clone(), Run::new().hooks(hooks).cache(point)).unwrap();
+        let outcome = model.run(rows.clone(), RunOptions::new().hooks(hooks).cache(point)).unwrap();
         assert!(outcome.cache.is_changed(point));
         (outcome.logits.unwrap(), outcome.cache[point].shallow_clone())
     };
     let ours = run(Hooks::new().patch(point, patch));
     let theirs = run(Hooks::new().edit(point, |x, _| edit(x)));
     assert_eq!(ours, theirs);
-    let plain = model.run(rows.clone(), Run::new().cache(point)).unwrap().cache;
+    let plain = model.run(rows.clone(), RunOptions::new().cache(point)).unwrap().cache;
     assert_ne!(ours.1, plain[point], "nothing was patched");
 }
 
@@ -248,7 +248,7 @@ fn a_tensor_is_broadcast_to_what_python_s_index_is() {
         (Patch::set(z.i((1, .., ..))).rows(0), z.i(1), |x, v| x.select(0, 0).copy_(v)),
     ];
     for (i, (patch, value, edit)) in cases.into_iter().enumerate() {
-        let run = |hooks| model.run(rows.clone(), Run::new().hooks(hooks).cache(hook::z(0))).unwrap();
+        let run = |hooks| model.run(rows.clone(), RunOptions::new().hooks(hooks).cache(hook::z(0))).unwrap();
         let ours = run(Hooks::new().patch(hook::z(0), patch));
         let theirs = run(Hooks::new().edit(hook::z(0), |x, _| edit(x, &value)));
         assert_eq!(ours.cache[hook::z(0)], theirs.cache[hook::z(0)], "case {i}");
@@ -263,7 +263,7 @@ type Edit2 = fn(&Tensor, &Tensor);
 fn a_patch_selects_token_columns() {
     let model = raw("gpt2");
     let rows = || vec![vec![5i64, 14, 3, 10, 9], vec![7, 4, 12]];
-    let run = |hooks: Hooks<'static>| Run::new().hooks(hooks).padding_side(PaddingSide::Right);
+    let run = |hooks: Hooks<'static>| RunOptions::new().hooks(hooks).padding_side(PaddingSide::Right);
     let point = hook::resid_post(0);
     let patched = |patch: Patch| model.run(rows(), run(Hooks::new().patch(point, patch)).cache(point));
     let last = patched(Patch::set(2.0).pos(Positions::LastToken)).unwrap().cache[point].shallow_clone();
@@ -279,10 +279,10 @@ fn a_patch_selects_token_columns() {
     // Where logits are formed at some positions, a column is found among those.
     let point = hook::unembed_out();
     let at = |patch: Patch| {
-        let run = Run::new().hooks(Hooks::new().patch(point, patch)).logits_at([3, 1]);
+        let run = RunOptions::new().hooks(Hooks::new().patch(point, patch)).logits_at([3, 1]);
         model.run(PROMPT, run).map(|outcome| outcome.logits.unwrap())
     };
-    let plain = model.run(PROMPT, Run::new().logits_at([3, 1])).unwrap().logits.unwrap();
+    let plain = model.run(PROMPT, RunOptions::new().logits_at([3, 1])).unwrap().logits.unwrap();
     let ours = at(Patch::zero().pos(1)).unwrap();
     assert_eq!(max_diff("column 3", &ours.i((.., 0)), &plain.i((.., 0))), 0.0);
     assert_eq!(ours.i((.., 1)), plain.i((.., 1)).zeros_like());
@@ -316,7 +316,7 @@ fn a_patch_that_cannot_be_made(#[case] point: HookPoint, #[case] patch: Patch, #
     let model = raw("mixtral");
     let fired = RefCell::new(0);
     let hooks = Hooks::new().observe(HookFilter::All, |_, _| *fired.borrow_mut() += 1).patch(point, patch);
-    let error = model.plan(&Run::new().hooks(hooks)).unwrap_err();
+    let error = model.plan(&RunOptions::new().hooks(hooks)).unwrap_err();
     assert!(matches!(error, Error::Patch { .. }));
     assert_eq!(error.to_string(), format!("the patch at `{point}` cannot be made: {why}"));
     assert_eq!(*fired.borrow(), 0);
@@ -336,7 +336,7 @@ fn a_patch_that_does_not_fit_the_input(#[case] point: HookPoint, #[case] patch: 
     let model = raw("gpt2");
     let fired = RefCell::new(0);
     let hooks = Hooks::new().observe(hook::embed(), |_, _| *fired.borrow_mut() += 1).patch(point, patch);
-    let error = model.run(PROMPT, Run::new().hooks(hooks)).unwrap_err();
+    let error = model.run(PROMPT, RunOptions::new().hooks(hooks)).unwrap_err();
     assert!(matches!(error, Error::Patch { .. } | Error::SliceOutOfRange { .. }), "{error}");
     assert_eq!(*fired.borrow(), 0, "{error}");
 }
@@ -346,7 +346,7 @@ fn a_patch_that_does_not_fit_the_input(#[case] point: HookPoint, #[case] patch: 
 fn whole_numbers_are_patched_with_whole_numbers() {
     let model = raw("mixtral");
     let hooks = Hooks::new().patch(hook::expert_indices(0), Patch::set(1.0).entries(0).pos(0));
-    let run = Run::new().hooks(hooks).cache("expert_indices");
+    let run = RunOptions::new().hooks(hooks).cache("expert_indices");
     let indices = model.run(PROMPT, run).unwrap().cache[hook::expert_indices(0)].shallow_clone();
     assert_eq!((indices.kind(), indices.int64_value(&[0, 0, 0])), (Kind::Int64, 1));
 }
@@ -356,7 +356,7 @@ fn a_patch_of_one_head_s_keys_in_grouped_queries_is_of_its_group() {
     let model = raw("llama_gqa_tied");
     assert_eq!(model.config().n_key_value_heads, 2);
     let hooks = Hooks::new().patch(hook::k(0), Patch::zero().head(1));
-    let cache = model.run(PROMPT, Run::new().hooks(hooks).cache(hook::k(0))).unwrap().cache;
+    let cache = model.run(PROMPT, RunOptions::new().hooks(hooks).cache(hook::k(0))).unwrap().cache;
     assert_eq!(cache[hook::k(0)].select(2, 1).abs().max().double_value(&[]), 0.0);
     assert!(cache[hook::k(0)].select(2, 0).abs().max().double_value(&[]) > 0.0);
 }
@@ -402,7 +402,8 @@ fn a_stopped_gradient_is_that_of_a_constant(#[case] point: HookPoint) {
 #[test]
 fn a_stopped_gradient_is_no_change() {
     let model = raw("gpt2");
-    let cache = model.run(PROMPT, Run::new().hooks(Hooks::new().stop_gradient("pattern")).cache("z")).unwrap().cache;
+    let cache =
+        model.run(PROMPT, RunOptions::new().hooks(Hooks::new().stop_gradient("pattern")).cache("z")).unwrap().cache;
     assert_eq!(cache.changed().count(), 0);
 }
 
@@ -417,9 +418,9 @@ fn a_run_says_where_it_was_changed() {
         .replace(hook::z(1), |_, _| None)
         .edit(hook::mlp_out(1), |_, _| {})
         .patch("pattern", Patch::scale(1.0));
-    let plan = model.plan(&Run::new().hooks(Hooks::new().replace(hook::z(-1), |_, _| None))).unwrap();
+    let plan = model.plan(&RunOptions::new().hooks(Hooks::new().replace(hook::z(-1), |_, _| None))).unwrap();
     assert!(plan.is_changed(("z", 1)) && !plan.is_changed(hook::z(0))); // it may be
-    let cache = model.run(PROMPT, Run::new().hooks(hooks)).unwrap().cache;
+    let cache = model.run(PROMPT, RunOptions::new().hooks(hooks)).unwrap().cache;
     let changed = [hook::pattern(0), hook::z(0), hook::pattern(1), hook::mlp_out(1)];
     assert!(cache.changed().eq(changed) && cache.is_empty());
     assert!(cache.is_changed("pattern0") && !cache.is_changed(hook::z(-1)));
@@ -432,11 +433,11 @@ fn a_run_says_where_it_was_changed() {
 fn a_patch_by_the_run_s_own_values_changes_nothing() {
     for family in ["gpt2", "llama_gqa_tied", "olmo2", "mixtral", "toy_shortformer"] {
         let (model, tokens, points) = open(family);
-        let every = model.run(&tokens, Run::new().cache(model.hook_names())).unwrap();
+        let every = model.run(&tokens, RunOptions::new().cache(model.hook_names())).unwrap();
         for point in points {
             let value = &every.cache[point];
             let hooks = Hooks::new().patch(point, Patch::set(value));
-            let outcome = model.run(&tokens, Run::new().hooks(hooks).cache(point)).unwrap();
+            let outcome = model.run(&tokens, RunOptions::new().hooks(hooks).cache(point)).unwrap();
             assert_eq!(max_diff("entry", &outcome.cache[point], value), 0.0, "{family}, {point}");
             let diff = max_diff("logits", &outcome.logits.unwrap(), every.logits.as_ref().unwrap());
             assert!(diff <= 1e-4, "{family}, {point}: {diff:.1e}");

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use crate::common::child;
 use sha2::{Digest, Sha256};
 use tch::Tensor;
-use tch_lens::{HookedTransformer, Hub, Load};
+use tch_lens::{HookedTransformer, Hub, LoadOptions};
 
 const TOKENS: [i64; 4] = [1, 2, 3, 10];
 
@@ -271,8 +271,8 @@ fn client(server: &Server) -> Client {
 }
 
 impl Client {
-    fn load(&self) -> Load {
-        Load::new().hub(self.hub.clone())
+    fn load(&self) -> LoadOptions {
+        LoadOptions::new().hub(self.hub.clone())
     }
 
     fn error(&self, name: &str) -> String {
@@ -310,7 +310,7 @@ fn a_model_is_found_and_then_cached() {
     assert!(logits(&client.load().open("org/tiny").unwrap()).equal(&expected()));
     let nowhere = client.hub.clone().endpoint("http://127.0.0.1:1");
     for hub in [client.hub.clone().offline(true), nowhere] {
-        assert!(logits(&Load::new().hub(hub).open("org/tiny").unwrap()).equal(&expected()));
+        assert!(logits(&LoadOptions::new().hub(hub).open("org/tiny").unwrap()).equal(&expected()));
     }
     assert_eq!(server.requests(), [] as [String; 0]);
 }
@@ -335,7 +335,7 @@ fn a_missing_model_says_so() {
     assert_eq!(error, "`org/tiny` on the hub: it has no revision `v9`");
     let error = client.load().revision("../../v9").open("org/tiny").unwrap_err().to_string();
     assert!(error.contains("cannot be a revision"), "{error}");
-    let with_token = Load::new().hub(client.hub.clone().token(Some("mine")));
+    let with_token = LoadOptions::new().hub(client.hub.clone().token(Some("mine")));
     let error = with_token.open("org/none").unwrap_err().to_string();
     assert!(error.contains("private and the token does not open it"), "{error}");
 
@@ -351,7 +351,7 @@ fn a_private_model_needs_its_token() {
     let server = Server::with("org/secret", Repo { token: Some("mine".into()), ..repo("gpt2") });
     let client = client(&server);
     assert!(client.error("org/secret").contains("set HF_TOKEN"));
-    let load = |token| Load::new().hub(client.hub.clone().token(Some(token)));
+    let load = |token| LoadOptions::new().hub(client.hub.clone().token(Some(token)));
     assert!(load("other").open("org/secret").unwrap_err().to_string().contains("the token does not open it"));
     assert!(logits(&load("mine").open("org/secret").unwrap()).equal(&expected()));
     assert!(!format!("{:?}", load("mine")).contains("mine"), "a token must not be shown");
@@ -398,10 +398,10 @@ fn what_arrives_changed_is_refused() {
 fn offline_without_a_copy_says_so() {
     let server = Server::with("org/tiny", repo("gpt2"));
     let client = client(&server);
-    let error = Load::new().hub(client.hub.clone().offline(true)).open("org/tiny").unwrap_err().to_string();
+    let error = LoadOptions::new().hub(client.hub.clone().offline(true)).open("org/tiny").unwrap_err().to_string();
     assert!(error.contains("it is not in the cache at") && error.ends_with("and this is offline"), "{error}");
     assert_eq!(server.requests(), [] as [String; 0]);
-    let nowhere = Load::new().hub(client.hub.clone().endpoint("http://127.0.0.1:1"));
+    let nowhere = LoadOptions::new().hub(client.hub.clone().endpoint("http://127.0.0.1:1"));
     let error = nowhere.open("org/tiny").unwrap_err().to_string();
     assert!(error.contains("the hub at http://127.0.0.1:1 cannot be reached"), "{error}");
 }

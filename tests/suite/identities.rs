@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use tch::{Kind, Tensor};
 use tch_lens::analysis::ResidualStack;
 use tch_lens::{
-    hook, ActivationCache, Answer, Component, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer, Load,
-    NeuronOptions, NeuronResultOptions, Slice, Target,
+    hook, ActivationCache, Answer, Component, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer,
+    LoadOptions, NeuronOptions, NeuronResultOptions, Slice, Target,
 };
 
 /// Relative to the largest entry, or absolute where that is below one.
@@ -15,8 +15,8 @@ const TOLERANCE: f64 = 1e-4;
 
 fn settings(fixture: &Fixture) -> [(&'static str, HookedTransformer); 2] {
     [
-        ("raw", Load::new().no_processing().open(&fixture.folder).unwrap()),
-        ("processed", Load::new().open(&fixture.folder).unwrap()),
+        ("raw", LoadOptions::new().no_processing().open(&fixture.folder).unwrap()),
+        ("processed", LoadOptions::new().open(&fixture.folder).unwrap()),
     ]
 }
 

@@ -5,7 +5,7 @@
 
 use crate::common::{families, max_diff, raw, Fixture};
 use tch::{IndexOp, Kind, Tensor};
-use tch_lens::{hook, ActivationCache, HookFilter, HookPoint, HookedTransformer, Hooks, Run};
+use tch_lens::{hook, ActivationCache, HookFilter, HookPoint, HookedTransformer, Hooks, RunOptions};
 
 /// Rounding in fp32, over two layers.
 const TOLERANCE: f64 = 2e-5;
@@ -32,7 +32,7 @@ impl Model {
 
     /// Everything, points on request included.
     fn cache(&self, hooks: Hooks) -> ActivationCache {
-        let run = Run::new().hooks(hooks).cache(self.model.hook_names());
+        let run = RunOptions::new().hooks(hooks).cache(self.model.hook_names());
         self.model.run(&self.tokens, run).unwrap().cache
     }
 
@@ -85,7 +85,7 @@ fn ablating_a_head_and_halving_a_position_give_transformer_lens_logits() {
         let (model, tokens) = (raw(&family), fixture.want("tokens"));
         if let Some(theirs) = fixture.get("raw.ablate.blocks.0.attn.hook_z.head_1.logits_last") {
             let hooks = replace(hook::z(0), |z| without(z, 2, 1));
-            let run = Run::new().hooks(hooks).logits_at(-1);
+            let run = RunOptions::new().hooks(hooks).logits_at(-1);
             let ours = model.run(&tokens, run).unwrap().logits.unwrap();
             tally.compare(&format!("{family}, ablated"), &ours.i((.., 0)), &theirs, 1e-4);
         }
@@ -95,7 +95,7 @@ fn ablating_a_head_and_halving_a_position_give_transformer_lens_logits() {
                 let factors = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0]).view([1, 7, 1]);
                 resid * factors
             };
-            let run = Run::new().hooks(replace(("resid_pre", -1), halve)).logits_at(3..);
+            let run = RunOptions::new().hooks(replace(("resid_pre", -1), halve)).logits_at(3..);
             let ours = model.run(&tokens, run).unwrap().logits.unwrap();
             tally.compare(&format!("{family}, halved"), &ours, &theirs, 1e-4);
         }
@@ -349,7 +349,7 @@ fn the_cache_keeps_what_a_hook_put_there() {
                 seen.push((at, x.shallow_clone()));
                 x * 0.5
             });
-            let after = model.run(&tokens, Run::new().hooks(hooks).cache(HookFilter::All)).unwrap().cache;
+            let after = model.run(&tokens, RunOptions::new().hooks(hooks).cache(HookFilter::All)).unwrap().cache;
             let what = format!("{family}, {point}");
             assert_eq!(seen.len(), 1, "{what}");
             assert_eq!(seen[0].0, point, "{what}");
@@ -384,7 +384,7 @@ fn observing_everything_changes_nothing_and_is_in_the_cache_s_order() {
         let (model, tokens) = (raw(&family), Fixture::open(&family).want("tokens"));
         let mut fired: Vec<(HookPoint, Tensor)> = Vec::new();
         let hooks = Hooks::new().observe(model.hook_names(), |x, point| fired.push((point, x.shallow_clone())));
-        let run = Run::new().hooks(hooks).cache(model.hook_names());
+        let run = RunOptions::new().hooks(hooks).cache(model.hook_names());
         let outcome = model.run(&tokens, run).unwrap();
         let kept: Vec<HookPoint> = outcome.cache.keys().collect();
         assert_eq!(fired.iter().map(|(point, _)| *point).collect::<Vec<_>>(), kept, "{family}");

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 use tch_lens::config::{Activation, AttentionDir, MlpConfig, PerLayer, Positions, Reach};
-use tch_lens::{Config, HookedTransformer, Init, Load, Output, PaddingSide, Run, Tokens};
+use tch_lens::{Config, HookedTransformer, Init, LoadOptions, PaddingSide, ReturnType, RunOptions, Tokens};
 
 const N_CTX: usize = 4200;
 
@@ -17,7 +17,7 @@ fn model(change: impl FnOnce(&mut Config)) -> HookedTransformer {
 #[track_caller]
 fn in_parts_and_whole(what: &str, model: &HookedTransformer, tokens: &Tokens) {
     let last = |names: &[&str]| {
-        let run = Run::new().cache(names.to_vec()).output(Output::None);
+        let run = RunOptions::new().cache(names.to_vec()).return_type(ReturnType::None);
         model.run(tokens, run).unwrap().cache["blocks.1.hook_resid_post"].shallow_clone()
     };
     let (parts, whole) = (last(&["resid_post"]), last(&["resid_post", "pattern"]));
@@ -69,7 +69,7 @@ fn sinks() {
     weights.extend((0..2).map(|l| (format!("blocks.{l}.attn.sinks"), Tensor::from_slice(&[0.5f32, 3.0]))));
     let mut config = without.config().clone();
     config.attention.sinks = true;
-    let model = Load::new().no_processing().state_dict(config, weights).unwrap();
+    let model = LoadOptions::new().no_processing().state_dict(config, weights).unwrap();
     in_parts_and_whole("sinks", &model, &tokens(1, 3000));
 }
 

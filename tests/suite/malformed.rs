@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use tch_lens::{Error, FormatError, HookedTransformer, Load};
+use tch_lens::{Error, FormatError, HookedTransformer, LoadOptions};
 
 fn fixture(name: &str) -> PathBuf {
     crate::common::fixtures().join("torch_files").join(name)
@@ -31,7 +31,7 @@ impl Folder {
     fn open_with(&self, file: &str, bytes: &[u8]) -> Option<String> {
         std::fs::write(self.0.path().join(file), bytes).unwrap();
         let start = Instant::now();
-        let opened = Load::new().open(self.0.path());
+        let opened = LoadOptions::new().open(self.0.path());
         assert!(start.elapsed() < Duration::from_secs(60), "{file} took {:?}", start.elapsed());
         opened.err().map(|error| error.to_string())
     }
@@ -226,7 +226,7 @@ fn a_reason_can_be_matched_on() {
     let whole = std::fs::read(fixture("gpt2_zip/pytorch_model.bin")).unwrap();
     let reason = |bytes: &[u8]| -> FormatError {
         std::fs::write(folder.0.path().join("pytorch_model.bin"), bytes).unwrap();
-        match Load::new().open(folder.0.path()).unwrap_err() {
+        match LoadOptions::new().open(folder.0.path()).unwrap_err() {
             Error::Malformed { path, source } => {
                 assert!(path.ends_with("pytorch_model.bin"));
                 *source.downcast().unwrap()
@@ -280,13 +280,13 @@ fn a_bomb_is_refused_before_it_takes_memory() {
     assert!(found.contains("bytes of memory after") && found.contains("more than any checkpoint needs"), "{found}");
 }
 
-/// A mapped file that is cut ends the process with SIGBUS, as `Load::memory_map` says; one that is read does not.
+/// A mapped file that is cut ends the process with SIGBUS, as `LoadOptions::memory_map` says; one that is read does not.
 #[test]
 fn a_file_that_is_cut_while_it_loads_is_whole_where_it_was_read() {
     for (name, file) in [("gpt2", "model.safetensors"), ("gpt2_zip", "pytorch_model.bin")] {
         let folder = Folder::of(name);
         let path = folder.0.path().join(file);
-        let load = Load::new().memory_map(false).on_progress(move |_, _| {
+        let load = LoadOptions::new().memory_map(false).on_progress(move |_, _| {
             std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
         });
         let want = HookedTransformer::from_pretrained(fixture(name)).unwrap().forward([1, 2, 3]).unwrap();

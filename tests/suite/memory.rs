@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::common::child;
 use tch::Kind;
-use tch_lens::{Config, HookedTransformer, Load};
+use tch_lens::{Config, HookedTransformer, LoadOptions};
 
 #[test]
 fn loading_takes_at_most_1_3_times_the_weights() {
@@ -54,7 +54,7 @@ fn measure(case: &str) {
         "bf16" => Kind::BFloat16,
         _ => Kind::Half,
     };
-    let load = Load::new().kind(kind);
+    let load = LoadOptions::new().kind(kind);
     let load = if processed == "raw" { load.no_processing() } else { load };
     // libtorch's own start costs memory as well.
     let _ = tch::Tensor::randn([64, 64], (Kind::Float, tch::Device::Cpu))

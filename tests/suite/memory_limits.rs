@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use tch::{Kind, Tensor};
-use tch_lens::{ActivationCache, Config, DecomposeOptions, FullOptions, HookedTransformer, LensOptions, Load};
+use tch_lens::{ActivationCache, Config, DecomposeOptions, FullOptions, HookedTransformer, LensOptions, LoadOptions};
 
 use crate::common::child;
 
@@ -30,9 +30,9 @@ type Task = fn(&Study) -> tch_lens::Result<()>;
 
 /// Each takes memory.
 const TASKS: [(&str, Task); 11] = [
-    ("load", |study| Load::new().open(&study.folder).map(drop)),
-    ("load without processing", |study| Load::new().no_processing().open(&study.folder).map(drop)),
-    ("load as bf16", |study| Load::new().kind(Kind::BFloat16).open(&study.folder).map(drop)),
+    ("load", |study| LoadOptions::new().open(&study.folder).map(drop)),
+    ("load without processing", |study| LoadOptions::new().no_processing().open(&study.folder).map(drop)),
+    ("load as bf16", |study| LoadOptions::new().kind(Kind::BFloat16).open(&study.folder).map(drop)),
     ("run", |study| study.model.forward(&study.ids).map(drop)),
     ("run with a full cache", |study| study.model.run_with_cache(&study.ids).map(drop)),
     ("decompose", |study| {

@@ -7,7 +7,7 @@ use crate::common::{families, properties, raw};
 use proptest::prelude::*;
 use rstest::rstest;
 use tch_lens::hook::{HookName, Site, Stack};
-use tch_lens::{hook, Config, Error, HookFilter, HookPoint, Hooks, Run};
+use tch_lens::{hook, Config, Error, HookFilter, HookPoint, Hooks, RunOptions};
 
 const PROMPT: [i64; 5] = [5, 14, 3, 10, 9];
 
@@ -109,10 +109,10 @@ fn points_are_listed_in_the_order_in_which_they_fire() {
         let model = raw(&family);
         let fired = RefCell::new(Vec::new());
         let hooks = Hooks::new().observe(model.hook_names(), |_, point| fired.borrow_mut().push(point.to_string()));
-        let run = Run::new().hooks(hooks).cache(model.hook_names());
+        let run = RunOptions::new().hooks(hooks).cache(model.hook_names());
         let outcome = model.run(PROMPT, run).unwrap();
         assert_eq!(*fired.borrow(), model.hook_names(), "{family}");
-        let plan = model.plan(&Run::new().cache(model.hook_names())).unwrap();
+        let plan = model.plan(&RunOptions::new().cache(model.hook_names())).unwrap();
         assert!(plan.cached().eq(outcome.cache.keys()), "{family}");
     }
 }
@@ -134,7 +134,7 @@ fn a_layer_is_any_integer_and_may_count_from_the_end() {
     assert_eq!(("scale", -1, "ln1").resolve(config).unwrap(), ("scale", 1usize, "ln1").resolve(config).unwrap());
     let fired = RefCell::new(Vec::new());
     let hooks = Hooks::new().observe([hook::z(-1), hook::z(0)], |_, point| fired.borrow_mut().push(point));
-    let run = Run::new().hooks(hooks).cache([hook::z(-1), hook::resid_post(-2)]);
+    let run = RunOptions::new().hooks(hooks).cache([hook::z(-1), hook::resid_post(-2)]);
     assert!(model.plan(&run).unwrap().is_live(hook::z(-1)) && !model.plan(&run).unwrap().is_live(hook::q(-1)));
     let cache = model.run(PROMPT, run).unwrap().cache;
     assert_eq!(*fired.borrow(), [hook::z(0), hook::z(1)]);
@@ -264,7 +264,7 @@ fn a_selection_by_names_is_those_names() {
             let points = select.resolve(model.config()).unwrap();
             prop_assert_eq!(points.iter().map(ToString::to_string).collect::<Vec<_>>(), chosen.clone());
             // A run keeps just those, in whichever order they were said.
-            let mut kept: Vec<_> = model.plan(&Run::new().cache(select)).unwrap().cached().collect();
+            let mut kept: Vec<_> = model.plan(&RunOptions::new().cache(select)).unwrap().cached().collect();
             let mut said = points;
             kept.sort();
             said.sort();
@@ -285,7 +285,7 @@ fn every_point_has_its_documented_shape() {
         let n = |n: usize| n as i64;
         let (heads, kv, d_head) = (n(c.n_heads), n(c.n_key_value_heads), n(c.d_head));
         let (d_model, d_mlp) = (n(c.d_model), n(c.d_mlp()));
-        let cache = model.run(rows.clone(), Run::new().cache(model.hook_names())).unwrap().cache;
+        let cache = model.run(rows.clone(), RunOptions::new().cache(model.hook_names())).unwrap().cache;
         for (point, tensor) in &cache {
             let each = |last: &[i64]| [&[batch, pos], last].concat();
             let over_all_heads = matches!(c.qk_norm(), Some(tch_lens::config::QkNorm::AllHeads(_)));

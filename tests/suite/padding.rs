@@ -5,7 +5,7 @@ use crate::common::{families, max_diff, raw, tokenizer, Tally};
 use approx::assert_abs_diff_eq;
 use rstest::rstest;
 use tch::{Device, IndexOp, Kind, Tensor};
-use tch_lens::{HookFilter, HookedTransformer, Load, Output, PaddingSide, Run, TokenOptions, Tokens};
+use tch_lens::{HookFilter, HookedTransformer, LoadOptions, PaddingSide, ReturnType, RunOptions, TokenOptions, Tokens};
 
 const TOLERANCE: f64 = 1e-4;
 /// In fp64 nothing but a mistake is larger; in fp32 the activations of a model without norms are too large to tell.
@@ -40,8 +40,8 @@ fn placed(rows: &[Vec<i64>], columns: &[Vec<i64>]) -> Tokens {
 fn rows_are_as_if_alone(what: &str, model: &HookedTransformer, columns: &[Vec<i64>], tally: &mut Tally) {
     let rows = rows();
     let batch = placed(&rows, columns);
-    let fused = model.run(&batch, Run::new()).unwrap().logits.unwrap();
-    let formed = model.run(&batch, Run::new().cache(HookFilter::All)).unwrap(); // scores and patterns are formed
+    let fused = model.run(&batch, RunOptions::new()).unwrap().logits.unwrap();
+    let formed = model.run(&batch, RunOptions::new().cache(HookFilter::All)).unwrap(); // scores and patterns are formed
     for (i, (row, columns)) in rows.iter().zip(columns).enumerate() {
         let i = i as i64;
         let columns = Tensor::from_slice(columns);
@@ -100,7 +100,7 @@ fn texts_of_different_lengths() {
             PaddingSide::Right => [true, true, false, false],
         };
         assert_eq!(Vec::<bool>::try_from(mask.i(1)).unwrap(), expected);
-        let logits = model.run(texts, Run::new().padding_side(side)).unwrap().logits.unwrap();
+        let logits = model.run(texts, RunOptions::new().padding_side(side)).unwrap().logits.unwrap();
         for (i, text) in texts.iter().enumerate() {
             let alone = model.forward(*text).unwrap();
             let len = alone.size()[1];
@@ -120,7 +120,7 @@ fn a_row_of_nothing_but_padding_is_zero_and_never_nan() {
         let ids = Tensor::from_slice2(&[[5i64, 9, 3], [1, 1, 1]]);
         let mask = Tensor::from_slice2(&[[true, true, true], [false, false, false]]);
         let tokens = Tokens { ids, mask: Some(mask) };
-        let outcome = model.run(&tokens, Run::new().cache(HookFilter::All)).unwrap();
+        let outcome = model.run(&tokens, RunOptions::new().cache(HookFilter::All)).unwrap();
         for (point, tensor) in &outcome.cache {
             assert_eq!(tensor.isnan().any().int64_value(&[]), 0, "{family}: NaN at {point}");
         }
@@ -155,7 +155,7 @@ fn the_loss_is_that_of_the_real_tokens(#[case] masks: [&str; 4], #[case] predict
     let batch = placed(&rows, &columns);
     let loss = model.loss(&batch).unwrap();
     assert_abs_diff_eq!(loss, sum / count, epsilon = TOLERANCE);
-    let per_token = model.run(&batch, Run::new().output(Output::LossPerToken)).unwrap().loss.unwrap();
+    let per_token = model.run(&batch, RunOptions::new().return_type(ReturnType::LossPerToken)).unwrap().loss.unwrap();
     assert_eq!(per_token.size(), [4, 6]);
     let counted = per_token.ne(0.0).sum_dim_intlist([1i64].as_slice(), false, Kind::Int64);
     assert_eq!(Vec::<i64>::try_from(counted).unwrap(), predicted);
@@ -168,7 +168,7 @@ fn the_loss_is_that_of_the_real_tokens(#[case] masks: [&str; 4], #[case] predict
 #[case(Kind::Half)]
 fn padding_in_low_precision(#[case] kind: Kind) {
     for family in ["gpt2", "llama_gqa_tied"] {
-        let load = Load::new().no_processing().kind(kind).device(Device::Cpu);
+        let load = LoadOptions::new().no_processing().kind(kind).device(Device::Cpu);
         let model = load.open(crate::common::Fixture::folder(family)).unwrap();
         for side in [PaddingSide::Left, PaddingSide::Right] {
             let batch = Tokens::padded(&rows(), 0, side).unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rstest::rstest;
 use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
-use tch_lens::{Error, HookedTransformer, Load, Output, Run};
+use tch_lens::{Error, HookedTransformer, LoadOptions, ReturnType, RunOptions};
 
 use crate::common;
 
@@ -36,7 +36,7 @@ fn tied_models() -> Vec<(String, HookedTransformer)> {
 #[case::half("to_kind(Half)", |model: &HookedTransformer| model.to_kind(Kind::Half).unwrap())]
 #[case::device("to(Cpu)", |model: &HookedTransformer| model.to(Device::Cpu).unwrap())]
 #[case::state_dict("state_dict", |model: &HookedTransformer| {
-    Load::new().no_processing().state_dict(model.config().clone(), model.state_dict().unwrap()).unwrap()
+    LoadOptions::new().no_processing().state_dict(model.config().clone(), model.state_dict().unwrap()).unwrap()
 })]
 #[case::saved("save_pretrained", |model: &HookedTransformer| {
     let folder = tempfile::tempdir().unwrap();
@@ -66,7 +66,7 @@ fn a_model_in_another_kind_is_another_model() {
     let double = model.to_kind(Kind::Double).unwrap();
     assert_eq!((model.kind(), double.kind()), (Kind::Float, Kind::Double));
     assert!(double.parameters().iter().all(|(_, tensor)| tensor.kind() == Kind::Double));
-    let loaded = Load::new().no_processing().kind(Kind::Double).open(common::Fixture::folder("llama")).unwrap();
+    let loaded = LoadOptions::new().no_processing().kind(Kind::Double).open(common::Fixture::folder("llama")).unwrap();
     let tokens = [1, 2, 3, 10];
     assert_eq!(double.forward(tokens).unwrap(), loaded.forward(tokens).unwrap());
     // Back again, the numbers are the same, in memory of their own.
@@ -91,8 +91,8 @@ fn other_kinds_are_refused(#[case] kind: Kind) {
     };
     let folder = common::Fixture::folder("gpt2");
     let model = common::raw("gpt2");
-    refused(Load::new().kind(kind).open(&folder));
-    refused(Load::new().kind(kind).state_dict(model.config().clone(), model.state_dict().unwrap()));
+    refused(LoadOptions::new().kind(kind).open(&folder));
+    refused(LoadOptions::new().kind(kind).state_dict(model.config().clone(), model.state_dict().unwrap()));
     refused(model.to_kind(kind));
     let saved = tempfile::tempdir().unwrap();
     refused(model.save_hugging_face(saved.path().join("model"), kind).map(|_| model));
@@ -189,7 +189,7 @@ fn an_optimiser_trains_the_parameters(#[values("gpt2", "llama_gqa_tied", "mixtra
     );
     assert_eq!(store.trainable_variables().len(), parameters.len());
     let mut optimizer = nn::Sgd::default().build(&store, 0.1).unwrap();
-    let loss = model.run(tokens, Run::new().output(Output::Loss)).unwrap().loss.unwrap();
+    let loss = model.run(tokens, RunOptions::new().return_type(ReturnType::Loss)).unwrap().loss.unwrap();
     loss.backward();
     let expected: Vec<(String, Tensor, Tensor)> = parameters
         .iter()

@@ -4,7 +4,7 @@ use crate::common::{families, max_diff, raw, Fixture, Tally};
 use tch::{IndexOp, Tensor};
 use tch_lens::{
     hook, ActivationCache, DecomposeOptions, FullOptions, HookFilter, HookedTransformer, NeuronOptions, PaddingSide,
-    Positions, Run, Slice, Tokens,
+    Positions, RunOptions, Slice, Tokens,
 };
 
 const TOLERANCE: f64 = 1e-5;
@@ -13,7 +13,7 @@ fn fixture(family: &str) -> (HookedTransformer, Tensor) {
     (raw(family), Fixture::open(family).want("tokens"))
 }
 
-fn cached(model: &HookedTransformer, tokens: &Tensor, run: Run<'_>) -> ActivationCache {
+fn cached(model: &HookedTransformer, tokens: &Tensor, run: RunOptions<'_>) -> ActivationCache {
     model.run(tokens, run.cache(HookFilter::All)).unwrap().cache
 }
 
@@ -25,8 +25,8 @@ fn ragged(side: PaddingSide) -> Tokens {
 #[test]
 fn logits_at_one_position_are_never_spread_over_all() {
     let (model, tokens) = fixture("gpt2");
-    let cache = cached(&model, &tokens, Run::new().logits_at(-1));
-    let whole = cached(&model, &tokens, Run::new());
+    let cache = cached(&model, &tokens, RunOptions::new().logits_at(-1));
+    let whole = cached(&model, &tokens, RunOptions::new());
     assert_eq!(cache.positions().to_string(), "0 to 6");
     assert_eq!(cache.positions_of("ln_final.hook_scale").unwrap().to_string(), "6");
     let error = cache.logit_attrs(FullOptions::new(), 5).unwrap_err();
@@ -46,7 +46,7 @@ fn logits_at_one_position_are_never_spread_over_all() {
 #[test]
 fn positions_kept_and_logits_formed_elsewhere_are_told_apart() {
     let (model, tokens) = fixture("gpt2");
-    let apart = cached(&model, &tokens, Run::new().pos(0..3).logits_at(5..7));
+    let apart = cached(&model, &tokens, RunOptions::new().pos(0..3).logits_at(5..7));
     let error = apart.get("ln_final.hook_scale").unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -54,9 +54,9 @@ fn positions_kept_and_logits_formed_elsewhere_are_told_apart() {
          common for every row"
     );
     assert_eq!(apart["blocks.0.hook_resid_pre"].size()[1], 3);
-    let some = cached(&model, &tokens, Run::new().pos([6, 2, 4]).logits_at(4..));
+    let some = cached(&model, &tokens, RunOptions::new().pos([6, 2, 4]).logits_at(4..));
     assert_eq!(some.positions_of("unembed.hook_out").unwrap().of_row(0), [6, 4]);
-    let whole = cached(&model, &tokens, Run::new());
+    let whole = cached(&model, &tokens, RunOptions::new());
     let expected = whole["unembed.hook_out"].index_select(1, &Tensor::from_slice(&[6i64, 4]));
     assert!(max_diff("logits", &some["unembed.hook_out"], &expected) < TOLERANCE);
 }
@@ -67,12 +67,12 @@ fn analyses_of_reordered_runs_are_those_of_the_whole_run() {
     let mut tally = Tally::default();
     for family in families() {
         let (model, tokens) = fixture(&family);
-        let whole = cached(&model, &tokens, Run::new());
+        let whole = cached(&model, &tokens, RunOptions::new());
         let theirs = whole.get_full_resid_decomposition(FullOptions::new()).unwrap().tensor(); // [row, batch, pos, d_model]
         let kept: [Positions; 4] =
             [[4, 3, 2, 1, 0].into(), [2, 2, 5].into(), (-3).into(), Positions::PerRow(vec![3, -1])];
         for positions in kept {
-            let cache = cached(&model, &tokens, Run::new().pos(positions.clone()));
+            let cache = cached(&model, &tokens, RunOptions::new().pos(positions.clone()));
             let both = cache.clone().apply_slice_to_batch_dim([1, 0]).unwrap();
             let second = cache.clone().apply_slice_to_batch_dim(1).unwrap();
             let what = format!("{family}, {positions:?}");
@@ -105,8 +105,9 @@ fn the_last_token_of_each_row() {
         for side in [PaddingSide::Left, PaddingSide::Right] {
             let tokens = ragged(side);
             let last: Vec<i64> = if side == PaddingSide::Left { vec![6, 6, 6] } else { vec![6, 2, 4] };
-            let whole = model.run(&tokens, Run::new().cache(HookFilter::All)).unwrap().cache;
-            let run = || Run::new().cache(HookFilter::All).pos(Positions::LastToken).logits_at(Positions::LastToken);
+            let whole = model.run(&tokens, RunOptions::new().cache(HookFilter::All)).unwrap().cache;
+            let run =
+                || RunOptions::new().cache(HookFilter::All).pos(Positions::LastToken).logits_at(Positions::LastToken);
             let outcome = model.run(&tokens, run()).unwrap();
             let ours = outcome.cache.logit_attrs(FullOptions::new(), 5).unwrap();
             let also = whole.logit_attrs(FullOptions::new().pos(Positions::LastToken), 5).unwrap();
@@ -134,9 +135,11 @@ fn padding_is_read_only_where_it_is_meant() {
     let tokens = ragged(PaddingSide::Right);
     let said = "position 6 of batch row 1 is padding: choose `Positions::LastToken` for each row's last token, or add \
                 `.with_padding()` to read it all the same";
-    let run = |positions: Positions| model.run(&tokens, Run::new().cache(HookFilter::All).pos(positions));
+    let run = |positions: Positions| model.run(&tokens, RunOptions::new().cache(HookFilter::All).pos(positions));
     assert_eq!(run((-1).into()).unwrap_err().to_string(), said);
-    let at = |positions: Positions| model.run(&tokens, Run::new().logits_at(positions)).map(|run| run.logits.unwrap());
+    let at = |positions: Positions| {
+        model.run(&tokens, RunOptions::new().logits_at(positions)).map(|run| run.logits.unwrap())
+    };
     assert_eq!(at((-1).into()).unwrap_err().to_string(), said);
     assert_eq!(at(Positions::from(-1).with_padding()).unwrap().size(), [3, 1, 96]);
     let cache = run(Positions::default()).unwrap().cache;
@@ -164,15 +167,15 @@ fn padding_is_read_only_where_it_is_meant() {
 #[test]
 fn minus_one_is_the_last_column_of_the_input() {
     let (model, tokens) = fixture("gpt2");
-    let cache = cached(&model, &tokens, Run::new().pos(0..3));
+    let cache = cached(&model, &tokens, RunOptions::new().pos(0..3));
     let error = cache.decompose_resid(DecomposeOptions::new().pos(-1)).unwrap_err();
     assert!(error.to_string().starts_with("`hook_embed` has no position 6, only 0 to 2 in this cache"), "{error}");
-    let cache = cached(&model, &tokens, Run::new().pos(4..));
+    let cache = cached(&model, &tokens, RunOptions::new().pos(4..));
     let ours = cache.decompose_resid(DecomposeOptions::new().pos(-1)).unwrap();
     let last = &cache[hook::resid_post(1)].i((.., 2));
     assert!(max_diff("the last", &ours.sum().unwrap(), last) < 1e-4);
     assert!(cache.decompose_resid(DecomposeOptions::new().pos(0)).is_err());
-    assert!(cached(&model, &tokens, Run::new().pos(Slice::from(-1)))
+    assert!(cached(&model, &tokens, RunOptions::new().pos(Slice::from(-1)))
         .decompose_resid(DecomposeOptions::new().pos(6))
         .is_ok());
 }

@@ -2,7 +2,7 @@
 
 use crate::common::{families, processed_like_transformer_lens, shaped_like, Fixture, Tally};
 use tch::{Kind, Tensor};
-use tch_lens::{HookedTransformer, Load, Output, Run};
+use tch_lens::{HookedTransformer, LoadOptions, ReturnType, RunOptions};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -16,20 +16,20 @@ fn no_step_changes_a_log_probability() {
     for family in families() {
         let fixture = Fixture::open(&family);
         let tokens = fixture.want("tokens");
-        let of = |load: Load| log_probs(&load.open(&fixture.folder).unwrap(), &tokens);
-        let raw = of(Load::new().no_processing());
-        single.compare(&family, &of(Load::new()), &raw, TOLERANCE);
+        let of = |load: LoadOptions| log_probs(&load.open(&fixture.folder).unwrap(), &tokens);
+        let raw = of(LoadOptions::new().no_processing());
+        single.compare(&family, &of(LoadOptions::new()), &raw, TOLERANCE);
 
         // In fp64 nothing hides behind rounding.
-        let none = || Load::new().no_processing().kind(Kind::Double);
+        let none = || LoadOptions::new().no_processing().kind(Kind::Double);
         let raw = of(none());
         let settings = [
-            ("default", Load::new().kind(Kind::Double)),
+            ("default", LoadOptions::new().kind(Kind::Double)),
             ("fold_ln", none().fold_ln(true)),
             ("center_writing_weights", none().center_writing_weights(true)),
             ("center_unembed", none().center_unembed(true)),
             ("fold_value_biases", none().fold_value_biases(true)),
-            ("all five", Load::new().kind(Kind::Double).refactor_factored_attn_matrices(true)),
+            ("all five", LoadOptions::new().kind(Kind::Double).refactor_factored_attn_matrices(true)),
         ];
         for (name, load) in settings {
             double.compare(&format!("{family}, {name}"), &of(load), &raw, 1e-9);
@@ -48,7 +48,7 @@ fn activations_are_transformer_lens_own() {
         let prefix = "processed.cache.";
         let keys = fixture.keys(prefix);
         let names: Vec<&str> = keys.iter().map(|key| &key[prefix.len()..]).collect();
-        let run = Run::new().cache(names.clone()).output(Output::None);
+        let run = RunOptions::new().cache(names.clone()).return_type(ReturnType::None);
         let cache = model.run(fixture.want("tokens"), run).unwrap().cache;
         for (key, name) in keys.iter().zip(names) {
             if matches!(family.as_str(), "olmo2" | "olmo3") && name == "unembed.hook_in" {
@@ -66,7 +66,7 @@ fn activations_are_transformer_lens_own() {
 #[test]
 fn the_report_says_what_was_left_out() {
     let report = |family: &str| -> Vec<String> {
-        let model = Load::new().open(Fixture::open(family).folder).unwrap();
+        let model = LoadOptions::new().open(Fixture::open(family).folder).unwrap();
         model.processing().iter().map(ToString::to_string).collect()
     };
     assert_eq!(

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
-use tch_lens::{hook, Bos, HookedTransformer, Hooks, Run, TokenOptions, Tokenizer};
+use tch_lens::{hook, Bos, HookedTransformer, Hooks, RunOptions, TokenOptions, Tokenizer};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -31,7 +31,7 @@ fn ids(json: &Value) -> Vec<i64> {
 fn greedy(model: &HookedTransformer, prompt: &[i64], steps: usize) -> Vec<i64> {
     let mut all = prompt.to_vec();
     for _ in 0..steps {
-        let outcome = model.run(&all, Run::new().logits_at(-1)).unwrap();
+        let outcome = model.run(&all, RunOptions::new().logits_at(-1)).unwrap();
         all.push(outcome.logits.unwrap().argmax(-1, false).int64_value(&[0, 0]));
     }
     all.split_off(prompt.len())
@@ -141,7 +141,7 @@ fn the_sorting_model_equals_its_author_s_activations() {
 fn sorted(model: &HookedTransformer, inputs: &[Vec<i64>], hooks: impl Fn() -> Hooks<'static>) -> i64 {
     let mut tokens = Tensor::from_slice2(inputs); // [input, letter]
     for _ in 0..6 {
-        let run = Run::new().hooks(hooks()).logits_at(-1);
+        let run = RunOptions::new().hooks(hooks()).logits_at(-1);
         let logits = model.run(&tokens, run).unwrap().logits.unwrap(); // [input, 1, letter]
         tokens = Tensor::cat(&[tokens, logits.argmax(-1, false)], 1);
     }

@@ -8,8 +8,8 @@ use rstest::rstest;
 use tch::{Device, IndexOp, Kind, Tensor};
 use tch_lens::hook::Site;
 use tch_lens::{
-    hook, ActivationCache, Bos, Config, HookFilter, HookPoint, HookedTransformer, Hooks, Input, Output, Run, Slice,
-    TokenOptions, Tokens,
+    hook, ActivationCache, Bos, Config, HookFilter, HookPoint, HookedTransformer, Hooks, Input, ReturnType, RunOptions,
+    Slice, TokenOptions, Tokens,
 };
 
 const PROMPT: [i64; 5] = [5, 17, 3, 60, 9];
@@ -91,39 +91,39 @@ fn without_a_filter_everything_that_fires_by_default_is_kept() {
 fn a_plan_knows_what_a_run_will_keep() {
     for family in families() {
         let (model, tokens) = fixture(&family);
-        let run = || Run::new().cache(model.hook_names()).output(Output::None);
+        let run = || RunOptions::new().cache(model.hook_names()).return_type(ReturnType::None);
         let plan = model.plan(&run()).unwrap();
         let outcome = model.run(&tokens, run()).unwrap();
         assert_eq!(plan.cached().count(), outcome.cache.len());
         assert!(outcome.cache.keys().all(|point| plan.is_live(point)));
-        let nothing = model.plan(&Run::new()).unwrap();
+        let nothing = model.plan(&RunOptions::new()).unwrap();
         assert!(!outcome.cache.keys().any(|point| nothing.is_live(point)));
     }
 }
 
 #[test]
 fn nothing_is_kept_unasked() {
-    let outcome = raw("gpt2").run(PROMPT, Run::new()).unwrap();
+    let outcome = raw("gpt2").run(PROMPT, RunOptions::new()).unwrap();
     assert!(outcome.cache.is_empty() && outcome.logits.is_some() && outcome.loss.is_none() && outcome.resid.is_none());
 }
 
 #[test]
 fn outputs_are_what_was_asked_for() {
     let model = raw("gpt2");
-    let run = |output| model.run([5, 17, 3], Run::new().output(output)).unwrap();
+    let run = |output| model.run([5, 17, 3], RunOptions::new().return_type(output)).unwrap();
     let of = |output| {
         let outcome = run(output);
         (outcome.logits.map(|t| t.size()), outcome.loss.map(|t| t.size()))
     };
-    assert_eq!(of(Output::Logits), (Some(vec![1, 3, 96]), None));
-    assert_eq!(of(Output::Loss), (None, Some(vec![])));
-    assert_eq!(of(Output::LossPerToken), (None, Some(vec![1, 2])));
-    assert_eq!(of(Output::Both), (Some(vec![1, 3, 96]), Some(vec![])));
-    assert_eq!(of(Output::None), (None, None));
+    assert_eq!(of(ReturnType::Logits), (Some(vec![1, 3, 96]), None));
+    assert_eq!(of(ReturnType::Loss), (None, Some(vec![])));
+    assert_eq!(of(ReturnType::LossPerToken), (None, Some(vec![1, 2])));
+    assert_eq!(of(ReturnType::Both), (Some(vec![1, 3, 96]), Some(vec![])));
+    assert_eq!(of(ReturnType::None), (None, None));
     // By hand: minus the log-probability of each next token.
-    let log_probs = run(Output::Logits).logits.unwrap().log_softmax(-1, Kind::Double);
+    let log_probs = run(ReturnType::Logits).logits.unwrap().log_softmax(-1, Kind::Double);
     let next = |at: i64, id: i64| -log_probs.double_value(&[0, at, id]);
-    let per_token = run(Output::LossPerToken).loss.unwrap();
+    let per_token = run(ReturnType::LossPerToken).loss.unwrap();
     assert_abs_diff_eq!(per_token.double_value(&[0, 0]), next(0, 17), epsilon = 1e-5);
     assert_abs_diff_eq!(per_token.double_value(&[0, 1]), next(1, 3), epsilon = 1e-5);
     assert_abs_diff_eq!(model.loss([5, 17, 3]).unwrap(), (next(0, 17) + next(1, 3)) / 2.0, epsilon = 1e-5);
@@ -132,32 +132,32 @@ fn outputs_are_what_was_asked_for() {
 #[test]
 fn a_result_that_was_not_computed_is_an_error_that_names_the_setting() {
     let model = raw("gpt2");
-    let run = |run: Run<'static>| model.run([5, 17, 3], run).unwrap();
+    let run = |run: RunOptions<'static>| model.run([5, 17, 3], run).unwrap();
     let says = |error: tch_lens::Error, expected: &str| {
         assert!(matches!(error, tch_lens::Error::NotComputed { .. }));
         assert_eq!(error.to_string(), format!("the run did not compute {expected}"));
     };
-    let both = run(Run::new().output(Output::Both));
+    let both = run(RunOptions::new().return_type(ReturnType::Both));
     assert_eq!(both.loss().unwrap(), model.loss([5, 17, 3]).unwrap());
     assert_eq!(both.loss().unwrap(), both.loss_tensor().unwrap().double_value(&[]));
     assert_eq!(both.logits().unwrap(), both.logits.as_ref().unwrap());
     says(both.resid().unwrap_err(), "the residual stream: set `stop_at_layer`");
 
-    let per_token = run(Run::new().output(Output::LossPerToken));
+    let per_token = run(RunOptions::new().return_type(ReturnType::LossPerToken));
     assert_eq!(per_token.loss_tensor().unwrap().size(), [1, 2]);
-    let hint = "it computed the loss per token, so use `loss_tensor`, or `output(Output::Loss)`";
+    let hint = "it computed the loss per token, so use `loss_tensor`, or `output(ReturnType::Loss)`";
     says(per_token.loss().unwrap_err(), &format!("the mean loss: {hint}"));
-    let no_logits = "logits: set `output` to `Output::Logits` or `Output::Both`, and leave out `stop_at_layer`";
+    let no_logits = "logits: set `output` to `ReturnType::Logits` or `ReturnType::Both`, and leave out `stop_at_layer`";
     says(per_token.logits().unwrap_err(), no_logits);
 
-    let mut stopped = run(Run::new().stop_at_layer(1usize));
+    let mut stopped = run(RunOptions::new().stop_at_layer(1usize));
     assert_eq!(stopped.resid().unwrap(), stopped.resid.as_ref().unwrap());
     says(stopped.take_logits().unwrap_err(), no_logits);
-    let no_loss = "a loss: set `output` to `Output::Loss`, `Output::LossPerToken` or `Output::Both`";
+    let no_loss = "a loss: set `output` to `ReturnType::Loss`, `ReturnType::LossPerToken` or `ReturnType::Both`";
     says(stopped.loss().unwrap_err(), no_loss);
-    says(run(Run::new()).loss_tensor().unwrap_err(), no_loss);
+    says(run(RunOptions::new()).loss_tensor().unwrap_err(), no_loss);
 
-    let mut logits = run(Run::new());
+    let mut logits = run(RunOptions::new());
     assert_eq!(logits.take_logits().unwrap(), model.forward([5, 17, 3]).unwrap());
     says(logits.take_logits().unwrap_err(), no_logits);
 }
@@ -171,7 +171,7 @@ fn a_run_stops_before_a_layer_with_the_stream_there() {
         let n_layers = model.config().n_layers as i64;
         let (_, all) = model.run_with_cache(&tokens).unwrap();
         for layer in -n_layers..=n_layers {
-            let outcome = model.run(&tokens, Run::new().stop_at_layer(layer).cache(HookFilter::All)).unwrap();
+            let outcome = model.run(&tokens, RunOptions::new().stop_at_layer(layer).cache(HookFilter::All)).unwrap();
             let expected = match layer {
                 layer if layer == n_layers => &all[("resid_post", -1)],
                 layer => &all[("resid_pre", layer)],
@@ -194,10 +194,10 @@ fn layers_past_the_stop_do_not_run() {
     let model = raw("gpt2");
     let fired = RefCell::new(Vec::new());
     let everywhere = || Hooks::new().observe(HookFilter::All, |_, point| fired.borrow_mut().push(point));
-    model.run(PROMPT, Run::new().hooks(everywhere()).stop_at_layer(1)).unwrap();
+    model.run(PROMPT, RunOptions::new().hooks(everywhere()).stop_at_layer(1)).unwrap();
     let stopped = fired.take();
     assert!(stopped.contains(&hook::resid_post(0)) && stopped.iter().all(|point| point.layer() != Some(1)));
-    model.run(PROMPT, Run::new().hooks(everywhere())).unwrap();
+    model.run(PROMPT, RunOptions::new().hooks(everywhere())).unwrap();
     assert_eq!(fired.borrow()[..stopped.len()], stopped);
     assert_eq!(fired.borrow().last(), Some(&hook::unembed_out()));
 }
@@ -224,16 +224,16 @@ fn a_run_ends_with_the_last_point_that_is_looked_at() {
     let whole = raw("gpt2");
     for layer in [0, 1] {
         let model = broken_after(layer);
-        assert!(model.run(PROMPT, Run::new()).is_err(), "what comes after layer {layer} still computes");
-        let last = || Run::new().cache(hook::resid_post(layer)).output(Output::None);
+        assert!(model.run(PROMPT, RunOptions::new()).is_err(), "what comes after layer {layer} still computes");
+        let last = || RunOptions::new().cache(hook::resid_post(layer)).return_type(ReturnType::None);
         let ours = model.run(PROMPT, last()).unwrap().cache;
         let theirs = whole.run(PROMPT, last()).unwrap().cache;
         same("the last point", &ours[hook::resid_post(layer)], &theirs[hook::resid_post(layer)], 0.0);
         let next = if layer == 0 { hook::mlp_out(1) } else { hook::unembed_out() };
-        assert!(model.run(PROMPT, Run::new().cache(next).output(Output::None)).is_err());
+        assert!(model.run(PROMPT, RunOptions::new().cache(next).return_type(ReturnType::None)).is_err());
         if layer == 0 {
-            model.run(PROMPT, Run::new().stop_at_layer(1)).unwrap();
-            assert!(model.run(PROMPT, Run::new().stop_at_layer(2)).is_err());
+            model.run(PROMPT, RunOptions::new().stop_at_layer(1)).unwrap();
+            assert!(model.run(PROMPT, RunOptions::new().stop_at_layer(2)).is_err());
         }
     }
 }
@@ -254,7 +254,7 @@ fn a_slice_of_positions_is_that_of_the_whole_cache(#[case] slice: Slice) {
     let mut compared = 0;
     for family in families() {
         let (model, tokens) = fixture(&family);
-        let run = || Run::new().cache(model.hook_names()).output(Output::None);
+        let run = || RunOptions::new().cache(model.hook_names()).return_type(ReturnType::None);
         let whole = model.run(&tokens, run()).unwrap().cache;
         let sliced = model.run(&tokens, run().pos(slice.clone())).unwrap().cache;
         let kept = Tensor::from_slice(&slice.indices(7, "position").unwrap());
@@ -300,7 +300,7 @@ fn logits_at_some_positions_are_those_of_all() {
     for family in ["gpt2", "llama_gqa_tied", "gpt_neo"] {
         let (model, tokens) = fixture(family);
         let all = model.forward(&tokens).unwrap();
-        let at = |slice: Slice| model.run(&tokens, Run::new().logits_at(slice)).unwrap().logits.unwrap();
+        let at = |slice: Slice| model.run(&tokens, RunOptions::new().logits_at(slice)).unwrap().logits.unwrap();
         same("the last", &at((-1).into()), &all.i((.., 6..7)), 1e-5); // an index keeps its axis
         same("some", &at((2..4).into()), &all.i((.., 2..4)), 1e-5);
         same("a list", &at([3, 0].into()), &all.index_select(1, &Tensor::from_slice(&[3i64, 0])), 1e-5);
@@ -337,7 +337,7 @@ fn the_same_tokens_in_every_form() {
         let what = format!("{input:?}");
         assert_eq!(model.forward(input).unwrap(), expected, "{what}");
     }
-    let without = model.run("the road ends", Run::new().prepend_bos(Bos::No)).unwrap().logits.unwrap();
+    let without = model.run("the road ends", RunOptions::new().prepend_bos(Bos::No)).unwrap().logits.unwrap();
     assert_eq!(without, model.forward(&ids[1..]).unwrap());
 }
 
@@ -383,7 +383,7 @@ fn a_cache_stays_what_it_was() {
         let before: Vec<Tensor> = cache.values().map(Tensor::copy).collect();
         let clone = cache.clone();
         let hooks = Hooks::new().replace(HookFilter::All, |t, _| t.zeros_like());
-        model.run(&tokens, Run::new().hooks(hooks)).unwrap();
+        model.run(&tokens, RunOptions::new().hooks(hooks)).unwrap();
         drop(cache);
         (clone, before)
     };
@@ -396,7 +396,7 @@ fn a_cache_stays_what_it_was() {
 fn a_batch_is_sliced_on_every_point_s_own_axis() {
     for family in ["gpt2", "llama_gqa_tied", "toy_solu_ln"] {
         let (model, tokens) = fixture(family);
-        let cache = || model.run(&tokens, Run::new().cache(model.hook_names())).unwrap().cache;
+        let cache = || model.run(&tokens, RunOptions::new().cache(model.hook_names())).unwrap().cache;
         let whole = cache();
         for (slice, kept) in [
             (Slice::from(0..1), vec![0]),
@@ -422,7 +422,7 @@ fn a_batch_is_sliced_on_every_point_s_own_axis() {
         for (point, ours) in &second {
             same(&format!("{family} {point}"), ours, &whole[*point].i(1), 0.0);
         }
-        let one = || model.run(tokens.i(0), Run::new().cache(model.hook_names())).unwrap().cache;
+        let one = || model.run(tokens.i(0), RunOptions::new().cache(model.hook_names())).unwrap().cache;
         let (kept, removed) = (one(), one().remove_batch_dim().unwrap());
         for (point, ours) in &removed {
             same(&format!("{family} {point}"), ours, &kept[*point].i(0), 0.0);
@@ -450,7 +450,7 @@ const _: () = {
     shared::<Config>();
     shared::<tch_lens::Tokenizer>();
     sent::<ActivationCache>();
-    sent::<tch_lens::Outcome>();
+    sent::<tch_lens::RunOutput>();
     shared::<tch_lens::Error>();
 };
 

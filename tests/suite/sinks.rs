@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use crate::common::{families, raw, Fixture};
 use tch::{Kind, Tensor};
 use tch_lens::{
-    hook, Error, FileSink, HookError, HookFilter, HookPoint, Output, PlannedEntry, Positions, Run, Sink, SinkEntry,
+    hook, Error, FileSink, HookError, HookFilter, HookPoint, PlannedEntry, Positions, ReturnType, RunOptions, Sink,
+    SinkEntry,
 };
 
 const PROMPT: [i64; 5] = [5, 14, 3, 10, 9];
@@ -16,12 +17,12 @@ const PROMPT: [i64; 5] = [5, 14, 3, 10, 9];
 fn a_stream_gets_what_the_cache_would_hold() {
     for family in families() {
         let (model, tokens) = (raw(&family), Fixture::open(&family).want("tokens"));
-        for run in [|run: Run<'static>| run, |run: Run<'static>| run.pos([3, 1]).logits_at([4, 3])] {
+        for run in [|run: RunOptions<'static>| run, |run: RunOptions<'static>| run.pos([3, 1]).logits_at([4, 3])] {
             let mut got: Vec<(HookPoint, Tensor, Vec<i64>)> = Vec::new();
-            let kept = model.run(&tokens, run(Run::new().cache(model.hook_names()))).unwrap().cache;
+            let kept = model.run(&tokens, run(RunOptions::new().cache(model.hook_names()))).unwrap().cache;
             let stream = |entry: SinkEntry| got.push((entry.point, entry.tensor.copy(), entry.positions.of_row(0)));
             // The closure borrows; a run's other settings are made again.
-            let plain = run(Run::new().cache(model.hook_names()));
+            let plain = run(RunOptions::new().cache(model.hook_names()));
             let outcome = model.run(&tokens, narrowed(plain).sink(stream)).unwrap();
             assert!(outcome.cache.is_empty() && outcome.logits.is_some(), "{family}");
             assert!(got.iter().map(|(point, ..)| *point).eq(kept.keys()), "{family}");
@@ -34,7 +35,7 @@ fn a_stream_gets_what_the_cache_would_hold() {
 }
 
 /// The same run, for a shorter life.
-fn narrowed<'a>(run: Run<'a>) -> Run<'a> {
+fn narrowed<'a>(run: RunOptions<'a>) -> RunOptions<'a> {
     run
 }
 
@@ -44,13 +45,15 @@ fn a_file_has_what_the_cache_would_hold() {
     let folder = tempfile::tempdir().unwrap();
     for family in ["gpt2", "llama_gqa_tied", "olmo2", "toy_shortformer"] {
         let (model, tokens) = (raw(family), Fixture::open(family).want("tokens"));
-        for (i, run) in
-            [|run: Run<'static>| run, |run: Run<'static>| run.pos([3, 1]).logits_at([4, 3])].into_iter().enumerate()
+        for (i, run) in [|run: RunOptions<'static>| run, |run: RunOptions<'static>| run.pos([3, 1]).logits_at([4, 3])]
+            .into_iter()
+            .enumerate()
         {
             let path = folder.path().join(format!("{family}_{i}.safetensors"));
-            let kept = model.run(&tokens, run(Run::new().cache(model.hook_names()))).unwrap().cache;
-            let outcome =
-                model.run(&tokens, run(Run::new().cache(model.hook_names()).sink(FileSink::new(&path)))).unwrap();
+            let kept = model.run(&tokens, run(RunOptions::new().cache(model.hook_names()))).unwrap().cache;
+            let outcome = model
+                .run(&tokens, run(RunOptions::new().cache(model.hook_names()).sink(FileSink::new(&path))))
+                .unwrap();
             assert!(outcome.cache.is_empty());
             let read: BTreeMap<String, Tensor> = Tensor::read_safetensors(&path).unwrap().into_iter().collect();
             assert_eq!(read.len(), kept.len());
@@ -69,12 +72,12 @@ fn a_run_that_fails_leaves_no_file() {
     let path = folder.path().join("activations.safetensors");
     let model = raw("gpt2");
     let hooks = || tch_lens::Hooks::new().observe(hook::z(1), |_, _| Err::<(), _>("no"));
-    let run = Run::new().cache("resid_post").hooks(hooks()).sink(FileSink::new(&path));
+    let run = RunOptions::new().cache("resid_post").hooks(hooks()).sink(FileSink::new(&path));
     assert!(model.run(PROMPT, run).is_err());
     let missing = folder.path().join("missing").join("a.safetensors");
-    let run = Run::new().cache("resid_post").sink(FileSink::new(&missing));
+    let run = RunOptions::new().cache("resid_post").sink(FileSink::new(&missing));
     assert!(matches!(model.run(PROMPT, run), Err(Error::Io { path, .. }) if path == missing));
-    let experts = Run::new().cache(HookFilter::All).sink(FileSink::new(&path));
+    let experts = RunOptions::new().cache(HookFilter::All).sink(FileSink::new(&path));
     let error = raw("mixtral").run(PROMPT, experts).unwrap_err().to_string();
     assert!(error.contains("cannot be written to a file as the run goes"), "{error}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -114,11 +117,11 @@ fn what_is_announced_comes() {
         let (model, tokens) = (raw(&family), Fixture::open(&family).want("tokens"));
         // With heads that read streams of their own, and logits at other positions than those that are kept.
         let hooks = || tch_lens::Hooks::new().replace("v_input", |x, _| x.shallow_clone());
-        let runs: [fn() -> Run<'static>; 4] = [
-            Run::new,
-            || Run::new().pos(Positions::LastToken),
-            || Run::new().pos(0..2).logits_at(3..),
-            || Run::new().stop_at_layer(1),
+        let runs: [fn() -> RunOptions<'static>; 4] = [
+            RunOptions::new,
+            || RunOptions::new().pos(Positions::LastToken),
+            || RunOptions::new().pos(0..2).logits_at(3..),
+            || RunOptions::new().stop_at_layer(1),
         ];
         for (i, run) in runs.into_iter().enumerate() {
             let finished = RefCell::new(0);
@@ -134,7 +137,7 @@ fn what_is_announced_comes() {
 fn a_sink_that_fails_panics_or_edits_ends_the_run() {
     let model = raw("gpt2");
     let run = |sink: fn(SinkEntry) -> Result<(), HookError>| {
-        model.run(PROMPT, Run::new().cache("z").output(Output::None).sink(sink)).unwrap_err()
+        model.run(PROMPT, RunOptions::new().cache("z").return_type(ReturnType::None).sink(sink)).unwrap_err()
     };
     let error = run(|_| Err("the disk is full".into()));
     assert!(matches!(error, Error::Sink { .. }));
@@ -161,7 +164,9 @@ fn a_stream_adds_up_over_runs() {
         let add = |entry: SinkEntry| {
             sum += entry.tensor.to_kind(Kind::Double).sum_dim_intlist([0i64, 1].as_slice(), false, None);
         };
-        model.run(prompt, Run::new().cache(hook::resid_post(-1)).output(Output::None).sink(add)).unwrap();
+        model
+            .run(prompt, RunOptions::new().cache(hook::resid_post(-1)).return_type(ReturnType::None).sink(add))
+            .unwrap();
     }
     let (_, both) = model.run_with_cache(vec![vec![5i64, 14, 3], vec![7, 4, 12]]).unwrap();
     let expected = both[hook::resid_post(-1)].to_kind(Kind::Double).sum_dim_intlist([0i64, 1].as_slice(), false, None);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use rstest::rstest;
 use tch::{Kind, Tensor};
-use tch_lens::{HookedTransformer, Load};
+use tch_lens::{HookedTransformer, LoadOptions};
 
 fn folder(name: &str) -> PathBuf {
     crate::common::fixtures().join("torch_files").join(name)
@@ -35,7 +35,7 @@ fn files_are_mapped_or_read(#[case] name: &str, #[case] file: &str) {
     for map in [true, false] {
         let mapped = Arc::new(Mutex::new(Vec::new()));
         let (watch, path) = (mapped.clone(), file.to_str().unwrap().to_string());
-        let load = Load::new().memory_map(map).on_progress(move |_, _| {
+        let load = LoadOptions::new().memory_map(map).on_progress(move |_, _| {
             let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
             watch.lock().unwrap().push(maps.lines().any(|line| line.ends_with(&path)));
         });
@@ -53,7 +53,7 @@ fn files_are_mapped_or_read(#[case] name: &str, #[case] file: &str) {
 fn loading_says_how_far_it_is() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watch = seen.clone();
-    let load = Load::new().on_progress(move |done, of| watch.lock().unwrap().push((done, of)));
+    let load = LoadOptions::new().on_progress(move |done, of| watch.lock().unwrap().push((done, of)));
     let layers = load.open(folder("gpt2")).unwrap().config().n_layers;
     let of = layers + 2; // unembedding and embedding
     assert_eq!(*seen.lock().unwrap(), (1..=of).map(|done| (done, of)).collect::<Vec<_>>());
@@ -66,9 +66,9 @@ fn safetensors_are_preferred() {
         std::fs::copy(folder("gpt2").join(file), both.path().join(file)).unwrap();
     }
     std::fs::copy(folder("malicious.bin"), both.path().join("pytorch_model.bin")).unwrap();
-    assert!(Load::new().open(both.path()).is_ok());
+    assert!(LoadOptions::new().open(both.path()).is_ok());
     std::fs::remove_file(both.path().join("model.safetensors")).unwrap();
-    let error = Load::new().open(both.path()).unwrap_err().to_string();
+    let error = LoadOptions::new().open(both.path()).unwrap_err().to_string();
     assert!(error.ends_with("pytorch_model.bin: the pickle wants to call `posix.system`: refused"), "{error}");
 }
 
@@ -86,13 +86,13 @@ fn a_saved_model_loads_the_same(
             Some(tokens) => tokens,
             None => continue,
         };
-        let load = Load::new().kind(kind);
+        let load = LoadOptions::new().kind(kind);
         let load = if processed { load } else { load.no_processing() };
         let Ok(model) = load.open(&fixture) else { continue }; // an encoder
         let folder = tempfile::tempdir().unwrap();
         model.save_pretrained(folder.path()).unwrap();
         // The other choice of processing changes nothing: what was saved is what is wanted.
-        let load = Load::new().kind(kind);
+        let load = LoadOptions::new().kind(kind);
         let load = if processed { load.no_processing() } else { load };
         let again = load.open(folder.path()).unwrap();
         let what = format!("{} as {kind:?}, processed: {processed}", fixture.display());
@@ -127,7 +127,7 @@ fn same_weights(one: &HookedTransformer, other: &HookedTransformer, what: &str) 
 fn a_state_dict_makes_the_same_model(#[case] name: &str) {
     let fixture = crate::common::fixtures().join(name);
     let model = HookedTransformer::from_pretrained(&fixture).unwrap();
-    let load = Load::new().no_processing();
+    let load = LoadOptions::new().no_processing();
     let again = load.state_dict(model.config().clone(), model.state_dict().unwrap()).unwrap();
     same_weights(&model, &again, name);
 }
@@ -137,7 +137,7 @@ fn a_state_dict_makes_the_same_model(#[case] name: &str) {
 #[case("gpt2_stanford")]
 fn a_gpt2_is_written_as_hugging_face_does(#[case] name: &str) {
     let fixture = crate::common::fixtures().join(name);
-    let load = Load::new().no_processing();
+    let load = LoadOptions::new().no_processing();
     let model = load.open(&fixture).unwrap();
     let folder = tempfile::tempdir().unwrap();
     model.save_hugging_face(folder.path(), Kind::Float).unwrap();
@@ -156,12 +156,12 @@ fn a_gpt2_is_written_as_hugging_face_does(#[case] name: &str) {
 fn what_is_no_gpt2_is_not_written_as_one() {
     let fixture = |name: &str| crate::common::fixtures().join(name);
     let folder = tempfile::tempdir().unwrap();
-    let error = |load: Load, name: &str| {
+    let error = |load: LoadOptions, name: &str| {
         load.open(fixture(name)).unwrap().save_hugging_face(folder.path(), Kind::Float).unwrap_err().to_string()
     };
-    let gated = error(Load::new().no_processing(), "toy_gated_ln");
+    let gated = error(LoadOptions::new().no_processing(), "toy_gated_ln");
     assert!(gated.contains("which has no gated MLP"), "{gated}");
-    let folded = error(Load::new(), "gpt2");
+    let folded = error(LoadOptions::new(), "gpt2");
     assert!(folded.contains("folded norms (load it with `no_processing`)"), "{folded}");
     assert!(!folder.path().join("config.json").exists());
 }

@@ -7,7 +7,7 @@ use tch::{Device, IndexOp, Kind, Tensor};
 use tch_lens::config::{AttentionConfig, AttentionDir, PerLayer, Positions, Reach, RopeScaling};
 use tch_lens::{
     hook, ActivationCache, Config, Error, HookFilter, HookPoint, HookedTransformer, Hooks, KeyValueStore,
-    KeyValueStoreError, Output, Run, Span, Tokens,
+    KeyValueStoreError, ReturnType, RunOptions, Span, Tokens,
 };
 
 /// In fp64 nothing but a mistake is larger.
@@ -45,7 +45,7 @@ fn expected(whole: &ActivationCache, point: HookPoint, start: i64, len: i64) -> 
 /// Runs `tokens` in parts, and compares with the whole run. Gives whether no rotation forbade it.
 fn in_parts(what: &str, model: &HookedTransformer, tokens: &Tokens, parts: &[i64], tally: &mut Tally) -> bool {
     let names = model.hook_names();
-    let whole = model.run(tokens, Run::new().cache(names.clone())).unwrap();
+    let whole = model.run(tokens, RunOptions::new().cache(names.clone())).unwrap();
     let logits = whole.logits.unwrap();
     let len = tokens.ids.size()[1] as usize;
     let mut store = KeyValueStore::new(model, tokens.ids.size()[0] as usize, len).unwrap();
@@ -55,7 +55,7 @@ fn in_parts(what: &str, model: &HookedTransformer, tokens: &Tokens, parts: &[i64
         let new = columns(tokens, start, *part);
         let what = format!("{what}, {start} + {part}");
         // Every second part without scores and patterns, which attention then does not form.
-        let run = Run::new().past(&mut store);
+        let run = RunOptions::new().past(&mut store);
         let run = if start % 2 == 0 { run.cache(names.clone()) } else { run.cache("resid_post") };
         let outcome = match model.run(&new, run) {
             Err(Error::KeyValueStore(KeyValueStoreError::Rotation { .. })) => return false,
@@ -111,15 +111,15 @@ fn rotations_that_depend_on_the_length_are_continued_within_a_class() {
     tally.finish("classes of lengths");
     // What is forgotten leaves keys that are rotated for more.
     let mut store = KeyValueStore::new(&long, 2, 8).unwrap();
-    long.run(&tokens, Run::new().past(&mut store)).unwrap();
+    long.run(&tokens, RunOptions::new().past(&mut store)).unwrap();
     store.truncate(3).unwrap();
-    let error = long.run(columns(&tokens, 3, 1), Run::new().past(&mut store)).unwrap_err();
+    let error = long.run(columns(&tokens, 3, 1), RunOptions::new().past(&mut store)).unwrap_err();
     assert!(
         matches!(error, Error::KeyValueStore(KeyValueStoreError::Rotation { row: 0, held: 7, grown: 4 })),
         "{error}"
     );
     store.truncate(0).unwrap();
-    long.run(columns(&tokens, 0, 3), Run::new().past(&mut store)).unwrap();
+    long.run(columns(&tokens, 0, 3), RunOptions::new().past(&mut store)).unwrap();
 }
 
 proptest! {
@@ -171,7 +171,7 @@ fn parts_may_have_padding_or_not() {
             if new.mask.as_ref().unwrap().all().int64_value(&[]) == 1 {
                 new.mask = None;
             }
-            let logits = model.run(&new, Run::new().past(&mut store)).unwrap().logits.unwrap();
+            let logits = model.run(&new, RunOptions::new().past(&mut store)).unwrap().logits.unwrap();
             assert!(max_diff("logits", &logits, &whole.narrow(1, start, part)) < TOLERANCE);
             start += part;
         }
@@ -195,15 +195,15 @@ fn long_sequences_in_parts() {
     for (what, config) in models {
         let model = fresh(config);
         let tokens: Vec<i64> = (0..n_ctx as i64).map(|i| (i * 7 + i / 5) % 16).collect();
-        let last = |run: Run, from: usize, to: usize| {
-            let run = run.cache(hook::resid_post(1)).output(Output::None);
+        let last = |run: RunOptions, from: usize, to: usize| {
+            let run = run.cache(hook::resid_post(1)).return_type(ReturnType::None);
             model.run(&tokens[from..to], run).unwrap().cache[hook::resid_post(1)].shallow_clone()
         };
-        let whole = last(Run::new(), 0, n_ctx);
+        let whole = last(RunOptions::new(), 0, n_ctx);
         let mut store = KeyValueStore::new(&model, 1, n_ctx).unwrap();
         let mut start = 0;
         for len in [2500, 1, 1200, 1, 498] {
-            let part = last(Run::new().past(&mut store), start, start + len);
+            let part = last(RunOptions::new().past(&mut store), start, start + len);
             let diff = max_diff(what, &part, &whole.narrow(1, start as i64, len as i64));
             assert!(diff < TOLERANCE, "{what}, {start} + {len}: {diff:.2e}");
             start += len;
@@ -227,16 +227,16 @@ fn a_store_is_one_model_s_and_has_its_size() {
     let mut store = KeyValueStore::new(&model, 2, 5).unwrap();
     assert!(store.is_empty() && store.capacity() == 5 && store.batch() == 2 && store.mask().is_none());
     let two = |n: i64| Tokens { ids: ids().narrow(1, 0, n), mask: None };
-    model.run(two(3), Run::new().past(&mut store)).unwrap();
+    model.run(two(3), RunOptions::new().past(&mut store)).unwrap();
     let other = raw("gpt2");
-    let error = store_error(other.run(two(1), Run::new().past(&mut store)));
+    let error = store_error(other.run(two(1), RunOptions::new().past(&mut store)));
     assert!(matches!(error, KeyValueStoreError::OtherModel), "{error}");
-    let error = store_error(model.run([1, 2], Run::new().past(&mut store)));
+    let error = store_error(model.run([1, 2], RunOptions::new().past(&mut store)));
     assert!(matches!(error, KeyValueStoreError::Batch { rows: 2, found: 1 }), "{error}");
-    let error = store_error(model.run(two(3), Run::new().past(&mut store)));
+    let error = store_error(model.run(two(3), RunOptions::new().past(&mut store)));
     assert!(matches!(error, KeyValueStoreError::Full { len: 3, new: 3, capacity: 5 }), "{error}");
     assert_eq!(store.len(), 3);
-    model.clone().run(two(2), Run::new().past(&mut store)).unwrap(); // another handle, the same weights
+    model.clone().run(two(2), RunOptions::new().past(&mut store)).unwrap(); // another handle, the same weights
     for (batch, capacity) in [(0, 4), (1, 0), (1, 65)] {
         let error = store_error(KeyValueStore::new(&model, batch, capacity));
         assert!(matches!(error, KeyValueStoreError::Size { n_ctx: 64, .. }), "{error}");
@@ -251,27 +251,30 @@ fn after_an_error_a_store_is_what_it_was() {
     let model = fresh(small());
     let whole = model.forward([5, 14, 3, 10, 9]).unwrap();
     let mut store = KeyValueStore::new(&model, 1, 8).unwrap();
-    model.run([5, 14, 3], Run::new().past(&mut store)).unwrap();
+    model.run([5, 14, 3], RunOptions::new().past(&mut store)).unwrap();
     let fails = Hooks::new().observe(hook::z(1), |_, _| Err::<(), tch_lens::HookError>("no".into()));
-    assert!(model.run([1, 1, 1], Run::new().past(&mut store).hooks(fails)).is_err());
-    assert!(model.run([99, 1, 1], Run::new().past(&mut store)).is_err());
+    assert!(model.run([1, 1, 1], RunOptions::new().past(&mut store).hooks(fails)).is_err());
+    assert!(model.run([99, 1, 1], RunOptions::new().past(&mut store)).is_err());
     assert_eq!(store.len(), 3);
-    let rest = model.run([10, 9], Run::new().past(&mut store)).unwrap().logits.unwrap();
+    let rest = model.run([10, 9], RunOptions::new().past(&mut store)).unwrap().logits.unwrap();
     assert!(max_diff("logits", &rest, &whole.narrow(1, 3, 2)) < TOLERANCE);
-    assert!(matches!(model.run([1; 9], Run::new().past(&mut store)), Err(Error::KeyValueStore(_))));
+    assert!(matches!(model.run([1; 9], RunOptions::new().past(&mut store)), Err(Error::KeyValueStore(_))));
     let mut full = KeyValueStore::new(&model, 1, 16).unwrap();
-    model.run([1; 16], Run::new().past(&mut full)).unwrap();
-    assert!(matches!(model.run([1], Run::new().past(&mut full)), Err(Error::PromptTooLong { tokens: 17, n_ctx: 16 })));
+    model.run([1; 16], RunOptions::new().past(&mut full)).unwrap();
+    assert!(matches!(
+        model.run([1], RunOptions::new().past(&mut full)),
+        Err(Error::PromptTooLong { tokens: 17, n_ctx: 16 })
+    ));
 }
 
 #[test]
 fn endings_share_a_prefix() {
     let model = fresh(rotary(RopeScaling::None));
     let mut store = KeyValueStore::new(&model, 1, 8).unwrap();
-    model.run([5, 14, 3], Run::new().past(&mut store)).unwrap();
+    model.run([5, 14, 3], RunOptions::new().past(&mut store)).unwrap();
     let endings = [[10, 9], [4, 12], [8, 3]];
     for ending in endings {
-        let logits = model.run(ending, Run::new().past(&mut store)).unwrap().logits.unwrap();
+        let logits = model.run(ending, RunOptions::new().past(&mut store)).unwrap().logits.unwrap();
         let whole = model.forward([5, 14, 3, ending[0], ending[1]]).unwrap();
         assert!(max_diff("logits", &logits, &whole.narrow(1, 3, 2)) < TOLERANCE);
         store.truncate(3).unwrap();
@@ -280,7 +283,7 @@ fn endings_share_a_prefix() {
     assert_eq!(store.len(), 3);
     // All at once, one row each.
     let mut rows = store.rows(&[0, 0, 0]).unwrap();
-    let logits = model.run(endings.map(Vec::from).to_vec(), Run::new().past(&mut rows)).unwrap().logits.unwrap();
+    let logits = model.run(endings.map(Vec::from).to_vec(), RunOptions::new().past(&mut rows)).unwrap().logits.unwrap();
     for (row, ending) in endings.into_iter().enumerate() {
         let whole = model.forward([5, 14, 3, ending[0], ending[1]]).unwrap();
         assert!(max_diff("logits", &logits.i(row as i64), &whole.i(0).narrow(0, 3, 2)) < TOLERANCE);
@@ -295,16 +298,16 @@ fn rows_keep_their_padding() {
     let model = fresh(small());
     let tokens = Tokens { ids: ids(), mask: Some(mask(["0011111", "1011011"])) };
     let mut store = KeyValueStore::new(&model, 2, 10).unwrap();
-    model.run(columns(&tokens, 0, 5), Run::new().past(&mut store)).unwrap();
+    model.run(columns(&tokens, 0, 5), RunOptions::new().past(&mut store)).unwrap();
     let mut turned = store.rows(&[1, 0, 1]).unwrap();
     let order = Tensor::from_slice(&[1i64, 0, 1]);
     let rest = columns(&tokens, 5, 2);
     let new = Tokens { ids: rest.ids.index_select(0, &order), mask: None };
-    let found = model.run(&new, Run::new().past(&mut turned)).unwrap().logits.unwrap();
-    let theirs = model.run(&rest, Run::new().past(&mut store)).unwrap().logits.unwrap();
+    let found = model.run(&new, RunOptions::new().past(&mut turned)).unwrap().logits.unwrap();
+    let theirs = model.run(&rest, RunOptions::new().past(&mut store)).unwrap().logits.unwrap();
     assert!(max_diff("rows", &found, &theirs.index_select(0, &order)) < TOLERANCE);
     store.truncate(5).unwrap();
-    let again = model.run(&rest, Run::new().past(&mut store)).unwrap().logits.unwrap();
+    let again = model.run(&rest, RunOptions::new().past(&mut store)).unwrap().logits.unwrap();
     assert_eq!(again, theirs);
 }
 
@@ -314,7 +317,7 @@ fn a_store_holds_what_attention_reads() {
         let model = raw(family);
         let tokens = Tokens { ids: ids(), mask: None };
         let mut store = KeyValueStore::new(&model, 2, 9).unwrap();
-        let cache = model.run(&tokens, Run::new().past(&mut store).cache(HookFilter::All)).unwrap().cache;
+        let cache = model.run(&tokens, RunOptions::new().past(&mut store).cache(HookFilter::All)).unwrap().cache;
         let k = if model.config().rotary().is_some() { "rot_k" } else { "k" };
         for layer in 0..2 {
             assert_eq!(store.keys(layer).unwrap(), cache[(k, layer)].transpose(1, 2), "{family}");
@@ -330,11 +333,12 @@ fn a_store_holds_what_attention_reads() {
 fn gradients_end_at_the_store() {
     let model = fresh(small());
     let mut store = KeyValueStore::new(&model, 1, 8).unwrap();
-    let embeddings = model.run([5, 14, 3, 10], Run::new().cache("hook_embed")).unwrap().cache["hook_embed"].copy();
+    let embeddings =
+        model.run([5, 14, 3, 10], RunOptions::new().cache("hook_embed")).unwrap().cache["hook_embed"].copy();
     let part = |start, len| embeddings.narrow(1, start, len).copy().set_requires_grad(true);
     let [first, second] = [part(0, 2), part(2, 2)];
     let run = |x: &Tensor, store: &mut KeyValueStore| {
-        model.run(x, Run::new().past(store).start_from_embeddings()).unwrap().logits.unwrap()
+        model.run(x, RunOptions::new().past(store).start_from_embeddings()).unwrap().logits.unwrap()
     };
     let early = run(&first, &mut store);
     assert!(!store.keys(0).unwrap().requires_grad() && early.requires_grad());
@@ -344,7 +348,7 @@ fn gradients_end_at_the_store() {
     let gradients = Tensor::run_backward(&[early.square().sum(Kind::Double)], &[&first], false, false);
     // As without a store.
     let alone = first.detach().copy().set_requires_grad(true);
-    let logits = model.run(&alone, Run::new().start_from_embeddings()).unwrap().logits.unwrap();
+    let logits = model.run(&alone, RunOptions::new().start_from_embeddings()).unwrap().logits.unwrap();
     let expected = Tensor::run_backward(&[logits.square().sum(Kind::Double)], &[&alone], false, false);
     assert!(max_diff("gradient", &gradients[0], &expected[0]) < TOLERANCE);
 }
@@ -353,8 +357,8 @@ fn gradients_end_at_the_store() {
 fn a_plan_counts_the_keys_of_the_past() {
     let model = fresh(small());
     let mut store = KeyValueStore::new(&model, 2, 9).unwrap();
-    model.run(columns(&Tokens { ids: ids(), mask: None }, 0, 4), Run::new().past(&mut store)).unwrap();
-    let run = Run::new().past(&mut store).cache(["pattern", "resid_post"]).output(Output::None);
+    model.run(columns(&Tokens { ids: ids(), mask: None }, 0, 4), RunOptions::new().past(&mut store)).unwrap();
+    let run = RunOptions::new().past(&mut store).cache(["pattern", "resid_post"]).return_type(ReturnType::None);
     let bytes = model.plan(&run).unwrap().estimate(2, 3).unwrap();
     let cache = model.run(columns(&Tokens { ids: ids(), mask: None }, 4, 3), run).unwrap().cache;
     let held: usize = cache.values().map(|tensor| tensor.numel() * 8).sum();
@@ -369,8 +373,8 @@ fn positions_behind_a_past_are_those_of_the_sequence() {
     let model = fresh(small());
     let (logits, cache) = model.run_with_cache([5, 14, 3, 10, 9]).unwrap();
     let mut store = KeyValueStore::new(&model, 1, 9).unwrap();
-    model.run([5, 14, 3], Run::new().past(&mut store)).unwrap();
-    let run = Run::new().past(&mut store).cache("resid_post").pos(4).logits_at(3);
+    model.run([5, 14, 3], RunOptions::new().past(&mut store)).unwrap();
+    let run = RunOptions::new().past(&mut store).cache("resid_post").pos(4).logits_at(3);
     let outcome = model.run([10, 9], run).unwrap();
     assert!(
         max_diff("resid_post", &outcome.cache[("resid_post", 1)], &cache[("resid_post", 1)].narrow(1, 4, 1))
@@ -378,7 +382,10 @@ fn positions_behind_a_past_are_those_of_the_sequence() {
     );
     assert!(max_diff("logits", &outcome.logits.unwrap(), &logits.narrow(1, 3, 1)) < TOLERANCE);
     store.truncate(3).unwrap();
-    assert!(matches!(model.run([10, 9], Run::new().past(&mut store).logits_at(1)), Err(Error::NoPosition { .. })));
+    assert!(matches!(
+        model.run([10, 9], RunOptions::new().past(&mut store).logits_at(1)),
+        Err(Error::NoPosition { .. })
+    ));
 }
 
 /// Also a run that ends early fills the store.
@@ -388,12 +395,12 @@ fn a_run_without_output_fills_the_store() {
     let whole = model.forward([5, 14, 3, 10, 9]).unwrap();
     for select in [None, Some("blocks.0.hook_resid_pre"), Some("ln_final.hook_scale")] {
         let mut store = KeyValueStore::new(&model, 1, 9).unwrap();
-        let run = Run::new().past(&mut store).output(Output::None);
+        let run = RunOptions::new().past(&mut store).return_type(ReturnType::None);
         let outcome = model.run([5, 14, 3], if let Some(select) = select { run.cache(select) } else { run }).unwrap();
         assert!(
             outcome.logits.is_none() && outcome.resid.is_none() && outcome.cache.len() == usize::from(select.is_some())
         );
-        let rest = model.run([10, 9], Run::new().past(&mut store)).unwrap().logits.unwrap();
+        let rest = model.run([10, 9], RunOptions::new().past(&mut store)).unwrap().logits.unwrap();
         assert!(max_diff("logits", &rest, &whole.narrow(1, 3, 2)) < TOLERANCE);
     }
 }
@@ -414,16 +421,16 @@ fn a_run_may_start_at_any_layer_or_from_embeddings() {
         let n_layers = model.config().n_layers;
         for of_rows in [None, Some(["0011111", "1011011"])] {
             let tokens = Tokens { ids: ids(), mask: of_rows.map(mask) };
-            let whole = model.run(&tokens, Run::new().cache(model.hook_names())).unwrap();
+            let whole = model.run(&tokens, RunOptions::new().cache(model.hook_names())).unwrap();
             let (logits, whole) = (whole.logits.unwrap(), whole.cache);
-            let of_tokens = |run: Run<'static>| if of_rows.is_some() { run.tokens(&tokens) } else { run };
+            let of_tokens = |run: RunOptions<'static>| if of_rows.is_some() { run.tokens(&tokens) } else { run };
             for layer in 0..=n_layers {
                 let what = format!("{what}, {of_rows:?}, from layer {layer}");
                 let resid = match layer == n_layers {
                     true => &whole[hook::resid_post(layer - 1)],
                     false => &whole[hook::resid_pre(layer)],
                 };
-                let late = of_tokens(Run::new().start_at_layer(layer)).cache(HookFilter::All);
+                let late = of_tokens(RunOptions::new().start_at_layer(layer)).cache(HookFilter::All);
                 let late = model.run(resid, late).unwrap();
                 tally.compare(&what, &late.logits.unwrap(), &logits, TOLERANCE);
                 let shortformer = what.contains("shortformer");
@@ -436,12 +443,12 @@ fn a_run_may_start_at_any_layer_or_from_embeddings() {
                             || (shortformer && name == "hook_pos_embed")
                     }
                 };
-                let defaults = model.run(&tokens, Run::new().cache(HookFilter::All)).unwrap().cache;
+                let defaults = model.run(&tokens, RunOptions::new().cache(HookFilter::All)).unwrap().cache;
                 let expected: Vec<HookPoint> = defaults.keys().filter(|point| reached(*point)).collect();
                 assert_eq!(late.cache.keys().collect::<Vec<_>>(), expected, "{what}");
                 same_as_whole(&what, &late.cache, &whole, &mut tally);
             }
-            let late = of_tokens(Run::new().start_from_embeddings()).cache(HookFilter::All);
+            let late = of_tokens(RunOptions::new().start_from_embeddings()).cache(HookFilter::All);
             let late = model.run(&whole["hook_embed"], late).unwrap();
             tally.compare(&format!("{what}, from embeddings"), &late.logits.unwrap(), &logits, TOLERANCE);
             assert!(late.cache.contains("hook_embed") && !late.cache.contains("hook_tokens"));
@@ -454,15 +461,15 @@ fn a_run_may_start_at_any_layer_or_from_embeddings() {
 #[test]
 fn a_section_of_the_model() {
     let model = fresh(small());
-    let whole = model.run([5, 14, 3], Run::new().cache("resid_pre")).unwrap().cache;
-    let run = Run::new().start_at_layer(0).stop_at_layer(-1);
+    let whole = model.run([5, 14, 3], RunOptions::new().cache("resid_pre")).unwrap().cache;
+    let run = RunOptions::new().start_at_layer(0).stop_at_layer(-1);
     let stream = model.run(&whole[hook::resid_pre(0)], run).unwrap().resid.unwrap();
     assert!(max_diff("resid", &stream, &whole[hook::resid_pre(1)]) < TOLERANCE);
     // No block at all.
-    let run = Run::new().start_at_layer(1).stop_at_layer(1);
+    let run = RunOptions::new().start_at_layer(1).stop_at_layer(1);
     assert_eq!(&model.run(&stream, run).unwrap().resid.unwrap(), &stream);
     // A stream without a batch dimension is a batch of one.
-    let one = model.run(stream.i(0), Run::new().start_at_layer(1)).unwrap().logits.unwrap();
+    let one = model.run(stream.i(0), RunOptions::new().start_at_layer(1)).unwrap().logits.unwrap();
     assert!(max_diff("logits", &one, &model.forward([5, 14, 3]).unwrap()) < TOLERANCE);
 }
 
@@ -470,9 +477,9 @@ fn a_section_of_the_model() {
 fn a_loss_of_a_stream_needs_its_tokens() {
     let model = fresh(small());
     let tokens = Tokens { ids: ids(), mask: Some(mask(["0011111", "1011011"])) };
-    let resid =
-        model.run(&tokens, Run::new().cache(hook::resid_pre(1))).unwrap().cache[hook::resid_pre(1)].shallow_clone();
-    let run = || Run::new().start_at_layer(1).output(Output::Loss);
+    let resid = model.run(&tokens, RunOptions::new().cache(hook::resid_pre(1))).unwrap().cache[hook::resid_pre(1)]
+        .shallow_clone();
+    let run = || RunOptions::new().start_at_layer(1).return_type(ReturnType::Loss);
     let loss = model.run(&resid, run().tokens(&tokens)).unwrap().loss.unwrap().double_value(&[]);
     assert!((loss - model.loss(&tokens).unwrap()).abs() < TOLERANCE);
     let error = model.run(&resid, run()).unwrap_err();
@@ -483,15 +490,16 @@ fn a_loss_of_a_stream_needs_its_tokens() {
 fn what_is_not_reached_is_an_error() {
     let model = fresh(small());
     let resid = Tensor::zeros([1, 3, 24], (Kind::Double, Device::Cpu));
-    let run =
-        |select: &'static str, start: Run<'static>| model.run(&resid, start.cache(select)).unwrap_err().to_string();
-    let late = || Run::new().start_at_layer(1);
+    let run = |select: &'static str, start: RunOptions<'static>| {
+        model.run(&resid, start.cache(select)).unwrap_err().to_string()
+    };
+    let late = || RunOptions::new().start_at_layer(1);
     assert_eq!(
         run("blocks.0.hook_resid_post", late()),
         "`blocks.0.hook_resid_post` is never reached: the run starts at layer 1"
     );
     assert_eq!(run("hook_embed", late()), "`hook_embed` is never reached: the run starts at layer 1");
-    let embedded = || Run::new().start_from_embeddings();
+    let embedded = || RunOptions::new().start_from_embeddings();
     assert_eq!(run("hook_tokens", embedded()), "`hook_tokens` is never reached: the run starts from embeddings");
     let hooks = Hooks::new().observe(hook::z(0), |_, _| ());
     let error = model.run(&resid, late().hooks(hooks)).unwrap_err();
@@ -503,31 +511,31 @@ fn what_is_not_reached_is_an_error() {
 #[test]
 fn a_start_that_does_not_fit_is_an_error() {
     let model = fresh(small());
-    let says = |input: tch_lens::Input, run: Run, sentence: &str| {
+    let says = |input: tch_lens::Input, run: RunOptions, sentence: &str| {
         let error = model.run(input, run).unwrap_err().to_string();
         assert!(error.contains(sentence), "{error}");
     };
-    let late = || Run::new().start_at_layer(1);
+    let late = || RunOptions::new().start_at_layer(1);
     let resid = |size: &[i64], kind| Tensor::zeros(size, (kind, Device::Cpu));
     let stream = || resid(&[1, 3, 24], Kind::Double);
     says([1, 2].into(), late(), "its input is a tensor of the stream there, [batch, pos, 24]");
-    says("the".into(), Run::new().start_from_embeddings(), "its input is a tensor");
+    says("the".into(), RunOptions::new().start_from_embeddings(), "its input is a tensor");
     says(resid(&[1, 3, 23], Kind::Double).into(), late(), "has shape [1, 3, 23], expected [batch, pos, 24]");
     says(resid(&[24], Kind::Double).into(), late(), "has shape [24]");
     says(resid(&[1, 3, 24], Kind::Float).into(), late(), "is Float, and the model Double");
     says(resid(&[1, 0, 24], Kind::Double).into(), late(), "no tokens");
     says(resid(&[1, 17, 24], Kind::Double).into(), late(), "17 tokens");
     says(Tensor::new().into(), late(), "has shape []");
-    says(stream().into(), Run::new(), "whole numbers");
-    says(stream().into(), Run::new().start_at_layer(3), "layer 3 is out of range");
+    says(stream().into(), RunOptions::new(), "whole numbers");
+    says(stream().into(), RunOptions::new().start_at_layer(3), "layer 3 is out of range");
     says(
         stream().into(),
-        Run::new().start_at_layer(2).stop_at_layer(1),
+        RunOptions::new().start_at_layer(2).stop_at_layer(1),
         "starts at layer 2 and would stop before layer 1",
     );
     let tokens = Tokens { ids: ids(), mask: None };
     says(stream().into(), late().tokens(&tokens), "as the stream");
-    says([1, 2].into(), Run::new().tokens(&tokens), "the run starts from its input's tokens");
+    says([1, 2].into(), RunOptions::new().tokens(&tokens), "the run starts from its input's tokens");
 }
 
 /// A store is filled by runs through the same layers, and read by runs through no others.
@@ -538,21 +546,26 @@ fn a_store_knows_its_layers() {
     let (logits, cache) = model.run_with_cache(tokens).unwrap();
     let resid = &cache[hook::resid_pre(1)];
     let mut store = KeyValueStore::new(&model, 1, 8).unwrap();
-    model.run(resid.narrow(1, 0, 3), Run::new().past(&mut store).start_at_layer(1)).unwrap();
+    model.run(resid.narrow(1, 0, 3), RunOptions::new().past(&mut store).start_at_layer(1)).unwrap();
     assert!(store.values(1).is_ok() && matches!(store_error(store.keys(0)), KeyValueStoreError::Layers { .. }));
-    let error = store_error(model.run(&tokens[3..], Run::new().past(&mut store)));
+    let error = store_error(model.run(&tokens[3..], RunOptions::new().past(&mut store)));
     assert!(
         matches!(error, KeyValueStoreError::Layers { ref held, ref asked } if (held.start, asked.start) == (1, 0)),
         "{error}"
     );
-    let late = model.run(resid.narrow(1, 3, 2), Run::new().past(&mut store).start_at_layer(1)).unwrap().logits.unwrap();
+    let late =
+        model.run(resid.narrow(1, 3, 2), RunOptions::new().past(&mut store).start_at_layer(1)).unwrap().logits.unwrap();
     assert!(max_diff("logits", &late, &logits.narrow(1, 3, 2)) < TOLERANCE);
     // A whole prefix, and a late start behind it.
     let mut store = KeyValueStore::new(&model, 1, 8).unwrap();
-    model.run(&tokens[..3], Run::new().past(&mut store)).unwrap();
-    let late = model.run(resid.narrow(1, 3, 2), Run::new().past(&mut store).start_at_layer(1)).unwrap().logits.unwrap();
+    model.run(&tokens[..3], RunOptions::new().past(&mut store)).unwrap();
+    let late =
+        model.run(resid.narrow(1, 3, 2), RunOptions::new().past(&mut store).start_at_layer(1)).unwrap().logits.unwrap();
     assert!(max_diff("logits", &late, &logits.narrow(1, 3, 2)) < TOLERANCE);
-    assert!(matches!(store_error(model.run([1], Run::new().past(&mut store))), KeyValueStoreError::Layers { .. }));
+    assert!(matches!(
+        store_error(model.run([1], RunOptions::new().past(&mut store))),
+        KeyValueStoreError::Layers { .. }
+    ));
     store.truncate(0).unwrap();
-    model.run([1], Run::new().past(&mut store)).unwrap();
+    model.run([1], RunOptions::new().past(&mut store)).unwrap();
 }

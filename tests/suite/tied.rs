@@ -7,7 +7,7 @@ use crate::common::read;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tch::Tensor;
-use tch_lens::{Config, HookedTransformer, Load};
+use tch_lens::{Config, HookedTransformer, LoadOptions};
 
 /// The names of embedding and unembedding, by the beginning of the family's other names.
 const NAMES: &[(&str, &str)] = &[
@@ -73,7 +73,7 @@ fn every_family_loads_tied_weights_under_either_name() {
         let tokens = &read(&folder.join("expected.safetensors"))["tokens"];
         // Under the other name only, as safetensors' `save_model` writes it; and under both.
         let [usual, other, both] = [[true, false], [false, true], [true, true]].map(|names| tied(folder, names));
-        for load in [Load::new().no_processing(), Load::new()] {
+        for load in [LoadOptions::new().no_processing(), LoadOptions::new()] {
             let open = |folder: &Path| load.open(folder).unwrap_or_else(|error| panic!("{what}: {error}"));
             let usual = open(usual.path());
             for (copy, how) in [(&other, "the other name"), (&both, "both names")] {
@@ -84,7 +84,7 @@ fn every_family_loads_tied_weights_under_either_name() {
                 count += 1;
             }
         }
-        let raw = Load::new().no_processing().open(other.path()).unwrap();
+        let raw = LoadOptions::new().no_processing().open(other.path()).unwrap();
         let scaled = what.starts_with("gemma"); // the embedding, and not the unembedding
         assert_eq!(is_tied(&raw), !scaled, "{what}: raw weights are one tensor");
         in_one_place += usize::from(!scaled);
@@ -108,7 +108,7 @@ fn an_unembedding_that_differs_is_not_tied() {
     let other = safetensors::tensor::TensorView::new(Dtype::F32, embedding.shape().to_vec(), &reversed).unwrap();
     new.insert("lm_head.weight".into(), other);
     safetensors::serialize_to_file(new, None, &copy.path().join("model.safetensors")).unwrap();
-    let model = Load::new().no_processing().open(copy.path()).unwrap();
+    let model = LoadOptions::new().no_processing().open(copy.path()).unwrap();
     assert!(!model.config().tie_word_embeddings && !is_tied(&model));
     assert_eq!(model.w_u().unwrap().tr().flip([0, 1]), model.w_e().unwrap());
 }
@@ -119,7 +119,7 @@ fn a_tied_state_dict_loads_under_either_name() {
     let tied = Config { tie_word_embeddings: true, ..Config::new(2, 16, 2, 20, 12) };
     let model = HookedTransformer::init(tied.clone(), 0).unwrap();
     assert!(is_tied(&model) && model.config().tie_word_embeddings);
-    let load = || Load::new().no_processing();
+    let load = || LoadOptions::new().no_processing();
     let without = |name: &str| {
         let mut tensors = model.state_dict().unwrap();
         tensors.retain(|(found, _)| found != name);

@@ -3,7 +3,8 @@
 use rstest::rstest;
 use tch::{IndexOp, Tensor};
 use tch_lens::{
-    Bos, Error, HookedTransformer, Load, Occurrence, PaddingSide, PromptTestOptions, TokenOptions, Tokenizer, Tokens,
+    Bos, Error, HookedTransformer, LoadOptions, Occurrence, PaddingSide, PromptTestOptions, TokenOptions, Tokenizer,
+    Tokens,
 };
 
 use super::common;
@@ -123,7 +124,7 @@ fn tokens_know_where_they_lie() {
 #[cfg(feature = "toy")]
 #[test]
 fn a_tested_prompt_prints_as_transformer_lens_table() {
-    let model = Load::new().no_processing().toy().unwrap();
+    let model = LoadOptions::new().no_processing().toy().unwrap();
     let prompt = "When Mary and John went to the shop, John gave a bag to";
     let options = PromptTestOptions::new().top_k(3);
     let test = model.test_prompt_with(prompt, ["Mary", "John", "the shop"], options).unwrap();

@@ -8,8 +8,8 @@ use rstest::rstest;
 use tch::{Kind, Tensor};
 use tch_lens::config::{Activation, MlpConfig, NormPosition, PositionalEmbedding, Positions};
 use tch_lens::{
-    hook, Composition, Config, Error, FullOptions, HookedTransformer, Layer, Load, NeuronResultOptions, OutputTokens,
-    Result, Slice, Target,
+    hook, Composition, Config, Error, FullOptions, HookedTransformer, Layer, LoadOptions, NeuronResultOptions,
+    OutputTokens, Result, Slice, Target,
 };
 
 const TOLERANCE: f64 = 1e-4;
@@ -21,7 +21,7 @@ fn settings(fixture: &Fixture) -> [(&'static str, HookedTransformer); 2] {
         processed = processed.fold_ln(false);
     }
     [
-        ("raw", Load::new().no_processing().open(&fixture.folder).unwrap()),
+        ("raw", LoadOptions::new().no_processing().open(&fixture.folder).unwrap()),
         ("processed", processed.open(&fixture.folder).unwrap()),
     ]
 }
@@ -123,8 +123,8 @@ fn weights_make_the_activations() {
     for family in families() {
         let fixture = Fixture::open(&family);
         let models = [
-            ("raw", Load::new().no_processing().open(&fixture.folder).unwrap()),
-            ("processed", Load::new().open(&fixture.folder).unwrap()),
+            ("raw", LoadOptions::new().no_processing().open(&fixture.folder).unwrap()),
+            ("processed", LoadOptions::new().open(&fixture.folder).unwrap()),
         ];
         for (setting, model) in models {
             let config = model.config().clone();
@@ -350,7 +350,7 @@ fn what_a_model_lacks_is_an_error_or_zero() {
     );
     assert_eq!(model.accumulated_bias(Target::Unembed, true).unwrap().size(), [12]);
     // A checkpoint without biases.
-    let llama = Load::new().no_processing().open(Fixture::open("llama").folder).unwrap();
+    let llama = LoadOptions::new().no_processing().open(Fixture::open("llama").folder).unwrap();
     assert_eq!(llama.b_u().unwrap().abs().max().double_value(&[]), 0.0);
     let config = llama.config();
     assert_eq!(llama.b_k(..).unwrap().size(), [config.n_layers, config.n_heads, config.d_head].map(|n| n as i64));
@@ -441,7 +441,7 @@ fn circuits_are_products() {
 
 #[test]
 fn low_precision_decomposes_in_fp32() {
-    let model = Load::new().kind(Kind::BFloat16).toy().unwrap();
+    let model = LoadOptions::new().kind(Kind::BFloat16).toy().unwrap();
     assert_eq!(model.w_q(0).unwrap().kind(), Kind::BFloat16);
     assert_eq!(model.all_composition_scores(Composition::Q).unwrap().kind(), Kind::Float);
     assert_eq!(model.ov(..).unwrap().svd().unwrap().s.kind(), Kind::Float);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use self::download::Download;
 use crate::{Error, HubError, Result};
 
-/// Which hub, which cache and which token; [`Load::hub`](crate::Load::hub) takes it.
+/// Which hub, which cache and which token; [`LoadOptions::hub`](crate::LoadOptions::hub) takes it.
 ///
 /// `Hub::default()` is what the environment says, as Hugging Face's own tools read it: the hub at `HF_ENDPOINT`; the
 /// cache at `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`; the token in `HF_TOKEN`, else in the file at

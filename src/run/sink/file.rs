@@ -15,11 +15,11 @@ use crate::Error;
 /// memory. The file appears, in place of one of its name, when the run has ended well.
 ///
 /// ```
-/// use tch_lens::{FileSink, HookedTransformer, Run};
+/// use tch_lens::{FileSink, HookedTransformer, RunOptions};
 /// let model = HookedTransformer::toy()?;
 /// let folder = tempfile::tempdir().unwrap();
 /// let path = folder.path().join("activations.safetensors");
-/// let run = Run::new().cache("resid_post").sink(FileSink::new(&path));
+/// let run = RunOptions::new().cache("resid_post").sink(FileSink::new(&path));
 /// model.run("When Mary and John went to the shop", run)?;
 /// let read = tch::Tensor::read_safetensors(&path).unwrap();
 /// assert_eq!(read.len(), 4);

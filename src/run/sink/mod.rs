@@ -13,16 +13,16 @@ use crate::Error;
 pub(crate) use budget::Budget;
 pub use file::FileSink;
 
-/// Where the activations go that a run keeps, in place of the memory of its cache: [`Run::sink`](crate::Run::sink).
+/// Where the activations go that a run keeps, in place of the memory of its cache: [`RunOptions::sink`](crate::RunOptions::sink).
 ///
 /// A closure that gets a [`SinkEntry`] is a sink: a stream, of which nothing is retained. [`FileSink`] writes a file.
 ///
 /// ```
-/// use tch_lens::{HookedTransformer, Output, Run, SinkEntry};
+/// use tch_lens::{HookedTransformer, ReturnType, RunOptions, SinkEntry};
 /// let model = HookedTransformer::toy()?;
 /// let mut norms = Vec::new();
 /// let stream = |entry: SinkEntry| norms.push((entry.point, entry.tensor.norm().double_value(&[])));
-/// let run = Run::new().cache("resid_post").output(Output::None).sink(stream);
+/// let run = RunOptions::new().cache("resid_post").return_type(ReturnType::None).sink(stream);
 /// assert!(model.run("When Mary and John went to the shop", run)?.cache.is_empty());
 /// assert_eq!(norms.len(), 4);
 /// # Ok::<(), tch_lens::Error>(())

@@ -111,12 +111,12 @@ pub fn families() -> Vec<String> {
 }
 
 /// The flags that TransformerLens' `processed.` figures were made with: its defaults but those that change the function.
-pub fn processed_like_transformer_lens(fixture: &Fixture) -> tch_lens::Load {
+pub fn processed_like_transformer_lens(fixture: &Fixture) -> tch_lens::LoadOptions {
     let used: Vec<String> = serde_json::from_value(fixture.meta["processing"]["flags_used"].clone()).unwrap();
     // TransformerLens leaves short-former models as they are, whatever its flags say.
     let shortformer = fixture.folder.ends_with("toy_shortformer");
     let has = |flag: &str| used.iter().any(|used| used == flag) && !(shortformer && flag != "fold_value_biases");
-    tch_lens::Load::new()
+    tch_lens::LoadOptions::new()
         .fold_ln(has("fold_ln"))
         .center_writing_weights(has("center_writing_weights"))
         .center_unembed(has("center_unembed"))

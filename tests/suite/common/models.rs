@@ -3,11 +3,12 @@
 use super::{families, Fixture};
 use tch::Kind;
 use tch_lens::config::{Activation, AttentionConfig, MlpConfig, PerLayer, Positions, Reach, RopeScaling, Rotary};
-use tch_lens::{Config, HookedTransformer, Init, Load};
+use tch_lens::{Config, HookedTransformer, Init, LoadOptions};
 
 /// Every family of the fixtures, and what no family has.
 pub fn in_fp64() -> Vec<(String, HookedTransformer)> {
-    let load = |family: &String| Load::new().no_processing().kind(Kind::Double).open(Fixture::folder(family)).unwrap();
+    let load =
+        |family: &String| LoadOptions::new().no_processing().kind(Kind::Double).open(Fixture::folder(family)).unwrap();
     let mut models: Vec<_> = families().into_iter().map(|family| (family.clone(), load(&family))).collect();
     models.extend(extra());
     models
@@ -49,5 +50,5 @@ pub fn longrope() -> Config {
 pub fn fresh(config: Config) -> HookedTransformer {
     let init = Init::Gpt2 { std: Some(0.3) };
     let weights = HookedTransformer::init_with(config.clone(), init, 0).unwrap().state_dict().unwrap();
-    Load::new().no_processing().kind(Kind::Double).state_dict(config, weights).unwrap()
+    LoadOptions::new().no_processing().kind(Kind::Double).state_dict(config, weights).unwrap()
 }
