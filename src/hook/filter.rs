@@ -101,7 +101,11 @@ impl HookFilter<'_> {
     ///
     /// Those of [`HookFilter::resolve`], and where nothing that a name means is reached.
     pub(crate) fn reached(&self, config: &Config, section: &Section) -> Result<Vec<HookPoint>> {
-        let HookFilter::These(names) = self else {
+        let names = match self {
+            HookFilter::These(names) if !names.is_empty() => names.as_slice(),
+            _ => &[],
+        };
+        if names.is_empty() {
             let points = self.resolve(config)?;
             let beyond = points.first().copied();
             let reached: Vec<_> = points.into_iter().filter(|point| section.reaches(*point, config)).collect();
@@ -111,7 +115,7 @@ impl HookFilter<'_> {
                 return Err(Error::NothingSelected { what: "the predicate".into(), hint });
             }
             return Ok(reached);
-        };
+        }
         let mut points = Vec::new();
         for name in names {
             // A site's short hand means every block that runs; anything else means one point, which must be reached.
