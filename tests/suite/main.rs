@@ -14,6 +14,7 @@ mod changed_runs;
 mod chat;
 mod config_bounds;
 mod config_fields;
+mod documentation;
 mod errors;
 mod factored;
 mod families;

@@ -1,0 +1,34 @@
+//! The pages of documentation agree with the code and with themselves. Their code blocks run as doctests.
+
+use std::collections::BTreeSet;
+
+use crate::common::repository;
+use tch_lens::HookedTransformer;
+
+fn page(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).unwrap()
+}
+
+#[test]
+fn the_readme_lists_the_architectures() {
+    let readme = page("README.md");
+    let section = readme.split("## Architectures").nth(1).unwrap().split("\n## ").next().unwrap();
+    let quoted = section.split('`').skip(1).step_by(2);
+    let listed: Vec<&str> =
+        quoted.filter(|name| name.ends_with("ForCausalLM") || name.ends_with("HeadModel")).collect();
+    assert_eq!(listed, HookedTransformer::supported());
+}
+
+#[test]
+fn the_contents_of_the_recipes_are_its_headings() {
+    let recipes = page("docs/recipes.md");
+    let anchor = |heading: &str| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-');
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    let headings: BTreeSet<String> = recipes.lines().filter_map(|line| line.strip_prefix("## ")).map(anchor).collect();
+    let linked: Vec<&str> = recipes.split("](#").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
+    assert!(headings.len() > 15, "{headings:?}");
+    assert_eq!(linked.iter().map(|link| link.to_string()).collect::<BTreeSet<_>>(), headings);
+    assert_eq!(linked.len(), headings.len(), "a recipe is listed twice");
+}
