@@ -98,6 +98,9 @@ pub use weights::Composition;
 #[doc = include_str!("../docs/recipes.md")]
 pub mod recipes {}
 
+#[doc = include_str!("../docs/transformer_lens.md")]
+pub mod transformer_lens {}
+
 /// Tests the code of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -15,6 +15,7 @@ mod chat;
 mod config_bounds;
 mod config_fields;
 mod documentation;
+mod equivalents;
 mod errors;
 mod factored;
 mod families;
