@@ -79,7 +79,9 @@ pub use pretrained::fuzzing;
 pub use pretrained::hub::Hub;
 pub use pretrained::processing::{Processing, Step};
 pub use pretrained::LoadOptions;
-pub use run::{Done, FileSink, HookError, Hooks, Patch, PatchValue, Plan, PlannedEntry, Replacement, Sink, SinkEntry};
+pub use run::{
+    FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry, Sink, SinkEntry,
+};
 pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;

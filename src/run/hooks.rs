@@ -91,22 +91,22 @@ impl<'a> Hooks<'a> {
     }
 
     /// Adds a hook that looks: `f` gets the activation and the point, and returns nothing or a `Result`.
-    pub fn observe<R: Done>(
+    pub fn observe<R: HookResult>(
         self,
         points: impl Into<HookFilter<'a>>,
         mut f: impl FnMut(&Tensor, HookPoint) -> R + 'a,
     ) -> Self {
-        self.add(points, Action::Observe(Box::new(move |tensor, point| f(tensor, point).done())))
+        self.add(points, Action::Observe(Box::new(move |tensor, point| f(tensor, point).into_result())))
     }
 
     /// Adds a hook that returns what stands in the activation's place: of the same shape, kind and device. It returns a tensor,
     /// an `Option` of one (`None` leaves what is there), or a `Result` of either.
-    pub fn replace<R: Replacement>(
+    pub fn replace<R: HookReplacement>(
         self,
         points: impl Into<HookFilter<'a>>,
         mut f: impl FnMut(&Tensor, HookPoint) -> R + 'a,
     ) -> Self {
-        self.add(points, Action::Replace(Box::new(move |tensor, point| f(tensor, point).replacement())))
+        self.add(points, Action::Replace(Box::new(move |tensor, point| f(tensor, point).into_replacement())))
     }
 
     /// Adds a hook that changes a copy of the activation; the run goes on with what that holds afterwards. `f` returns nothing
@@ -121,12 +121,12 @@ impl<'a> Hooks<'a> {
     /// model.run_with_hooks("When Mary", hooks)?;
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
-    pub fn edit<R: Done>(
+    pub fn edit<R: HookResult>(
         self,
         points: impl Into<HookFilter<'a>>,
         mut f: impl FnMut(&mut Tensor, HookPoint) -> R + 'a,
     ) -> Self {
-        self.add(points, Action::Edit(Box::new(move |tensor, point| f(tensor, point).done())))
+        self.add(points, Action::Edit(Box::new(move |tensor, point| f(tensor, point).into_result())))
     }
 
     /// Puts values in chosen entries of the activation. What is chosen and what is put there is data, so it is checked before
@@ -169,43 +169,43 @@ mod sealed {
 }
 
 /// What a hook returns that looks or edits: nothing, or a `Result` of nothing.
-pub trait Done: sealed::Sealed {
+pub trait HookResult: sealed::Sealed {
     #[doc(hidden)]
-    fn done(self) -> Result<(), HookError>;
+    fn into_result(self) -> Result<(), HookError>;
 }
 
-impl Done for () {
-    fn done(self) -> Result<(), HookError> {
+impl HookResult for () {
+    fn into_result(self) -> Result<(), HookError> {
         Ok(())
     }
 }
 
-impl<E: Into<HookError>> Done for Result<(), E> {
-    fn done(self) -> Result<(), HookError> {
+impl<E: Into<HookError>> HookResult for Result<(), E> {
+    fn into_result(self) -> Result<(), HookError> {
         self.map_err(Into::into)
     }
 }
 
 /// What a hook returns that replaces: a tensor, an `Option` of one, or a `Result` of either.
-pub trait Replacement: sealed::Sealed {
+pub trait HookReplacement: sealed::Sealed {
     #[doc(hidden)]
-    fn replacement(self) -> Result<Option<Tensor>, HookError>;
+    fn into_replacement(self) -> Result<Option<Tensor>, HookError>;
 }
 
-impl Replacement for Tensor {
-    fn replacement(self) -> Result<Option<Tensor>, HookError> {
+impl HookReplacement for Tensor {
+    fn into_replacement(self) -> Result<Option<Tensor>, HookError> {
         Ok(Some(self))
     }
 }
 
-impl Replacement for Option<Tensor> {
-    fn replacement(self) -> Result<Option<Tensor>, HookError> {
+impl HookReplacement for Option<Tensor> {
+    fn into_replacement(self) -> Result<Option<Tensor>, HookError> {
         Ok(self)
     }
 }
 
-impl<T: Replacement, E: Into<HookError>> Replacement for Result<T, E> {
-    fn replacement(self) -> Result<Option<Tensor>, HookError> {
-        self.map_err(Into::into)?.replacement()
+impl<T: HookReplacement, E: Into<HookError>> HookReplacement for Result<T, E> {
+    fn into_replacement(self) -> Result<Option<Tensor>, HookError> {
+        self.map_err(Into::into)?.into_replacement()
     }
 }

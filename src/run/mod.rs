@@ -9,7 +9,7 @@ mod plan;
 pub(crate) mod sink;
 mod tap;
 
-pub use hooks::{Done, HookError, Hooks, Replacement};
+pub use hooks::{HookError, HookReplacement, HookResult, Hooks};
 pub use patch::{Patch, PatchValue};
 pub use plan::Plan;
 pub use sink::{FileSink, PlannedEntry, Sink, SinkEntry};

@@ -5,7 +5,7 @@ mod file;
 
 use tch::{Kind, Tensor};
 
-use super::hooks::{Done, HookError};
+use super::hooks::{HookError, HookResult};
 use crate::hook::HookPoint;
 use crate::tensor::columns::Columns;
 use crate::Error;
@@ -78,9 +78,9 @@ pub struct SinkEntry<'r> {
     pub positions: &'r Columns,
 }
 
-impl<R: Done, F: FnMut(SinkEntry<'_>) -> R> Sink for F {
+impl<R: HookResult, F: FnMut(SinkEntry<'_>) -> R> Sink for F {
     fn keep(&mut self, entry: SinkEntry<'_>) -> Result<Option<Tensor>, HookError> {
-        self(entry).done()?;
+        self(entry).into_result()?;
         Ok(None)
     }
 }
