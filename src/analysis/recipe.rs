@@ -141,11 +141,12 @@ impl ActivationCache {
             true => Directions::through(&u, FrozenNorm::of_run(self.model().norm_before(reach.target)?, &view)?)?,
         };
         let mut rows = recipe.rows(&view, &reach, &RowForm::Projected(&onto))?;
-        if apply_ln && recipe.is_complete() {
-            if let Some(reading) = interventions::changed_reading(&view, reach.target)? {
-                let linear = onto.project(&view.stream(&reach)?)?;
-                rows.intervene(&Directions::plain(&u).project(&reading)?.f_sub(&linear)?)?;
-            }
+        if apply_ln
+            && recipe.is_complete()
+            && let Some(reading) = interventions::changed_reading(&view, reach.target)?
+        {
+            let linear = onto.project(&view.stream(&reach)?)?;
+            rows.intervene(&Directions::plain(&u).project(&reading)?.f_sub(&linear)?)?;
         }
         let has_last_axis = directions.dim() == 2;
         Ok(LabelledTensor::new(rows, self.clone(), window, has_last_axis, kind.projected(directions, apply_ln)))

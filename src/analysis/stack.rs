@@ -170,11 +170,11 @@ impl ResidualStack {
         let view = self.view();
         let norm = FrozenNorm::of_run(self.model().norm_before(self.target())?, &view)?;
         let mut rows = self.row_values(norm.apply(self.values())?);
-        if self.is_complete() {
-            if let Some(reading) = interventions::changed_reading(&view, self.target())? {
-                let stream = view.stream(&self.target().reach(self.model().config())?)?;
-                rows.intervene(&reading.f_sub(&norm.apply(&stream)?)?)?;
-            }
+        if self.is_complete()
+            && let Some(reading) = interventions::changed_reading(&view, self.target())?
+        {
+            let stream = view.stream(&self.target().reach(self.model().config())?)?;
+            rows.intervene(&reading.f_sub(&norm.apply(&stream)?)?)?;
         }
         self.normalized(rows)
     }

@@ -27,10 +27,10 @@ impl<Q: Quantity> fmt::Display for LabelledTensor<Q> {
         let labels = self.labels();
         for b in 0..batch {
             let row = rows.as_ref().and_then(|rows| rows.get(b)).copied();
-            if batch > 1 {
-                if let Some(row) = row {
-                    writeln!(f, "{}batch row {row}", if b == 0 { "" } else { "\n" })?;
-                }
+            if batch > 1
+                && let Some(row) = row
+            {
+                writeln!(f, "{}batch row {row}", if b == 0 { "" } else { "\n" })?;
             }
             let headings: Vec<Vec<String>> = match columns {
                 Some(columns) => columns.of_row(b).into_iter().map(|column| self.heading(row, column)).collect(),
@@ -96,8 +96,8 @@ fn write_table<'c>(
         }
         let put = |f: &mut fmt::Formatter<'_>, label: &str, text: &dyn Fn(usize) -> String| {
             let mut line = format!("{:<first$}", shortened(label, first));
-            for column in start..end {
-                line += &format!("  {:>width$}", shortened(&text(column), widths[column]), width = widths[column]);
+            for (column, width) in (start..end).zip(&widths[start..end]) {
+                line += &format!("  {:>width$}", shortened(&text(column), *width), width = *width);
             }
             write!(f, "{}", line.trim_end())
         };

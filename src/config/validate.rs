@@ -101,11 +101,11 @@ impl Config {
 
     fn validate_attention(&self) -> Result<()> {
         let attention = &self.attention;
-        if let PerLayer::Each(layers) = &attention.reach {
-            if layers.len() != self.n_layers {
-                let why = format!("it must have one entry for each of the {} layers", self.n_layers);
-                return Err(Error::field("attention.reach", format!("a list of {}", layers.len()), &why));
-            }
+        if let PerLayer::Each(layers) = &attention.reach
+            && layers.len() != self.n_layers
+        {
+            let why = format!("it must have one entry for each of the {} layers", self.n_layers);
+            return Err(Error::field("attention.reach", format!("a list of {}", layers.len()), &why));
         }
         for reach in attention.reach.values() {
             if let Reach::Window(window) = reach {

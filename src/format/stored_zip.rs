@@ -238,8 +238,8 @@ mod tests {
         assert!(one(Member { size: 6, ..hello.clone() }).contains("lies outside"));
         assert!(one(Member { size: u32::MAX, ..hello.clone() }).contains("lies outside"));
         assert!(one(Member { method: 8, ..hello.clone() }).contains("compressed"));
-        assert!(error(&archive(&[hello.clone()], 0xfffe)).contains("lies outside the file"));
-        assert!(error(&archive(&[hello.clone()], 0xffff)).contains("cut short"));
+        assert!(error(&archive(std::slice::from_ref(&hello), 0xfffe)).contains("lies outside the file"));
+        assert!(error(&archive(std::slice::from_ref(&hello), 0xffff)).contains("cut short"));
         assert!(error(&archive(&[hello.clone(), hello.clone()], 2)).contains("`a` twice"));
         assert!(error(b"PK\x03\x04").contains("cut short"));
         let whole = archive(&[hello], 1);

@@ -97,10 +97,10 @@ fn fresh(config: &Config, init: Init, seed: i64) -> Result<Vec<(String, Generate
     if config.act_fn() == Some(Activation::Xielu) {
         return Err(Error::field("act_fn", "xielu", "fresh weights are not made of its parameters"));
     }
-    if let Init::Gpt2 { std: Some(std) } = init {
-        if !(std.is_finite() && std >= 0.0) {
-            return Err(Error::field("std", std, "a standard deviation is a number, zero or above"));
-        }
+    if let Init::Gpt2 { std: Some(std) } = init
+        && !(std.is_finite() && std >= 0.0)
+    {
+        return Err(Error::field("std", std, "a standard deviation is a number, zero or above"));
     }
     let std = match init {
         Init::Gpt2 { std } => std.unwrap_or(0.8 / (config.d_model as f64).sqrt()),

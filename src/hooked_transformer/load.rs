@@ -47,7 +47,7 @@ impl LoadOptions {
         config: Config,
         tensors: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Result<HookedTransformer> {
-        self.from_tensors(config, tensors).map(HookedTransformer::from)
+        self.with_tensors(config, tensors).map(HookedTransformer::from)
     }
 }
 

@@ -85,10 +85,10 @@ impl Mlp {
     /// The activation function of a product, through the hook point between them: `[batch, pos, d_mlp]`.
     fn activated(&self, linear: &Linear, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let point = hook::pre(self.layer);
-        if let (false, Some(act)) = (tap.live(point), self.act.fused()) {
-            if let Some(post) = linear.product(x, act) {
-                return Ok(post);
-            }
+        if let (false, Some(act)) = (tap.live(point), self.act.fused())
+            && let Some(post) = linear.product(x, act)
+        {
+            return Ok(post);
         }
         let pre = Temporary::new(linear.forward(x)?).at(point, tap)?; // [batch, pos, d_mlp]
         Ok(self.act.apply(pre)?)

@@ -73,7 +73,7 @@ impl LoadOptions {
     }
 
     /// The model of this configuration and tensors under TransformerLens' names.
-    pub(crate) fn from_tensors(
+    pub(crate) fn with_tensors(
         &self,
         config: Config,
         tensors: impl IntoIterator<Item = (String, Tensor)>,

@@ -52,14 +52,21 @@ pub(crate) struct Entry<'a> {
     pub(crate) action: Action<'a>,
 }
 
+/// Looks at an activation.
+pub(crate) type Observer<'a> = dyn FnMut(&Tensor, HookPoint) -> Result<(), HookError> + 'a;
+/// Returns what is put in place of an activation, or nothing.
+pub(crate) type Replacer<'a> = dyn FnMut(&Tensor, HookPoint) -> Result<Option<Tensor>, HookError> + 'a;
+/// Changes a copy of an activation.
+pub(crate) type Editor<'a> = dyn FnMut(&mut Tensor, HookPoint) -> Result<(), HookError> + 'a;
+
 /// What happens at a point.
 pub(crate) enum Action<'a> {
     /// Something looks.
-    Observe(Box<dyn FnMut(&Tensor, HookPoint) -> Result<(), HookError> + 'a>),
+    Observe(Box<Observer<'a>>),
     /// Another tensor may be put in place of what is there.
-    Replace(Box<dyn FnMut(&Tensor, HookPoint) -> Result<Option<Tensor>, HookError> + 'a>),
+    Replace(Box<Replacer<'a>>),
     /// A copy of what is there is changed and put in its place.
-    Edit(Box<dyn FnMut(&mut Tensor, HookPoint) -> Result<(), HookError> + 'a>),
+    Edit(Box<Editor<'a>>),
     /// Known entries get known values.
     Patch(Patch),
     /// The value stays, gradients end here.

@@ -151,15 +151,15 @@ impl<'r, 'h> Tap<'r, 'h> {
                 tensor = self.act(nth, point, tensor)?;
             }
         }
-        if self.plan.cached.contains(point) {
-            if let Some(Kept { kept, flowing }) = self.positions.keep(point, &tensor, indices)? {
-                tensor = flowing.unwrap_or(tensor);
-                if let Some(kept) = self.sunk(point, kept)? {
-                    if self.plan.has_closures {
-                        self.versions.push(kept.f_internal_version()?);
-                    }
-                    self.cache.insert(point, kept);
+        if self.plan.cached.contains(point)
+            && let Some(Kept { kept, flowing }) = self.positions.keep(point, &tensor, indices)?
+        {
+            tensor = flowing.unwrap_or(tensor);
+            if let Some(kept) = self.sunk(point, kept)? {
+                if self.plan.has_closures {
+                    self.versions.push(kept.f_internal_version()?);
                 }
+                self.cache.insert(point, kept);
             }
         }
         self.remaining = self.remaining.saturating_sub(1);

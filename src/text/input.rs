@@ -158,14 +158,14 @@ impl Tokens {
         if tokens > config.n_ctx {
             return Err(Error::PromptTooLong { tokens, n_ctx: config.n_ctx });
         }
-        if let Some(mask) = &self.mask {
-            if mask.size() != size || mask.f_kind()? != Kind::Bool {
-                return Err(Error::Shape {
-                    what: "the tokens' mask".into(),
-                    found: mask.size(),
-                    expected: format!("bools, {size:?}"),
-                });
-            }
+        if let Some(mask) = &self.mask
+            && (mask.size() != size || mask.f_kind()? != Kind::Bool)
+        {
+            return Err(Error::Shape {
+                what: "the tokens' mask".into(),
+                found: mask.size(),
+                expected: format!("bools, {size:?}"),
+            });
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ fn the_lines_of_the_page_run() -> Result<()> {
     let _ = model.to_tokens_with(text, TokenOptions::new().prepend_bos(Bos::No))?;
     let _ = model.to_tokens_with(text, TokenOptions::new().truncate(true))?;
     let ids = [1, 2, 3];
-    let _ = model.to_string(&ids)?;
+    let _ = model.to_string(ids)?;
     let _ = model.to_str_tokens(text)?;
     let _ = model.get_token_position(" Mary", text, Occurrence::First)?;
     let _ = model.test_prompt(text, [" Mary"])?;

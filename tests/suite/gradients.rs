@@ -141,7 +141,7 @@ fn gradients_are_transformer_lens_own() {
             // Where TransformerLens passes a point several times, the cache has the last time; the sum is the point's.
             let theirs = fixture.get(&format!("raw.grad_sum.{name}")).unwrap_or_else(|| fixture.want(&key));
             let run = RunOptions::new().cache(name).return_type(ReturnType::Loss);
-            let outcome = model.run(&fixture.want("tokens"), run).unwrap();
+            let outcome = model.run(fixture.want("tokens"), run).unwrap();
             let ours = Tensor::run_backward(&[outcome.loss.unwrap()], &[&outcome.cache[name]], false, false).remove(0);
             let (size, heads) = (ours.size(), theirs.size());
             let theirs = match size.len() == 4 && heads.len() == 4 && size[2] < heads[2] {

@@ -182,12 +182,12 @@ fn send(
     let content_range = format!("bytes {start}-{}/{}", end - 1, body.len());
     let mut headers = headers.to_vec();
     headers.push(("Content-Range", &content_range));
-    if let Some((_, left, after)) = faults.drops.as_mut().filter(|(other, left, _)| other == file && *left > 0) {
-        if part.len() > *after {
-            *left -= 1;
-            let after = *after;
-            return respond_with(stream, "206 Partial Content", &headers, part, after);
-        }
+    if let Some((_, left, after)) = faults.drops.as_mut().filter(|(other, left, _)| other == file && *left > 0)
+        && part.len() > *after
+    {
+        *left -= 1;
+        let after = *after;
+        return respond_with(stream, "206 Partial Content", &headers, part, after);
     }
     respond(stream, "206 Partial Content", &headers, part)
 }

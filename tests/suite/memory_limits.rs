@@ -15,7 +15,7 @@ use crate::common::child;
 
 /// What a process may take beyond what it has, from nothing to 160 MB: small steps first.
 fn extras() -> impl Iterator<Item = u64> {
-    (0..100u64).map(|step| step * step << 14)
+    (0..100u64).map(|step| (step * step) << 14)
 }
 
 /// A model, and what a run of it gave.

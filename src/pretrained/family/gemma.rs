@@ -31,10 +31,10 @@ fn config(json: &ConfigJson) -> Result<Config> {
         mlp.activation = Activation::GeluPytorchTanh;
     }
     // transformers 4 let this field count; 5 does not know it.
-    if let Some(newer) = json.get::<String>("hidden_activation")? {
-        if json.activation(&["hidden_activation"], &newer)? != mlp.activation {
-            return Err(json.refuse("hidden_activation", newer, "it is not what `hidden_act` says"));
-        }
+    if let Some(newer) = json.get::<String>("hidden_activation")?
+        && json.activation(&["hidden_activation"], &newer)? != mlp.activation
+    {
+        return Err(json.refuse("hidden_activation", newer, "it is not what `hidden_act` says"));
     }
     Ok(config)
 }

@@ -76,12 +76,11 @@ impl Processor {
                 fold(&mut block.ln2, mlp.readers_mut())?;
             }
         }
-        if self.fold_ln {
-            if let Some(MlpOrExperts::Mlp(mlp)) = &mut block.mlp {
-                if let Some(ln) = &mut mlp.ln {
-                    fold(ln, vec![&mut mlp.w_out])?;
-                }
-            }
+        if self.fold_ln
+            && let Some(MlpOrExperts::Mlp(mlp)) = &mut block.mlp
+            && let Some(ln) = &mut mlp.ln
+        {
+            fold(ln, vec![&mut mlp.w_out])?;
         }
         if self.center_writing {
             center_outputs(&block.attn.o)?;

@@ -145,10 +145,10 @@ fn qr(t: &Tensor) -> Result<(Tensor, Tensor)> {
 
 /// The Frobenius norm: `[…, n, m]` to `[…]`.
 pub(crate) fn frobenius(t: &Tensor) -> Result<Tensor> {
-    Ok(t.norm_over(&[-2i64, -1], false)?)
+    t.norm_over(&[-2i64, -1], false)
 }
 
 /// Norms as divisors: the smallest positive fp32 number replaces zero.
 pub(crate) fn positive(norm: &Tensor) -> Result<Tensor> {
-    Ok(norm.at_least(f64::from(f32::MIN_POSITIVE))?)
+    norm.at_least(f64::from(f32::MIN_POSITIVE))
 }

@@ -210,11 +210,12 @@ impl Tokenizer {
     }
 
     fn ids(&self, text: &str, encoding: &Encoding, prepend_bos: bool) -> Result<Vec<i64>> {
-        if !self.allow_unknown && self.inner.unknowns.possible(text, encoding) {
-            if let Some(unknown) = self.unknown_words(text)?.into_iter().next() {
-                let hint = "; use other words, or let them pass with `Tokenizer::allow_unknown`".into();
-                return Err(Error::UnknownWord { unknown, hint });
-            }
+        if !self.allow_unknown
+            && self.inner.unknowns.possible(text, encoding)
+            && let Some(unknown) = self.unknown_words(text)?.into_iter().next()
+        {
+            let hint = "; use other words, or let them pass with `Tokenizer::allow_unknown`".into();
+            return Err(Error::UnknownWord { unknown, hint });
         }
         let bos = match (prepend_bos, self.inner.special.bos) {
             (true, None) => return Err(Error::NoBosToken),
