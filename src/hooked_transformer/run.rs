@@ -105,7 +105,7 @@ impl HookedTransformer {
         let past = run.past.as_ref().map(|store| store.len());
         let plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), section, past)?;
         if plan.section.end != End::Logits && !run.logits_at.is_all() && !plan.reaches_logits() {
-            let why = "the run ends before logits are formed, with the last hook point at which something is done";
+            let why = "the run ends before it computes logits, at the last hook point that is used";
             return Err(refused("logits_at", why));
         }
         Ok(plan)
