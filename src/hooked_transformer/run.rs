@@ -111,10 +111,10 @@ impl HookedTransformer {
         Ok(plan)
     }
 
-    /// The section of the model that a run passes through.
+    /// The section of the model that a run computes.
     fn section(&self, run: &RunOptions<'_>) -> Result<Section> {
         let n_layers = self.config().n_layers;
-        // One past the last is allowed: it is where the stream ends.
+        // The number of layers is allowed: it means the stream after the last layer.
         let index = |layer: Layer| if layer == n_layers.into() { Ok(n_layers) } else { self.config().layer(layer) };
         let stop = run.stop_at_layer.map(index).transpose()?;
         let (start, first) = match run.start {

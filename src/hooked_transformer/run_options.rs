@@ -58,7 +58,7 @@ pub struct RunOptions<'a> {
     pub(super) positions: Positions,
     pub(super) past: Option<&'a mut KeyValueStore>,
     pub(super) start: RunStart,
-    /// What the stream is of that the run starts from.
+    /// The tokens that belong to the stream that the run starts from.
     pub(super) tokens: Option<Tokens>,
     pub(super) stop_at_layer: Option<Layer>,
     /// `None` means logits, or the stream with `stop_at_layer`.
@@ -118,7 +118,7 @@ impl RunOutput {
         self.logits.as_ref().ok_or_else(no_logits)
     }
 
-    /// Moves the logits out of the outcome: `[batch, pos, d_vocab_out]`.
+    /// Moves the logits out of the output: `[batch, pos, d_vocab_out]`.
     ///
     /// # Errors
     ///
@@ -181,7 +181,7 @@ impl<'a> RunOptions<'a> {
         RunOptions::default()
     }
 
-    /// Keeps the selected activations in the cache of the outcome.
+    /// Keeps the selected activations in the cache of the output.
     pub fn cache(mut self, select: impl Into<HookFilter<'a>>) -> Self {
         self.cache = Some(select.into());
         self
@@ -203,12 +203,12 @@ impl<'a> RunOptions<'a> {
         self
     }
 
-    /// Continues the positions of a key-value store: the input's tokens come behind them, and afterwards the store holds the input's
-    /// positions as well. After an error it holds what it held.
+    /// Continues the sequences in a key-value store. The input's tokens follow the tokens in the store, and the run adds the input's positions
+    /// to the store. After an error the store is unchanged.
     ///
-    /// Logits, loss and cache are of the input's positions; hook points show these, and scores and patterns have the keys of the past
-    /// as well. Positions are counted from the store's first, so `pos(5)` is the sixth of the whole sequence. The loss is of the
-    /// tokens that have their predecessor in the input. All blocks run, also with [`ReturnType::None`].
+    /// The logits, the loss and the cache are those of the input's positions. Scores and patterns also have the keys in the store. Positions
+    /// count from the start of the store, so `pos(5)` is the sixth token of the whole sequence. The loss excludes the input's first token, whose
+    /// predecessor is not in the input. All layers run, also with [`ReturnType::None`].
     ///
     /// ```
     /// use tch_lens::{HookedTransformer, KeyValueStore, RunOptions};
@@ -225,9 +225,11 @@ impl<'a> RunOptions<'a> {
         self
     }
 
-    /// Starts from the residual stream before this layer (negative: counted from the end): the input is a tensor
-    /// `[batch, pos, d_model]`, or `[pos, d_model]`, of the model's kind. The number of layers means the end of the last block.
-    /// Points before the start are never reached. [`tokens`](RunOptions::tokens) says what the stream is of.
+    /// Starts the run at this layer. The input is the residual stream before it, a tensor `[batch, pos, d_model]` or `[pos, d_model]` with the
+    /// model's kind.
+    ///
+    /// A negative layer counts from the end. The number of layers means the stream after the last layer. Hook points before the start are
+    /// not reached. [`tokens`](RunOptions::tokens) sets the tokens that belong to the stream.
     ///
     /// ```
     /// use tch_lens::{hook, HookedTransformer, RunOptions};
@@ -243,13 +245,13 @@ impl<'a> RunOptions<'a> {
         self
     }
 
-    /// Starts from token embeddings: the input is a tensor `[batch, pos, d_model]`, or `[pos, d_model]`, as `hook_embed` shows it.
-    /// Positions are still added to it.
+    /// Starts the run from token embeddings. The input is a tensor `[batch, pos, d_model]` or `[pos, d_model]`, like the activation of
+    /// `hook_embed`. Position embeddings are added to it.
     ///
     /// ```
     /// use tch_lens::{HookedTransformer, RunOptions};
     /// let model = HookedTransformer::toy()?;
-    /// let mixed = (model.w_e().get(5) + model.w_e().get(17)) / 2.0; // no token's embedding
+    /// let mixed = (model.w_e()?.get(5) + model.w_e()?.get(17)) / 2.0; // no token's embedding
     /// let logits = model.run(mixed.unsqueeze(0), RunOptions::new().start_from_embeddings())?.logits.unwrap();
     /// assert_eq!(logits.size()[..2], [1, 1]);
     /// # Ok::<(), tch_lens::Error>(())
@@ -259,14 +261,14 @@ impl<'a> RunOptions<'a> {
         self
     }
 
-    /// The tokens of the stream or embeddings that the run starts from: their mask says which positions are padding, their ids what
-    /// a loss compares with.
+    /// Sets the tokens that belong to the stream or the embeddings that the run starts from. Their mask marks padding, and a loss uses their
+    /// ids.
     pub fn tokens(mut self, tokens: &Tokens) -> Self {
         self.tokens = Some(tokens.clone());
         self
     }
 
-    /// Runs only the layers before this one. The outcome has the stream before this layer in place of logits.
+    /// Runs only the layers before this one. The output has the stream before this layer in place of logits.
     ///
     /// A negative layer counts from the end. The number of layers means the stream after the last layer.
     pub fn stop_at_layer(mut self, layer: impl Into<Layer>) -> Self {
@@ -318,7 +320,7 @@ impl<'a> RunOptions<'a> {
         self
     }
 
-    /// Sends the activations that [`cache`](RunOptions::cache) selects to a sink instead of the outcome's cache: to a file
+    /// Sends the activations that [`cache`](RunOptions::cache) selects to a sink instead of the output's cache: to a file
     /// ([`FileSink`](crate::FileSink)), or to a closure that receives each activation as it is computed ([`Sink`]).
     pub fn sink(mut self, sink: impl Sink + 'a) -> Self {
         self.sink = Some(Box::new(sink));

@@ -145,15 +145,16 @@ fn a_result_that_was_not_computed_is_an_error_that_names_the_setting() {
 
     let per_token = run(RunOptions::new().return_type(ReturnType::LossPerToken));
     assert_eq!(per_token.loss_tensor().unwrap().size(), [1, 2]);
-    let hint = "it computed the loss per token, so use `loss_tensor`, or `output(ReturnType::Loss)`";
+    let hint = "it computed the loss per token, so use `loss_tensor`, or `return_type(ReturnType::Loss)`";
     says(per_token.loss().unwrap_err(), &format!("the mean loss: {hint}"));
-    let no_logits = "logits: set `output` to `ReturnType::Logits` or `ReturnType::Both`, and leave out `stop_at_layer`";
+    let no_logits =
+        "logits: set `return_type` to `ReturnType::Logits` or `ReturnType::Both`, and leave out `stop_at_layer`";
     says(per_token.logits().unwrap_err(), no_logits);
 
     let mut stopped = run(RunOptions::new().stop_at_layer(1usize));
     assert_eq!(stopped.resid().unwrap(), stopped.resid.as_ref().unwrap());
     says(stopped.take_logits().unwrap_err(), no_logits);
-    let no_loss = "a loss: set `output` to `ReturnType::Loss`, `ReturnType::LossPerToken` or `ReturnType::Both`";
+    let no_loss = "a loss: set `return_type` to `ReturnType::Loss`, `ReturnType::LossPerToken` or `ReturnType::Both`";
     says(stopped.loss().unwrap_err(), no_loss);
     says(run(RunOptions::new()).loss_tensor().unwrap_err(), no_loss);
 
