@@ -111,12 +111,14 @@ fn the_lines_of_the_page_run() -> Result<()> {
 
 #[test]
 fn every_line_of_the_page_is_one_of_these() {
+    let without_space = |text: &str| text.split_whitespace().collect::<String>(); // rustfmt breaks long lines
+    let tested = without_space(TESTED);
     let mut count = 0;
     for line in PAGE.lines().filter(|line| line.starts_with("| `")) {
         let line = line.replace("\\|", "\u{1}");
         let cell = line.trim_matches('|').split('|').nth(1).unwrap_or_else(|| panic!("no second cell: {line}")).trim();
         let ours = cell.trim_matches('`').replace('\u{1}', "|");
-        assert!(TESTED.contains(&ours), "the page says `{ours}`, which no test runs");
+        assert!(tested.contains(&without_space(&ours)), "the page says `{ours}`, which no test runs");
         count += 1;
     }
     assert!(count >= 60, "the page has only {count} lines");

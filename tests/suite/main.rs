@@ -7,6 +7,7 @@ mod common;
 
 mod analysis;
 mod analysis_errors;
+mod any_run;
 mod architecture;
 mod budget;
 mod changed_runs;
@@ -46,6 +47,7 @@ mod settings;
 mod sinks;
 mod sources;
 mod spans;
+mod stacks;
 mod text;
 mod tied;
 mod tokens;
