@@ -8,7 +8,8 @@ use proptest::test_runner::{TestError, TestRunner};
 use tch::{Kind, Tensor};
 use tch_lens::{
     AccumulateOptions, ActivationCache, DecomposeOptions, Error, FullOptions, HeadOptions, HookFilter, HookPoint,
-    HookedTransformer, Hooks, LensOptions, NeuronOptions, PaddingSide, Positions, Result, Run, Slice, Target, Tokens,
+    HookedTransformer, Hooks, LensOptions, NeuronOptions, PaddingSide, Positions, Result, RunOptions, Slice, Target,
+    Tokens,
 };
 
 /// Relative to the largest entry, or absolute where that is below one.
@@ -149,7 +150,8 @@ fn check(models: &[(String, HookedTransformer)], case: &Case) -> std::result::Re
         case.lens.iter().map(|len| (0..*len as i64).map(|i| (3 * i + *len as i64) % 5).collect()).collect();
     let side = if case.left { PaddingSide::Left } else { PaddingSide::Right };
     let tokens = Tokens::padded(&rows, 0, side).unwrap();
-    let all: Vec<HookPoint> = model.run(&tokens, Run::new().cache(HookFilter::All)).unwrap().cache.keys().collect();
+    let all: Vec<HookPoint> =
+        model.run(&tokens, RunOptions::new().cache(HookFilter::All)).unwrap().cache.keys().collect();
     let changed = case.changed.map(|i| all[i % all.len()]);
     let hooks = || match changed {
         Some(point) => Hooks::new().replace(point, |tensor, _| something_else(tensor)),
@@ -162,7 +164,7 @@ fn check(models: &[(String, HookedTransformer)], case: &Case) -> std::result::Re
         .filter(|(i, _)| case.left_out == 0 || (i + 1) % case.left_out != 0)
         .map(|(_, point)| point)
         .collect();
-    let run = Run::new().hooks(hooks()).cache(names).pos(case.kept.clone()).logits_at(case.logits_at.clone());
+    let run = RunOptions::new().hooks(hooks()).cache(names).pos(case.kept.clone()).logits_at(case.logits_at.clone());
     let Ok(outcome) = model.run(&tokens, run) else { return Ok(false) };
     let mut cache = outcome.cache;
     // Which rows of the batch the cache has.
@@ -187,7 +189,7 @@ fn check(models: &[(String, HookedTransformer)], case: &Case) -> std::result::Re
     let (ours, residual_error) = ours;
 
     // The same of the whole run, row by row, at the columns that were meant.
-    let whole = model.run(&tokens, Run::new().hooks(hooks()).cache(HookFilter::All)).unwrap().cache;
+    let whole = model.run(&tokens, RunOptions::new().hooks(hooks()).cache(HookFilter::All)).unwrap().cache;
     let chosen: Vec<i64> = match cache.has_batch_dim() {
         true => batch.indices(held.len() as i64, "batch").unwrap().into_iter().map(|i| held[i as usize]).collect(),
         false => held.clone(),

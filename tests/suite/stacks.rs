@@ -5,8 +5,8 @@ use tch::{IndexOp, Kind, Tensor};
 use tch_lens::config::{NormConfig, NormPosition, Normalization};
 use tch_lens::{
     hook, AccumulateOptions, ActivationCache, Answer, Component, Config, DecomposeOptions, Error, FullOptions,
-    HeadOptions, HookFilter, HookedTransformer, LensOptions, Load, Mode, NeuronOptions, NeuronResultOptions,
-    PaddingSide, Positions, Result, Run, Target, Tokens,
+    HeadOptions, HookFilter, HookedTransformer, LensOptions, LoadOptions, Mode, NeuronOptions, NeuronResultOptions,
+    PaddingSide, Positions, Result, RunOptions, Target, Tokens,
 };
 
 const TOLERANCE: f64 = 1e-5;
@@ -19,7 +19,7 @@ fn cache() -> ActivationCache {
 /// Rows of 4 and 2 tokens.
 fn padded(side: PaddingSide) -> ActivationCache {
     let tokens = Tokens::padded(&[vec![5, 14, 3, 10], vec![7, 4]], 0, side).unwrap();
-    raw("gpt2").run(&tokens, Run::new().cache(HookFilter::All)).unwrap().cache
+    raw("gpt2").run(&tokens, RunOptions::new().cache(HookFilter::All)).unwrap().cache
 }
 
 #[track_caller]
@@ -150,7 +150,7 @@ fn averages_are_those_of_every_part() {
 fn tables_fit_80_columns_and_show_every_position() {
     let model = HookedTransformer::toy().unwrap();
     let prompts = ["When Mary and John went to the shop, John gave a bag to", "When Mary and John"];
-    let run = Run::new().cache(HookFilter::All).padding_side(PaddingSide::Left);
+    let run = RunOptions::new().cache(HookFilter::All).padding_side(PaddingSide::Left);
     let cache = model.run(prompts, run).unwrap().cache;
     let lens = cache.logit_lens(LensOptions::new()).unwrap();
     let attrs = cache.logit_attrs(HeadOptions::new(), " Mary").unwrap();
@@ -205,7 +205,7 @@ fn no_setting_is_ignored() {
 #[test]
 fn documented_errors_come() {
     let (cache, model) = (cache(), raw("gpt2"));
-    let bare = model.run([5, 3, 9], Run::new().cache("resid_post")).unwrap().cache;
+    let bare = model.run([5, 3, 9], RunOptions::new().cache("resid_post")).unwrap().cache;
     let wide = Tensor::ones([23], (Kind::Float, tch::Device::Cpu));
     macro_rules! comes {
         ($($result:expr => $error:pat,)*) => {
@@ -272,7 +272,7 @@ fn biases_of_norms_after_sublayers_are_in_the_bias() {
             (name, if is_vector { tensor + noise * 0.5 } else { tensor + noise * 0.1 })
         };
         let weights: Vec<(String, Tensor)> = weights.into_iter().enumerate().map(other).collect();
-        let model = Load::new().no_processing().state_dict(config, weights).unwrap();
+        let model = LoadOptions::new().no_processing().state_dict(config, weights).unwrap();
         let (_, cache) = model.run_with_cache([5, 3, 9, 1]).unwrap();
         for target in [Target::Attn(1), Target::Mlp(1), Target::Unembed] {
             let whole = match target {
