@@ -13,7 +13,6 @@ use super::part::Part;
 use crate::config::QkNorm;
 use crate::hook;
 use crate::run::{Flow, Tap};
-use crate::tensor::precision::at_least_float;
 use crate::tensor::scalar::Scalar;
 use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Result};
@@ -251,20 +250,14 @@ impl Attention {
         })
     }
 
-    /// The pattern, in fp32 within: rows sum to one, or to less where there is a sink.
+    /// The pattern: rows sum to one, or to less where there is a sink. libtorch computes it in fp32 or better within.
     fn softmax(&self, scores: &Tensor) -> Result<Tensor> {
         let kind = scores.f_kind()?;
-        let wide = at_least_float(kind);
-        let pattern = match &self.sinks {
-            None => scores.f_softmax(-1, wide)?,
-            Some(sinks) => {
-                let size = scores.size();
-                let sinks = sinks.f_view([1, -1, 1, 1])?.f_expand([size[0], size[1], size[2], 1], false)?;
-                let scores = Tensor::f_cat(&[scores, &sinks], -1)?; // [batch, head, query, key + 1]
-                scores.f_softmax(-1, wide)?.f_narrow(-1, 0, size[3])?
-            }
-        };
-        Ok(pattern.f_to_kind(kind)?)
+        let Some(sinks) = &self.sinks else { return Ok(scores.f_softmax(-1, kind)?) };
+        let size = scores.size();
+        let sinks = sinks.f_view([1, -1, 1, 1])?.f_expand([size[0], size[1], size[2], 1], false)?;
+        let scores = Tensor::f_cat(&[scores, &sinks], -1)?; // [batch, head, query, key + 1]
+        Ok(scores.f_softmax(-1, kind)?.f_narrow(-1, 0, size[3])?)
     }
 
     /// What the heads write: `[batch, pos, d_model]`.

@@ -143,3 +143,20 @@ impl Act {
         Ok(positive.f_where_self(&wide.gt_number(0.0)?, &negative)?.f_to_kind(x.f_kind()?)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    /// The square of 300 is beyond fp16, a tenth of it is not.
+    #[test]
+    fn xielu_is_computed_in_fp32() {
+        let parameters =
+            [0.1, 0.5, 0.5, -1e-6].map(|x: f64| Tensor::from_slice(&[x as f32]).to_kind(Kind::Half).into());
+        let act = Act { function: Activation::Xielu, xielu: Some(parameters) };
+        let x = Tensor::from_slice(&[300.0f32, -2.0]).to_kind(Kind::Half);
+        let found = Vec::<f32>::try_from(act.apply(Temporary::shared(x)).unwrap().to_kind(Kind::Float)).unwrap();
+        assert!((found[0] - 9150.0).abs() < 20.0 && (found[1] + 1.0 - 1.0 / 2.0).abs() < 0.6, "{found:?}");
+    }
+}

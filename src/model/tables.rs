@@ -17,7 +17,10 @@ use crate::{Config, Result};
 /// positions of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
+    /// Of all queries and keys up to a length: `[1, head or 1, len, len]`.
     masks: Mutex<Vec<(MaskKind, SharedTensor)>>,
+    /// Of the last query of a length: `[1, head or 1, 1, len]`.
+    rows: Mutex<Vec<(MaskKind, SharedTensor)>>,
     rotary: Mutex<Vec<Angles>>,
 }
 
@@ -47,29 +50,28 @@ impl Tables {
         keys: &Range<i64>,
         options: (Kind, Device),
     ) -> Result<Tensor> {
-        let unpadded = |n: i64| Layout { batch: 1, span: Span::whole(n as usize), padding: None };
+        if kind.is_causal() && queries.end - queries.start == 1 {
+            // What a query sees of a key depends on the distance between them, and no key comes after it.
+            let query = queries.start;
+            let row = kept(&self.rows, kind, queries.end, i64::MAX, |len| {
+                kind.additive(&unpadded(len), &(len - 1..len), &(0..len), options)
+            })?;
+            if let Some(row) = row {
+                let offset = row.size()[3] - 1 - query;
+                return Ok(row.f_narrow(3, offset + keys.start, keys.end - keys.start)?);
+            }
+        }
         let n = queries.end.max(keys.end);
         let longest = ((LARGEST_MASK / kind.heads()) as f64).sqrt() as i64;
-        let mut masks = lock(&self.masks);
-        let found = masks.iter().position(|(of, _)| *of == kind);
-        if n > longest || (found.is_none() && masks.len() >= KEPT_MASKS) {
-            drop(masks);
-            return kind.additive(&unpadded(n), queries, keys, options);
-        }
-        let index = match found {
-            Some(index) if masks[index].1.size()[2] >= n => index,
-            found => {
-                let len = doubled(n as usize, longest as usize) as i64;
-                let mask = kind.additive(&unpadded(len), &(0..len), &(0..len), options)?;
-                if let Some(index) = found {
-                    masks.remove(index);
-                }
-                masks.push((kind, mask.into()));
-                masks.len() - 1
+        let mask =
+            kept(&self.masks, kind, n, longest, |len| kind.additive(&unpadded(len), &(0..len), &(0..len), options))?;
+        match mask {
+            Some(mask) => {
+                let rows = mask.f_narrow(2, queries.start, queries.end - queries.start)?;
+                Ok(rows.f_narrow(3, keys.start, keys.end - keys.start)?)
             }
-        };
-        let rows = masks[index].1.f_narrow(2, queries.start, queries.end - queries.start)?;
-        Ok(rows.f_narrow(3, keys.start, keys.end - keys.start)?)
+            None => kind.additive(&unpadded(n), queries, keys, options),
+        }
     }
 
     /// The angles of a layer's queries and keys, if positions are rotary.
@@ -136,6 +138,36 @@ impl Tables {
     }
 }
 
+/// Where the tokens of one row without padding stand.
+fn unpadded(len: i64) -> Layout {
+    Layout { batch: 1, span: Span::whole(len as usize), padding: None }
+}
+
+/// A mask of at least `n` keys, made anew where the one that is kept is shorter. Absent where that would be of more than `longest`,
+/// or of too many kinds.
+fn kept(
+    masks: &Mutex<Vec<(MaskKind, SharedTensor)>>,
+    kind: MaskKind,
+    n: i64,
+    longest: i64,
+    make: impl FnOnce(i64) -> Result<Tensor>,
+) -> Result<Option<Tensor>> {
+    let mut masks = lock(masks);
+    let found = masks.iter().position(|(of, _)| *of == kind);
+    if let Some(index) = found.filter(|index| masks[*index].1.size()[3] >= n) {
+        return Ok(Some(masks[index].1.shallow_clone()));
+    }
+    if n > longest || (found.is_none() && masks.len() >= KEPT_MASKS) {
+        return Ok(None);
+    }
+    let mask = make(doubled(n as usize, longest as usize) as i64)?;
+    if let Some(index) = found {
+        masks.remove(index);
+    }
+    masks.push((kind, mask.shallow_clone().into()));
+    Ok(Some(mask))
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -152,7 +184,7 @@ mod tests {
 
     const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
 
-    fn unpadded(past: usize, new: usize) -> Layout {
+    fn behind(past: usize, new: usize) -> Layout {
         Layout { batch: 1, span: Span { past, new }, padding: None }
     }
 
@@ -168,13 +200,17 @@ mod tests {
         let alibi = Config { positions: Positions::Alibi { bias_max: 8.0 }, ..local.clone() };
         for config in [Config::new(1, 8, 3, 10, 4096), local, alibi] {
             let tables = Tables::default();
-            for (past, new) in [(0, 7), (3, 4), (90, 1), (60, 10), (1200, 9), (0, 1300)] {
+            for (past, new) in [(0, 7), (3, 4), (90, 1), (60, 10), (1200, 9), (4000, 1), (0, 1300)] {
                 let span = Span { past, new };
                 let kind = MaskKind::of(&config, 0, span.keys());
                 let keys = 0..span.keys() as i64;
                 let found = tables.mask(kind, &span.columns(), &keys, OPTIONS).unwrap();
-                let expected = kind.additive(&unpadded(past, new), &span.columns(), &keys, OPTIONS).unwrap();
+                let expected = kind.additive(&behind(past, new), &span.columns(), &keys, OPTIONS).unwrap();
                 assert_eq!(found, expected, "{past} + {new}");
+                // The keys within a window's reach, as the fused kernel takes them.
+                let near = kind.keys(&span.columns(), keys.end);
+                let found = tables.mask(kind, &span.columns(), &near, OPTIONS).unwrap();
+                assert_eq!(found, expected.narrow(3, near.start, near.end - near.start), "{past} + {new}");
             }
             let kept = tables.masks.lock().unwrap();
             assert!(kept.iter().all(|(_, mask)| (mask.numel() as i64) <= LARGEST_MASK));
@@ -187,7 +223,7 @@ mod tests {
         let tables = Tables::default();
         let mut lengths = Vec::new();
         for past in 0..500 {
-            let table = tables.rotary(&config, 0, &unpadded(past, 1), OPTIONS).unwrap().unwrap();
+            let table = tables.rotary(&config, 0, &behind(past, 1), OPTIONS).unwrap().unwrap();
             let kept = tables.rotary.lock().unwrap();
             assert_eq!((kept.len(), table.len()), (1, 1));
             lengths.push(kept[0].table.len());
@@ -211,7 +247,7 @@ mod tests {
             let config = Config { positions: Positions::rotary(rotary.clone()), ..Config::new(1, 8, 2, 10, 500) };
             let tables = Tables::default();
             for len in [3, 8, 9, 20, 9, 4] {
-                let found = tables.rotary(&config, 0, &unpadded(0, len), OPTIONS).unwrap().unwrap();
+                let found = tables.rotary(&config, 0, &behind(0, len), OPTIONS).unwrap().unwrap();
                 let class = LengthClass::of(&rotary, len);
                 let expected = RotaryTable::new(&rotary, class, len as i64, OPTIONS.0, OPTIONS.1).unwrap();
                 let x = Tensor::randn([1, len as i64, 2, 4], OPTIONS);

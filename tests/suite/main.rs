@@ -23,6 +23,7 @@ mod families;
 mod generate;
 mod gradients;
 mod gradual;
+mod half_precision;
 mod hooks;
 #[cfg(feature = "hub")]
 mod hub;
