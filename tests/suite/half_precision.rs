@@ -5,10 +5,12 @@ use crate::common::{max_diff, Fixture};
 use rstest::rstest;
 use tch::{Kind, Tensor};
 use tch_lens::config::QkNorm;
-use tch_lens::{hook, ActivationCache, HookFilter, HookPoint, HookedTransformer, Hooks, Load, Output, Run, Tokens};
+use tch_lens::{
+    hook, ActivationCache, HookFilter, HookPoint, HookedTransformer, Hooks, LoadOptions, ReturnType, RunOptions, Tokens,
+};
 
 fn open(family: &str, kind: Kind) -> (HookedTransformer, Tokens) {
-    let model = Load::new().no_processing().kind(kind).open(Fixture::folder(family)).unwrap();
+    let model = LoadOptions::new().no_processing().kind(kind).open(Fixture::folder(family)).unwrap();
     (model, Tokens::new(&Fixture::open(family).want("tokens")).unwrap())
 }
 
@@ -55,7 +57,7 @@ fn norms_are_exact_and_do_not_overflow(
         true => enlarge().replace(HookFilter::names(|name| name.ends_with("hook_scale")), |x, _| x.shallow_clone()),
         false => enlarge(),
     };
-    let cache = model.run(&tokens, Run::new().hooks(hooks).cache(HookFilter::All)).unwrap().cache;
+    let cache = model.run(&tokens, RunOptions::new().hooks(hooks).cache(HookFilter::All)).unwrap().cache;
     for (input, scale_at, normalized_at) in norms(&model, &cache) {
         let (scale, normalized) = (&cache[scale_at], &cache[normalized_at]);
         let what = format!("{family}, {kind:?}, {scale_at}");
@@ -78,8 +80,9 @@ fn norms_that_nothing_observes_do_not_overflow_either(
     #[values("gpt2", "llama", "gemma2", "gemma3", "qwen3", "toy_solu_ln")] family: &str,
 ) {
     let (model, tokens) = open(family, kind);
-    let run =
-        |select: HookFilter<'static>| model.run(&tokens, Run::new().hooks(enlarge()).cache(select)).unwrap().cache;
+    let run = |select: HookFilter<'static>| {
+        model.run(&tokens, RunOptions::new().hooks(enlarge()).cache(select)).unwrap().cache
+    };
     let all = run(HookFilter::All);
     for site in ["q", "attn_out", "mlp_out"] {
         for layer in 0..model.config().n_layers as i64 {
@@ -97,7 +100,7 @@ fn patterns_are_exact(
     #[values("gpt2", "gpt_oss", "gemma2")] family: &str,
 ) {
     let (model, tokens) = open(family, kind);
-    let cache = model.run(&tokens, Run::new().cache(["attn_scores", "pattern"])).unwrap().cache;
+    let cache = model.run(&tokens, RunOptions::new().cache(["attn_scores", "pattern"])).unwrap().cache;
     let sinks = model.parameters().into_iter().find(|(name, _)| name.ends_with("0.attn.sinks")).map(|(_, sinks)| sinks);
     let mut scores = cache[("attn_scores", 0)].to_kind(Kind::Double);
     let n_keys = scores.size()[3];
@@ -118,7 +121,7 @@ fn routers_and_losses_are_in_fp32(
     #[values("olmoe", "mixtral", "gpt_oss")] family: &str,
 ) {
     let (model, tokens) = open(family, kind);
-    let run = Run::new().cache("expert_weights").output(Output::Both);
+    let run = RunOptions::new().cache("expert_weights").return_type(ReturnType::Both);
     let outcome = model.run(&tokens, run).unwrap();
     let weights = &outcome.cache[("expert_weights", 0)];
     assert_eq!(weights.kind(), Kind::Float);
