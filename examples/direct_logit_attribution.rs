@@ -1,7 +1,7 @@
-//! Who moves the name? Direct logit attribution on the toy model's indirect-object prompt.
+//! Which parts of the model push towards the name? Direct logit attribution on the toy model's indirect-object prompt.
 //!
 //! Prints, for the difference between the logits of " Mary" and " John": what each layer's attention and MLP add, a table of all
-//! heads, the heads and neurons that add most, and by how much all of it together misses the logit difference (next to nothing).
+//! heads, the heads that add most and whether they look at the answer, the neurons that add most, and by how much all of it together misses the logit difference (next to nothing).
 //!
 //! ```text
 //! cargo run --release --example direct_logit_attribution
@@ -12,6 +12,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use lexopt::prelude::*;
+use tch_lens::tch::Kind;
 use tch_lens::{Component, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer, NeuronOptions};
 
 const HELP: &str = "\
@@ -86,13 +87,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    println!("\n\nthe name movers, and where they look from the last position");
+    println!("\n\nthe heads that add most, and where they look from the last position");
+    let tokens = model.to_str_tokens(&options.prompt)?;
     for (row, value) in heads.top(options.top)?.rows {
         let Component::Head { layer, head } = row else { continue };
         let pattern = cache.get(("pattern", layer as i64))?.select(0, 0).select(0, head as i64).select(0, -1); // [key]
-        let at = pattern.argmax(-1, false).int64_value(&[]);
-        let token = &model.to_str_tokens(&options.prompt)?[at as usize];
-        println!("  {row:<8}{value:+8.3}  {:4.0} % on {token:?}", 100.0 * pattern.double_value(&[at]));
+        let pattern = Vec::<f64>::try_from(pattern.to_kind(Kind::Double))?;
+        let most = (0..pattern.len()).max_by(|a, b| pattern[*a].total_cmp(&pattern[*b])).unwrap_or(0);
+        // A name mover copies the name that it looks at; without a look at the name, a head adds to its logit in some other way.
+        let on_answer: f64 =
+            pattern.iter().zip(&tokens).filter(|(_, token)| **token == options.answer).map(|(p, _)| p).sum();
+        let verdict = if value > 0.0 && on_answer > 0.5 { "moves the name" } else { "" };
+        let look = format!("{:3.0} % on {:?}", 100.0 * pattern[most], tokens[most]);
+        let line = format!("  {row:<8}{value:+8.3}  {look:<24}{:3.0} % on the answer  {verdict}", 100.0 * on_answer);
+        println!("{}", line.trim_end());
     }
 
     if !model.config().attn_only() {
@@ -105,7 +113,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let all = cache.logit_attrs(FullOptions::new().pos(-1), answer())?;
     println!(
-        "\nall {} heads, neurons, embeddings and biases: {:+.3}; the model says {:+.3} (off by {:.0e})",
+        "\nall {} heads, neurons, embeddings and biases: {:+.3}\nthe model: {:+.3} (off by {:.0e})",
         all.rows().len(),
         all.sum()?.double_value(&[0]),
         all.logit()?.double_value(&[0]),

@@ -23,7 +23,7 @@ What a model believes after each layer
   --model NAME     a Hugging Face folder or, with feature `hub`, a name there (default: the toy model)
   --prompt TEXT    (default: When Mary and John went to the shop, John gave a bag to)
   --answer TOKEN   one token, with its space: ' Mary' (default: what the model itself says)
-  --top N          how many tokens to list for each layer (default: 4)";
+  --top N          how many tokens to list for each layer (default: 3, which fits 80 columns)";
 
 struct Options {
     model: Option<String>,
@@ -38,7 +38,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         model: None,
         prompt: "When Mary and John went to the shop, John gave a bag to".into(),
         answer: None,
-        top: 4,
+        top: 3,
     };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
@@ -77,7 +77,7 @@ fn print(options: Options) -> Result<()> {
     for ((row, rank, probability), likely) in ranks.rows.iter().zip(lens.top(options.top)?) {
         print!("{:10}  {:>6} {:>7} ", row.to_string(), rank, percent(*probability));
         for (token, probability) in likely.tokens {
-            let cell = format!("  {:<10} {:>5}", shown(&token, 10), percent(probability));
+            let cell = format!(" {:<10} {:>5}", shown(&token, 10), percent(probability));
             print!("{}", if token == text { bold(&cell) } else { cell });
         }
         println!();
@@ -100,7 +100,7 @@ fn loaded(name: &str) -> Result<HookedTransformer> {
     model
 }
 
-/// A token in quotes, so that its space is seen, cut to `width`.
+/// A token in quotes, so that its space is visible, cut to `width`.
 fn shown(token: &str, width: usize) -> String {
     let quoted = format!("{token:?}");
     if quoted.chars().count() <= width {
