@@ -77,6 +77,26 @@ fn a_model_in_another_kind_is_another_model() {
     assert_eq!(model.to_kind(Kind::Float).unwrap().w_e().unwrap().data_ptr(), model.w_e().unwrap().data_ptr());
 }
 
+/// Converting a model is loading it in that kind, tensor by tensor; xIELU's constants stay in fp32.
+#[rstest]
+fn converting_is_loading(#[values(Kind::BFloat16, Kind::Half)] kind: Kind) {
+    let (mut models_compared, mut constants) = (0, 0);
+    for (name, folder, model) in models() {
+        let loaded = LoadOptions::new().no_processing().kind(kind).open(&folder).unwrap().state_dict().unwrap();
+        let converted = model.to_kind(kind).unwrap().state_dict().unwrap();
+        assert_eq!(converted.len(), loaded.len(), "{name}");
+        for ((tensor, ours), (other, theirs)) in converted.iter().zip(&loaded) {
+            assert_eq!(tensor, other, "{name}");
+            let is_constant = tensor.contains("act_fn");
+            assert_eq!(ours.kind(), if is_constant { Kind::Float } else { kind }, "{name}: {tensor}");
+            assert!(ours.kind() == theirs.kind() && ours.equal(theirs), "{name}: {tensor}");
+            constants += usize::from(is_constant);
+        }
+        models_compared += 1;
+    }
+    assert!(models_compared >= 40 && constants > 0, "{models_compared} models, {constants} constants");
+}
+
 #[rstest]
 #[case(Kind::Int)]
 #[case(Kind::Int64)]
@@ -207,7 +227,60 @@ fn an_optimiser_trains_the_parameters(#[values("gpt2", "llama_gqa_tied", "mixtra
     }
     assert!(changed > expected.len() / 2, "{changed} of {} weights changed", expected.len());
     assert!(model.loss(tokens).unwrap() < loss.double_value(&[]));
+    // Biases and gains are a group of their own.
+    let snapshot = || model.parameters().into_iter().map(|(name, weight)| (name, weight.detach().copy()));
+    let before: BTreeMap<String, Tensor> = snapshot().collect();
+    optimizer.set_lr_group(1, 0.0);
+    let loss = model.run(tokens, RunOptions::new().return_type(ReturnType::Loss)).unwrap().loss.unwrap();
+    optimizer.backward_step(&loss);
+    for (weight, now) in snapshot().filter(|(weight, _)| expected.iter().any(|(changed, ..)| changed == weight)) {
+        assert_eq!(now == before[&weight], now.dim() == 1, "{weight}");
+    }
     let mut store = store;
     store.freeze();
     assert!(!model.forward(tokens).unwrap().requires_grad());
+}
+
+/// So a product gives the same numbers wherever the weights came from.
+#[test]
+fn every_weight_lies_row_by_row() {
+    for (name, folder, raw) in models() {
+        let processed = HookedTransformer::from_pretrained(&folder).unwrap();
+        let config = raw.config().clone();
+        let again = LoadOptions::new().no_processing().state_dict(config, raw.state_dict().unwrap()).unwrap();
+        for model in [raw, processed, again] {
+            for (weight, tensor) in model.parameters() {
+                assert!(tensor.is_contiguous(), "{name}: {weight} {:?} {:?}", tensor.size(), tensor.stride());
+            }
+        }
+    }
+}
+
+fn cannot_be_written(model: &HookedTransformer, weight: &str, why: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let error = model.save_hugging_face(folder.path(), Kind::Float).unwrap_err();
+    assert!(matches!(error, Error::NotRepresentable { .. }), "{error}");
+    assert!(error.to_string().contains(weight) && error.to_string().contains(why), "{error}");
+}
+
+/// GPT-J's two norms are one.
+#[test]
+fn parts_of_one_tensor_must_agree() {
+    let model = common::raw("gptj");
+    let (_, weight) = model.parameters().into_iter().find(|(name, _)| name == "blocks.1.ln2.w").unwrap();
+    let _ = weight.get(3).fill_(7.0);
+    cannot_be_written(&model, "`blocks.1.ln2.w`", "one tensor with `blocks.1.ln1.w`");
+}
+
+/// GPT-2's unembedding has no bias, but one of zeros is none.
+#[rstest]
+fn a_weight_without_a_place_must_change_nothing(#[values(0.0, 1.0)] bias: f64) {
+    let model = common::raw("gpt2");
+    let mut weights = model.state_dict().unwrap();
+    weights.push(("unembed.b_U".into(), Tensor::full([model.config().d_vocab_out as i64], bias, tch::kind::FLOAT_CPU)));
+    let model = LoadOptions::new().no_processing().state_dict(model.config().clone(), weights).unwrap();
+    match bias {
+        0.0 => model.save_hugging_face(tempfile::tempdir().unwrap().path(), Kind::Float).unwrap(),
+        _ => cannot_be_written(&model, "`unembed.b_U`", "the format has no such weight"),
+    }
 }
