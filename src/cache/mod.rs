@@ -154,7 +154,7 @@ impl ActivationCache {
         Error::NoEntry { name: point.to_string(), how }
     }
 
-    /// Whether an activation is there; a name that is none is not.
+    /// Whether the cache holds an activation; an unknown name gives `false`.
     pub fn contains(&self, name: impl HookName) -> bool {
         name.resolve(self.model.config()).is_ok_and(|point| self.entries.contains_key(&point))
     }
@@ -215,7 +215,7 @@ impl ActivationCache {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether the cache holds no activation.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -150,7 +150,7 @@ pub enum Error {
         /// Those that there are, or what to do.
         known: String,
     },
-    /// A chat template that is none, or that refuses the messages.
+    /// A chat template that does not parse, or that refuses the messages.
     #[error("the chat template {0}")]
     ChatTemplate(String),
     /// A prompt without a single token.

@@ -20,7 +20,7 @@ pub(crate) fn start<'scope, T: Send + 'scope>(
     drop(memmap2::MmapMut::map_anon(THREAD_MEMORY).ok()?);
     let (begun, wait) = sync_channel(1);
     let thread = Builder::new().spawn_scoped(scope, move || {
-        let _ = begun.send(()); // somebody waits
+        let _ = begun.send(()); // the receiver waits
         task()
     });
     let thread = thread.ok()?;
