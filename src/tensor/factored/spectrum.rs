@@ -23,7 +23,7 @@ impl Svd {
     ///
     /// # Errors
     ///
-    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
+    /// [`Error::Torch`](crate::Error::Torch) if libtorch fails, for example for lack of memory.
     pub fn vh(&self) -> Result<Tensor> {
         transposed(&self.v)
     }
@@ -36,7 +36,7 @@ impl FactoredMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
+    /// [`Error::Torch`](crate::Error::Torch) if libtorch fails, for example for lack of memory.
     pub fn norm(&self) -> Result<Tensor> {
         frobenius(&self.without_left()?)
     }
@@ -48,7 +48,7 @@ impl FactoredMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the matrix is not square.
+    /// [`Error::Shape`](crate::Error::Shape) if the matrix is not square.
     pub fn eigenvalues(&self) -> Result<Tensor> {
         let matrix = FactoredMatrix { a: widened(&self.a)?, b: widened(&self.b)? };
         Ok(matrix.ba()?.f_linalg_eigvals()?)
@@ -69,7 +69,7 @@ impl FactoredMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
+    /// [`Error::Torch`](crate::Error::Torch) if libtorch fails, for example for lack of memory.
     pub fn svd(&self) -> Result<Svd> {
         let (qa, ra) = qr(&self.a)?; // […, ldim, p], […, p, mdim]
         let (qb, rb) = qr(&transposed(&self.b)?)?; // […, rdim, q], […, q, mdim]
@@ -81,7 +81,7 @@ impl FactoredMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
+    /// [`Error::Torch`](crate::Error::Torch) if libtorch fails, for example for lack of memory.
     pub fn make_even(&self) -> Result<Self> {
         let svd = self.svd()?;
         let root = svd.s.f_sqrt()?;
@@ -94,7 +94,7 @@ impl FactoredMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
+    /// [`Error::Torch`](crate::Error::Torch) if libtorch fails, for example for lack of memory.
     pub fn collapse_l(&self) -> Result<Tensor> {
         let svd = self.svd()?;
         Ok(svd.vh()?.f_mul(&svd.s.f_unsqueeze(-1)?)?)
@@ -104,7 +104,7 @@ impl FactoredMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
+    /// [`Error::Torch`](crate::Error::Torch) if libtorch fails, for example for lack of memory.
     pub fn collapse_r(&self) -> Result<Tensor> {
         let svd = self.svd()?;
         Ok(svd.u.f_mul(&svd.s.f_unsqueeze(-2)?)?)
@@ -117,7 +117,7 @@ impl FactoredMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if `right` does not have as many rows as this matrix has columns, or the leading dimensions do not broadcast.
+    /// [`Error::Shape`](crate::Error::Shape) if `right` does not have as many rows as this matrix has columns, or the leading dimensions do not broadcast.
     pub fn composition_score(&self, right: &FactoredMatrix) -> Result<Tensor> {
         if self.rdim() != right.ldim() {
             return Err(shape("the right matrix", &right.shape(), format!("[.., {}, n]", self.rdim())));
