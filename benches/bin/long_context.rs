@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let layers = [Reach::Window(256), Reach::Global, Reach::Window(256), Reach::Global];
             config.attention.reach = PerLayer::Each(layers.to_vec());
         }
-        Attention::Alibi => config.positions = Positions::Alibi { bias_max: 8.0 },
+        Attention::Alibi => config.positions = Positions::alibi(8.0),
         Attention::SoftCapped => config.attention.scores_soft_cap = Some(50.0),
     }
     let model = HookedTransformer::init(config, 0)?;

@@ -28,8 +28,29 @@ pub struct AttentionConfig {
     pub clip_qkv: Option<f64>,
     /// Each head has one more score that belongs to no position, so that a pattern's rows sum to less than one (gpt-oss).
     pub sinks: bool,
+    /// What goes to the sinks is taken from what a head has mixed, and patterns' rows sum to one all the same (Granite with windows).
+    pub sinks_after_pattern: bool,
     /// Norms of the queries and keys.
     pub qk_norm: Option<QkNorm>,
+    /// These norms come after the rotation (Hunyuan, nanochat).
+    pub qk_norm_after_rotation: bool,
+    /// The norm of what all heads have mixed, between them and `W_O` (BitNet).
+    pub z_norm: Option<Normalization>,
+    /// What queries are multiplied by, after their norms and rotation (Ministral 3).
+    pub temperature: PerLayer<Option<Temperature>>,
+}
+
+/// A factor of queries that grows with their position: `1 + beta · ln(1 + ⌊(position + offset) / period⌋)`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Temperature {
+    /// How fast it grows.
+    pub beta: f64,
+    /// Positions with the same factor.
+    pub period: f64,
+    /// Added to the position, which counts from zero.
+    #[serde(default)]
+    pub offset: usize,
 }
 
 /// Which positions a query may see.

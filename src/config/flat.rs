@@ -74,20 +74,20 @@ impl Config {
     /// Where positions enter.
     pub fn positional_embedding_type(&self) -> PositionalEmbedding {
         match self.positions {
-            Positions::Learned => PositionalEmbedding::Standard,
+            Positions::Learned | Positions::Sinusoidal(_) => PositionalEmbedding::Standard,
             Positions::Shortformer => PositionalEmbedding::Shortformer,
-            Positions::Rotary { .. } => PositionalEmbedding::Rotary,
+            Positions::Rotary(_) => PositionalEmbedding::Rotary,
             Positions::Alibi { .. } => PositionalEmbedding::Alibi,
             Positions::None => PositionalEmbedding::None,
         }
     }
 
-    /// The rotation, if positions are rotary: that of the global layers, where the local ones have another.
+    /// The rotation, if positions are rotary: where layers have several, that of the first layer that reaches every position and
+    /// rotates, or else of the first that rotates.
     pub fn rotary(&self) -> Option<&Rotary> {
-        match &self.positions {
-            Positions::Rotary { global, .. } => Some(global),
-            _ => None,
-        }
+        let rotations = (0..self.n_layers).filter_map(|layer| Some((layer, self.rotation(layer)?)));
+        let global = rotations.clone().find(|(layer, _)| self.reach(*layer) == Reach::Global);
+        global.or_else(|| rotations.clone().next()).map(|(_, rotary)| rotary)
     }
 
     /// How many of a head's dimensions rotate, if positions are rotary.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Normalization;
+
 /// The MLP of every block.
 ///
 /// ```
@@ -18,22 +20,25 @@ pub struct MlpConfig {
     pub activation: Activation,
     /// What the neurons compute.
     pub kind: MlpKind,
+    /// The norm of the neurons, between them and `W_out` (BitNet). SoLU has a layer norm of its own there.
+    #[serde(default)]
+    pub norm: Option<Normalization>,
 }
 
 impl MlpConfig {
     /// `W_out act(W_in x)`.
     pub fn plain(d_mlp: usize, activation: Activation) -> Self {
-        MlpConfig { d_mlp, activation, kind: MlpKind::Plain }
+        MlpConfig { d_mlp, activation, kind: MlpKind::Plain, norm: None }
     }
 
     /// `W_out (act(W_gate x) · W_in x)`.
     pub fn gated(d_mlp: usize, activation: Activation) -> Self {
-        MlpConfig { d_mlp, activation, kind: MlpKind::Gated }
+        MlpConfig { d_mlp, activation, kind: MlpKind::Gated, norm: None }
     }
 
     /// A mixture of gated MLPs of `d_mlp` neurons each.
     pub fn experts(d_mlp: usize, activation: Activation, experts: Experts) -> Self {
-        MlpConfig { d_mlp, activation, kind: MlpKind::Experts(experts) }
+        MlpConfig { d_mlp, activation, kind: MlpKind::Experts(experts), norm: None }
     }
 }
 
@@ -55,6 +60,8 @@ pub enum MlpKind {
 pub enum Activation {
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)²` (So et al. 2021, "Primer").
+    Relu2,
     /// `x Φ(x)`, exact.
     Gelu,
     /// The tanh approximation of [`Activation::Gelu`]: GPT-2's.

@@ -20,11 +20,11 @@ use serde::{Deserialize, Serialize};
 use crate::layer::Layer;
 use crate::Result;
 
-pub use attention::{AttentionConfig, AttentionDir, AttnType, QkNorm, Reach};
+pub use attention::{AttentionConfig, AttentionDir, AttnType, QkNorm, Reach, Temperature};
 pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, Routing};
 pub use norms::{NormConfig, NormPosition, Normalization};
 pub use per_layer::PerLayer;
-pub use positions::{PositionalEmbedding, Positions, RopeScaling, Rotary};
+pub use positions::{PositionalEmbedding, Positions, RopeScaling, Rotary, Sinusoids};
 pub(crate) use validate::MAX_LAYERS;
 
 /// The shape of a transformer.
@@ -132,11 +132,10 @@ impl Config {
         }
     }
 
-    /// The rotation of layer `layer`, if positions are rotary.
+    /// The rotation of layer `layer`, if it has one.
     pub(crate) fn rotation(&self, layer: usize) -> Option<&Rotary> {
-        match (&self.positions, self.reach(layer)) {
-            (Positions::Rotary { local: Some(local), .. }, Reach::Window(_)) => Some(local),
-            (Positions::Rotary { global, .. }, _) => Some(global),
+        match &self.positions {
+            Positions::Rotary(rotations) => rotations.get(layer)?.as_ref(),
             _ => None,
         }
     }
@@ -144,10 +143,10 @@ impl Config {
     /// The rotations of all layers.
     pub(crate) fn rotations(&self) -> impl Iterator<Item = &Rotary> {
         let rotations = match &self.positions {
-            Positions::Rotary { global, local } => [Some(global), local.as_ref()],
-            _ => [None, None],
+            Positions::Rotary(rotations) => rotations.values(),
+            _ => &[],
         };
-        rotations.into_iter().flatten()
+        rotations.iter().flatten()
     }
 
     /// What the scores of layer `layer` are divided by.
@@ -166,9 +165,9 @@ impl Config {
         }
     }
 
-    /// Whether there are learned position embeddings.
+    /// Whether there is a table of position embeddings.
     pub(crate) fn has_w_pos(&self) -> bool {
-        matches!(self.positions, Positions::Learned | Positions::Shortformer)
+        matches!(self.positions, Positions::Learned | Positions::Sinusoidal(_) | Positions::Shortformer)
     }
 
     /// Layer `layer` as an index. Negative layers count from the end.

@@ -20,6 +20,8 @@ pub struct NormConfig {
     pub position: NormPosition,
     /// Added to the variance, or mean square, of every norm.
     pub eps: f64,
+    /// That of the last norm, where it is another (CTRL).
+    pub last_eps: Option<f64>,
     /// A norm stands between the embedding and the first block (BLOOM).
     pub after_embedding: bool,
 }
@@ -33,12 +35,24 @@ impl Default for NormConfig {
 impl NormConfig {
     /// Norms of one kind, before the sublayers and at the end, with an `eps` of 1e-5.
     pub fn new(kind: Normalization) -> Self {
-        NormConfig { kind, last: None, position: NormPosition::Before, eps: 1e-5, after_embedding: false }
+        NormConfig {
+            kind,
+            last: None,
+            position: NormPosition::Before,
+            eps: 1e-5,
+            last_eps: None,
+            after_embedding: false,
+        }
     }
 
     /// The kind of the last norm.
     pub fn last(&self) -> Normalization {
         self.last.unwrap_or(self.kind)
+    }
+
+    /// What is added to the variance, or mean square, of the last norm.
+    pub fn last_eps(&self) -> f64 {
+        self.last_eps.unwrap_or(self.eps)
     }
 }
 

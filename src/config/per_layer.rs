@@ -37,6 +37,16 @@ impl<T> PerLayer<T> {
     }
 }
 
+impl<T> PerLayer<T> {
+    /// Another setting, by this one in each layer.
+    pub fn map<U>(&self, mut change: impl FnMut(&T) -> U) -> PerLayer<U> {
+        match self {
+            PerLayer::All(value) => PerLayer::All(change(value)),
+            PerLayer::Each(values) => PerLayer::Each(values.iter().map(change).collect()),
+        }
+    }
+}
+
 impl<T: PartialEq> PerLayer<T> {
     /// One value for each layer, stored as a single value where all are equal.
     pub fn from_layers(mut values: Vec<T>) -> Self {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::PerLayer;
+
 /// Where positions enter.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -11,18 +13,18 @@ pub enum Positions {
     Learned,
     /// Learned vectors are added to the input of the queries and keys only (Press et al. 2020, "Shortformer").
     Shortformer,
-    /// Queries and keys are rotated.
-    Rotary {
-        /// The rotation of the layers that reach every position, and of the others where `local` is `None`.
-        global: Rotary,
-        /// The rotation of the layers with a window, where it is another (Gemma 3, OLMo 3).
-        #[serde(default)]
-        local: Option<Rotary>,
-    },
+    /// Sines and cosines are added to the token embeddings (Vaswani et al. 2017).
+    Sinusoidal(Sinusoids),
+    /// Queries and keys are rotated, by the rotation of their layer. Layers with `None` are blind to positions (Cohere 2, SmolLM 3).
+    Rotary(PerLayer<Option<Rotary>>),
     /// A penalty on attention scores, linear in the distance (Press et al. 2021, "ALiBi").
     Alibi {
         /// The slope of the steepest head is `2^(-bias_max / n_heads)`. BLOOM and most of MPT's models have 8.
         bias_max: f64,
+        /// Falcon's, as transformers' eager attention computes it: in bfloat16, from the key's position alone, divided as the scores are,
+        /// and counted twice, with the mask and with the scores.
+        #[serde(default)]
+        rounded: bool,
     },
     /// Positions do not enter.
     None,
@@ -31,7 +33,12 @@ pub enum Positions {
 impl Positions {
     /// The same rotation in every layer.
     pub fn rotary(rotary: Rotary) -> Self {
-        Positions::Rotary { global: rotary, local: None }
+        Positions::Rotary(PerLayer::All(Some(rotary)))
+    }
+
+    /// BLOOM's penalty.
+    pub fn alibi(bias_max: f64) -> Self {
+        Positions::Alibi { bias_max, rounded: false }
     }
 }
 
@@ -39,7 +46,7 @@ impl Positions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PositionalEmbedding {
-    /// [`Positions::Learned`].
+    /// [`Positions::Learned`], and [`Positions::Sinusoidal`], which are added in the same way.
     Standard,
     /// [`Positions::Rotary`].
     Rotary,
@@ -49,6 +56,17 @@ pub enum PositionalEmbedding {
     Alibi,
     /// [`Positions::None`].
     None,
+}
+
+/// A table of sines and, after them, cosines. Entry `k` of the `d_model / 2` of either is of the angle
+/// `(position + offset) · 10000^(-k / steps)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sinusoids {
+    /// The angle of the first position's first entry (XGLM: 2).
+    pub offset: usize,
+    /// `d_model / 2` (CTRL), or one less, so that the last wavelength is `10000 · 2π` (XGLM).
+    pub steps: usize,
 }
 
 /// Rotary position embedding (Su et al. 2021, "RoFormer").
@@ -64,6 +82,9 @@ pub struct Rotary {
     /// Pairs are neighbours `(0, 1), (2, 3), …` (GPT-J) rather than halves `(0, dim/2), …` (NeoX, Llama).
     #[serde(default)]
     pub adjacent_pairs: bool,
+    /// Pairs turn the other way round (nanochat).
+    #[serde(default)]
+    pub reversed: bool,
     /// How the wavelengths are stretched for longer contexts.
     #[serde(default)]
     pub scaling: RopeScaling,
@@ -72,7 +93,7 @@ pub struct Rotary {
 impl Rotary {
     /// `dim` dimensions of each head rotate in halves, with wavelengths of this base and no scaling: Llama's rotation.
     pub fn new(dim: usize, base: f64) -> Self {
-        Rotary { dim, base, adjacent_pairs: false, scaling: RopeScaling::None }
+        Rotary { dim, base, adjacent_pairs: false, reversed: false, scaling: RopeScaling::None }
     }
 }
 

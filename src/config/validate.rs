@@ -2,7 +2,7 @@
 
 use super::{
     Activation, Config, ExpertGate, Experts, MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach,
-    RopeScaling, Rotary,
+    RopeScaling, Rotary, Sinusoids,
 };
 use crate::{Error, Result};
 
@@ -41,11 +41,27 @@ impl Config {
         self.validate_mlp()?;
         self.validate_norms()?;
         match &self.positions {
-            Positions::Rotary { global, local } => {
-                validate_rotary("positions.global", global, self.d_head)?;
-                local.as_ref().map_or(Ok(()), |local| validate_rotary("positions.local", local, self.d_head))?;
+            Positions::Rotary(rotations) => {
+                self.validate_list("positions", rotations)?;
+                for rotary in rotations.values().iter().flatten() {
+                    validate_rotary("positions", rotary, self.d_head)?;
+                }
+                if rotations.values().iter().all(Option::is_none) {
+                    return Err(Error::field("positions", "rotary", "no layer rotates: it is `None` then"));
+                }
             }
-            Positions::Alibi { bias_max } => between("positions.bias_max", *bias_max, [1e-3, 1e3])?,
+            Positions::Sinusoidal(Sinusoids { offset, steps }) => {
+                size("positions.steps", *steps, MAX_SIZE)?;
+                size("positions.offset", *offset + 1, MAX_SIZE)?;
+                if !self.d_model.is_multiple_of(2) {
+                    return Err(Error::field(
+                        "d_model",
+                        self.d_model,
+                        "half of it are sines, half cosines: it must be even",
+                    ));
+                }
+            }
+            Positions::Alibi { bias_max, rounded: _ } => between("positions.bias_max", *bias_max, [1e-3, 1e3])?,
             Positions::Learned | Positions::Shortformer | Positions::None => {}
         }
         size("n_ctx", self.n_ctx, MAX_SIZE)?; // after the rotation, whose stretch it may be a product of
@@ -101,11 +117,12 @@ impl Config {
 
     fn validate_attention(&self) -> Result<()> {
         let attention = &self.attention;
-        if let PerLayer::Each(layers) = &attention.reach
-            && layers.len() != self.n_layers
-        {
-            let why = format!("it must have one entry for each of the {} layers", self.n_layers);
-            return Err(Error::field("attention.reach", format!("a list of {}", layers.len()), &why));
+        self.validate_list("attention.reach", &attention.reach)?;
+        self.validate_list("attention.temperature", &attention.temperature)?;
+        for temperature in attention.temperature.values().iter().flatten() {
+            between("attention.temperature.beta", temperature.beta, [0.0, 1e6])?;
+            between("attention.temperature.period", temperature.period, [1.0, 1e12])?;
+            size("attention.temperature.offset", temperature.offset + 1, MAX_SIZE)?;
         }
         for reach in attention.reach.values() {
             if let Reach::Window(window) = reach {
@@ -119,9 +136,30 @@ impl Config {
         ] {
             number.map_or(Ok(()), |number| between(field, number, bounds))?;
         }
+        if attention.sinks_after_pattern && !attention.sinks {
+            return Err(Error::field("attention.sinks_after_pattern", true, "there are no sinks"));
+        }
+        if attention.z_norm == Some(Normalization::None) {
+            return Err(Error::field("attention.z_norm", "a norm of no kind", "leave it out where there is none"));
+        }
+        if attention.qk_norm_after_rotation && (attention.qk_norm.is_none() || self.rotary().is_none()) {
+            let why = "there are no norms of queries and keys, or no rotation";
+            return Err(Error::field("attention.qk_norm_after_rotation", true, why));
+        }
         match attention.qk_norm {
             Some(QkNorm::PerHead(Normalization::None) | QkNorm::AllHeads(Normalization::None)) => {
                 Err(Error::field("attention.qk_norm", "a norm of no kind", "leave it out where there is none"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A list has one entry for each layer.
+    fn validate_list<T>(&self, field: &str, list: &PerLayer<T>) -> Result<()> {
+        match list {
+            PerLayer::Each(layers) if layers.len() != self.n_layers => {
+                let why = format!("it must have one entry for each of the {} layers", self.n_layers);
+                Err(Error::field(field, format!("a list of {}", layers.len()), &why))
             }
             _ => Ok(()),
         }
@@ -132,6 +170,15 @@ impl Config {
         size("mlp.d_mlp", mlp.d_mlp, MAX_SIZE)?;
         if mlp.activation == Activation::SoluLn && mlp.kind != MlpKind::Plain {
             return Err(Error::field("mlp.activation", "solu_ln", "it belongs to a plain MLP"));
+        }
+        if let Some(norm) = mlp.norm {
+            if norm == Normalization::None {
+                return Err(Error::field("mlp.norm", "a norm of no kind", "leave it out where there is none"));
+            }
+            if mlp.activation == Activation::SoluLn || matches!(mlp.kind, MlpKind::Experts(_)) {
+                let why = "SoLU has a norm of its own, and experts have none";
+                return Err(Error::field("mlp.norm", format!("{norm:?}"), why));
+            }
         }
         let MlpKind::Experts(Experts { num_experts, experts_per_token, gate, .. }) = &mlp.kind else { return Ok(()) };
         size("mlp.num_experts", *num_experts, MAX_EXPERTS)?;
@@ -145,6 +192,7 @@ impl Config {
 
     fn validate_norms(&self) -> Result<()> {
         between("norms.eps", self.norms.eps, [FP32[0], 1.0])?;
+        between("norms.last_eps", self.norms.last_eps(), [FP32[0], 1.0])?;
         if self.norms.after_embedding && self.norms.kind == Normalization::None {
             return Err(Error::field(
                 "norms.after_embedding",

@@ -95,6 +95,10 @@ pub(super) fn qk_norm(config: &Config) -> Presence {
     only_if(config.qk_norm().is_some(), "its queries and keys are not normalised")
 }
 
+pub(super) fn z_norm(config: &Config) -> Presence {
+    only_if(config.attention.z_norm.is_some(), "it has no norm between heads and `W_O`")
+}
+
 fn post_norm(config: &Config, why_not: &'static str) -> Presence {
     let has =
         config.norm_position() == NormPosition::BeforeAndAfter && config.normalization_type() != Normalization::None;
@@ -151,10 +155,12 @@ pub(super) fn dense_gated(config: &Config) -> Presence {
     }
 }
 
-pub(super) fn solu_norm(config: &Config) -> Presence {
+pub(super) fn neuron_norm(config: &Config) -> Presence {
     match dense(config) {
         Default => {
-            only_if(config.act_fn() == Some(Activation::SoluLn), "its activation function has no norm of its own")
+            let norm =
+                config.mlp.as_ref().is_some_and(|mlp| mlp.activation == Activation::SoluLn || mlp.norm.is_some());
+            only_if(norm, "its neurons have no norm of their own")
         }
         absent => absent,
     }

@@ -198,15 +198,19 @@ sites! {
     /// The quotient of the norm of keys: `[batch, pos, kv_head, d_head]`, or `[batch, pos, kv_head · d_head]` over all heads.
     Layer KNormNormalized, k_norm_normalized, "attn.k_norm.hook_normalized", [Batch Pos KvHead DHead], [Batch Pos KvHeads],
         Weights, qk_norm;
-    /// Queries after rotation: `[batch, pos, head, d_head]`.
+    /// Queries after rotation, which leaves them as they are in a layer that is blind to positions: `[batch, pos, head, d_head]`.
     Layer RotQ, rot_q, "attn.hook_rot_q", [Batch Pos Head DHead], Weights, rotary;
-    /// Keys after rotation: `[batch, pos, kv_head, d_head]`.
+    /// Keys after rotation, likewise: `[batch, pos, kv_head, d_head]`.
     Layer RotK, rot_k, "attn.hook_rot_k", [Batch Pos KvHead DHead], Weights, rotary;
     /// Scores, scaled, capped and masked (−∞): `[batch, head, query, key]`.
     Layer AttnScores, attn_scores, "attn.hook_attn_scores", [Batch Head Pos Key], Weights, always;
     /// The softmax of the scores: `[batch, head, query, key]`.
     Layer Pattern, pattern, "attn.hook_pattern", [Batch Head Pos Key], Weights, always;
-    /// Values mixed by the pattern: `[batch, pos, head, d_head]`.
+    /// What a norm between the heads and `W_O` divides by: `[batch, pos, 1]`.
+    Layer ZNormScale, z_norm_scale, "attn.z_norm.hook_scale", [Batch Pos One], AtLeastFloat, z_norm;
+    /// The quotient of that norm: `[batch, pos, head · d_head]`.
+    Layer ZNormNormalized, z_norm_normalized, "attn.z_norm.hook_normalized", [Batch Pos Heads], Weights, z_norm;
+    /// Values mixed by the pattern, as `W_O` reads them: `[batch, pos, head, d_head]`.
     Layer Z, z, "attn.hook_z", [Batch Pos Head DHead], Weights, always;
     /// The output of each head: `[batch, pos, head, d_model]`; computed on request.
     Layer Result, result, "attn.hook_result", [Batch Pos Head DModel], Weights, on_request;
@@ -231,12 +235,12 @@ sites! {
     Layer Pre, pre, "mlp.hook_pre", [Batch Pos DMlp], Weights, dense;
     /// What the gates of a gated MLP multiply: `[batch, pos, d_mlp]`.
     Layer PreLinear, pre_linear, "mlp.hook_pre_linear", [Batch Pos DMlp], Weights, dense_gated;
-    /// SoLU's neurons before its norm: `[batch, pos, d_mlp]`.
-    Layer Mid, mid, "mlp.hook_mid", [Batch Pos DMlp], Weights, solu_norm;
-    /// What SoLU's norm divides by: `[batch, pos, 1]`.
-    Layer MlpLnScale, mlp_ln_scale, "mlp.ln.hook_scale", [Batch Pos One], AtLeastFloat, solu_norm;
-    /// The quotient of SoLU's norm: `[batch, pos, d_mlp]`.
-    Layer MlpLnNormalized, mlp_ln_normalized, "mlp.ln.hook_normalized", [Batch Pos DMlp], Weights, solu_norm;
+    /// Neurons before a norm of their own (SoLU's, BitNet's): `[batch, pos, d_mlp]`.
+    Layer Mid, mid, "mlp.hook_mid", [Batch Pos DMlp], Weights, neuron_norm;
+    /// What the neurons' norm divides by: `[batch, pos, 1]`.
+    Layer MlpLnScale, mlp_ln_scale, "mlp.ln.hook_scale", [Batch Pos One], AtLeastFloat, neuron_norm;
+    /// The quotient of the neurons' norm: `[batch, pos, d_mlp]`.
+    Layer MlpLnNormalized, mlp_ln_normalized, "mlp.ln.hook_normalized", [Batch Pos DMlp], Weights, neuron_norm;
     /// Neurons after the activation function: `[batch, pos, d_mlp]`.
     Layer Post, post, "mlp.hook_post", [Batch Pos DMlp], Weights, dense;
     /// The router's weights of all experts: `[batch, pos, expert]`.
@@ -311,7 +315,32 @@ impl Site {
 
     /// The site that fires at this one's turn in a model of this shape.
     pub(crate) fn at_its_turn(self, config: &Config) -> Site {
-        self.row().swap.filter(|_| config.norm_position() == NormPosition::After).unwrap_or(self)
+        match self {
+            Site::QNormScale
+            | Site::QNormNormalized
+            | Site::KNormScale
+            | Site::KNormNormalized
+            | Site::RotQ
+            | Site::RotK
+                if config.attention.qk_norm_after_rotation =>
+            {
+                self.where_norms_are_rotated()
+            }
+            _ => self.row().swap.filter(|_| config.norm_position() == NormPosition::After).unwrap_or(self),
+        }
+    }
+
+    /// The site that fires at this one's turn where queries and keys are normed after their rotation.
+    fn where_norms_are_rotated(self) -> Site {
+        match self {
+            Site::QNormScale => Site::RotQ,
+            Site::QNormNormalized => Site::RotK,
+            Site::KNormScale => Site::QNormScale,
+            Site::KNormNormalized => Site::QNormNormalized,
+            Site::RotQ => Site::KNormScale,
+            Site::RotK => Site::KNormNormalized,
+            other => other,
+        }
     }
 }
 

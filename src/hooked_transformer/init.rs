@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::HookedTransformer;
-use crate::config::{Activation, NormPosition, Normalization};
+use crate::config::{Activation, NormPosition, Normalization, Positions};
 use crate::model::part::{Part, Role};
 use crate::pretrained::checkpoint::Generated;
 use crate::pretrained::state_dict::state_dict_layout;
@@ -128,6 +128,7 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
     let bias = |kind| kind == Normalization::LN;
     let mlp = !config.attn_only();
     let solu = config.act_fn() == Some(Activation::SoluLn);
+    let neurons = config.mlp.as_ref().and_then(|mlp| mlp.norm);
     // TransformerLens' norms after a sublayer have no bias.
     let after = config.norm_position() == NormPosition::BeforeAndAfter;
     let exists = match part {
@@ -136,7 +137,7 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
         Part::In | Part::Out | Part::OutB => mlp,
         Part::InB => mlp && !config.gated_mlp(),
         Part::Gate | Part::ProductB => config.gated_mlp(),
-        Part::WPos => config.has_w_pos(),
+        Part::WPos => config.has_w_pos() && !matches!(config.positions, Positions::Sinusoidal(_)),
         Part::U => !config.tie_word_embeddings,
         Part::EmbedLnW => config.post_embedding_ln() && gain(kind),
         Part::EmbedLnB => config.post_embedding_ln() && bias(kind),
@@ -146,10 +147,13 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
         Part::Ln2B => mlp && bias(kind),
         Part::Ln1PostW => after && gain(kind),
         Part::Ln2PostW => after && mlp && gain(kind),
-        Part::MlpLnW | Part::MlpLnB => mlp && solu,
+        Part::MlpLnW => mlp && (solu || neurons.is_some_and(gain)),
+        Part::MlpLnB => mlp && (solu || neurons.is_some_and(bias)),
         Part::LnFinalW => gain(config.norms.last()),
         Part::LnFinalB => bias(config.norms.last()),
         Part::QNormW | Part::KNormW => config.qk_norm().is_some(),
+        Part::ZNormW => config.attention.z_norm.is_some_and(gain),
+        Part::ZNormB => config.attention.z_norm.is_some_and(bias),
         Part::Sinks => config.use_attention_sinks(),
         _ => false,
     };

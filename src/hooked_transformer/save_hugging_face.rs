@@ -7,7 +7,7 @@ use tch::Kind;
 
 use super::save::write_json;
 use super::HookedTransformer;
-use crate::config::{Activation, AttentionDir, NormPosition, Normalization, PositionalEmbedding};
+use crate::config::{Activation, AttentionDir, NormPosition, Normalization, PerLayer, PositionalEmbedding, Positions};
 use crate::pretrained::checkpoint::SAFETENSORS;
 use crate::pretrained::hugging_face::hugging_face;
 use crate::pretrained::processing::Step;
@@ -119,8 +119,13 @@ fn not_in_gpt2(config: &Config) -> Option<&'static str> {
         (config.attn_scores_soft_cap().is_some() || config.output_logits_soft_cap.is_some(), "soft cap"),
         (config.clip_qkv().is_some(), "clamp of queries, keys and values"),
         (config.use_attention_sinks(), "attention sinks"),
+        (config.attention.z_norm.is_some(), "norm between heads and W_O"),
+        (config.mlp.as_ref().is_some_and(|mlp| mlp.norm.is_some()), "norm of the neurons"),
+        (config.attention.temperature != PerLayer::All(None), "temperature of queries"),
+        (matches!(config.positions, Positions::Sinusoidal(_)), "sines for positions"),
+        (config.norms.last_eps() != config.eps(), "eps of the last norm alone"),
         (config.d_vocab_out != config.d_vocab, "outputs but its vocabulary"),
-        (matches!(config.act_fn(), Some(SoluLn | Xielu)), "such activation function"),
+        (matches!(config.act_fn(), Some(SoluLn | Xielu | Relu2)), "such activation function"),
     ];
     checks.into_iter().find(|(unlike, _)| *unlike).map(|(_, what)| what)
 }

@@ -7,10 +7,10 @@ use tch::Tensor;
 use super::attention_input::AttentionInput;
 use super::context::{Context, FusedMask, AT_ONCE};
 use super::linear::Linear;
-use super::norm::Norm;
+use super::norm::{Norm, NormPoints};
 use super::parameters::module;
 use super::part::Part;
-use crate::config::QkNorm;
+use crate::config::{PositionalEmbedding, QkNorm};
 use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::tensor::scalar::Scalar;
@@ -29,6 +29,8 @@ pub(crate) struct Attention {
     pub(crate) k_norm: Option<Norm>,
     /// The score of looking at nothing: `[head]`.
     pub(crate) sinks: Option<SharedTensor>,
+    /// What goes to the sinks is taken from the mixed values, and not from the pattern.
+    pub(crate) sinks_after_pattern: bool,
     pub(crate) layer: usize,
     pub(crate) n_heads: i64,
     pub(crate) n_kv_heads: i64,
@@ -38,6 +40,11 @@ pub(crate) struct Attention {
     pub(crate) soft_cap: Option<f64>,
     pub(crate) clip: Option<f64>,
     pub(crate) qk_norm: Option<QkNorm>,
+    pub(crate) norms_rotated: bool,
+    /// Of what all heads have mixed, between them and `o`.
+    pub(crate) z_norm: Option<Norm>,
+    /// Whether positions are rotary, be it that this layer is blind to them.
+    pub(crate) rotary: bool,
 }
 
 module!(Attention, () => (), {
@@ -45,8 +52,9 @@ module!(Attention, () => (), {
     q_norm: (Part::QNormW, Part::QNormB),
     k_norm: (Part::KNormW, Part::KNormB),
     sinks: Part::Sinks,
+    z_norm: (Part::ZNormW, Part::ZNormB),
     o: (Part::O, Part::OB),
-} plain { layer, n_heads, n_kv_heads, d_head, scale, soft_cap, clip, qk_norm });
+} plain { layer, n_heads, n_kv_heads, d_head, scale, soft_cap, clip, qk_norm, norms_rotated, rotary, sinks_after_pattern });
 
 impl Attention {
     /// What the configuration says, around weights.
@@ -57,6 +65,7 @@ impl Attention {
             q_norm: None,
             k_norm: None,
             sinks: None,
+            sinks_after_pattern: config.attention.sinks_after_pattern,
             layer,
             n_heads: config.n_heads as i64,
             n_kv_heads: config.n_key_value_heads as i64,
@@ -65,6 +74,9 @@ impl Attention {
             soft_cap: config.attn_scores_soft_cap(),
             clip: config.clip_qkv(),
             qk_norm: config.qk_norm(),
+            norms_rotated: config.attention.qk_norm_after_rotation,
+            z_norm: None,
+            rotary: config.positional_embedding_type() == PositionalEmbedding::Rotary,
         }
     }
 
@@ -75,17 +87,24 @@ impl Attention {
         let mut q = tap.at(hook::q(layer), q)?; // [batch, pos, head, d_head]
         let mut k = tap.at(hook::k(layer), k)?; // [batch, pos, kv_head, d_head]
         let v = tap.at(hook::v(layer), v)?; // [batch, pos, kv_head, d_head]
-        if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
-            q = self.normalize(q_norm, q, (hook::q_norm_scale(layer), hook::q_norm_normalized(layer)), tap)?;
-            k = self.normalize(k_norm, k, (hook::k_norm_scale(layer), hook::k_norm_normalized(layer)), tap)?;
+        if !self.norms_rotated {
+            (q, k) = self.normalized(q, k, tap)?;
         }
         (q, k) = (self.clip(q)?, self.clip(k)?);
         let v = self.clip(v)?;
-        if let Some(table) = context.rotary(layer) {
-            q = tap.at(hook::rot_q(layer), table.rotate(&q)?)?; // [batch, pos, head, d_head]
-            k = tap.at(hook::rot_k(layer), table.rotate(&k)?)?; // [batch, pos, kv_head, d_head]
+        if self.rotary {
+            q = tap.at(hook::rot_q(layer), context.rotated(layer, q)?)?; // [batch, pos, head, d_head]
+            k = tap.at(hook::rot_k(layer), context.rotated(layer, k)?)?; // [batch, pos, kv_head, d_head]
         }
+        if self.norms_rotated {
+            (q, k) = self.normalized(q, k, tap)?;
+        }
+        let q = context.tempered(layer, q)?;
         let z = self.mix(&q, &k, &v, context, tap)?;
+        let z = match &self.z_norm {
+            Some(norm) => of_all_heads(norm, z, (hook::z_norm_scale(layer), hook::z_norm_normalized(layer)), tap)?,
+            None => z,
+        };
         let z = tap.at(hook::z(layer), z)?; // [batch, pos, head, d_head]
         self.output(z, tap)
     }
@@ -134,14 +153,19 @@ impl Attention {
         })
     }
 
+    /// Queries and keys through their norms, where they have any.
+    fn normalized(&self, q: Tensor, k: Tensor, tap: &mut Tap) -> Flow<(Tensor, Tensor)> {
+        let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) else { return Ok((q, k)) };
+        let layer = self.layer;
+        let q = self.normalize(q_norm, q, (hook::q_norm_scale(layer), hook::q_norm_normalized(layer)), tap)?;
+        let k = self.normalize(k_norm, k, (hook::k_norm_scale(layer), hook::k_norm_normalized(layer)), tap)?;
+        Ok((q, k))
+    }
+
     /// Normalises each head by itself, or all of a position's heads together.
-    fn normalize(&self, norm: &Norm, x: Tensor, points: super::norm::NormPoints, tap: &mut Tap) -> Flow<Tensor> {
+    fn normalize(&self, norm: &Norm, x: Tensor, points: NormPoints, tap: &mut Tap) -> Flow<Tensor> {
         match self.qk_norm {
-            Some(QkNorm::AllHeads(_)) => {
-                let size = x.size();
-                let flat = x.f_reshape([size[0], size[1], -1])?; // [batch, pos, head * d_head]
-                Ok(norm.forward(&flat, points, tap)?.f_view(size.as_slice())?)
-            }
+            Some(QkNorm::AllHeads(_)) => of_all_heads(norm, x, points, tap),
             _ => Ok(norm.forward(&x, points, tap)?.into_tensor()),
         }
     }
@@ -161,10 +185,19 @@ impl Attention {
         let (k, v) = (self.per_query_head(k)?, self.per_query_head(v)?);
         let scores = self.scores(&q, &k, context.scores_mask(layer)?)?;
         let scores = tap.at(hook::attn_scores(layer), scores)?; // [batch, head, query, key]
-        let pattern = self.softmax(&context.open_padding(scores)?)?;
+        let scores = context.open_padding(scores)?;
+        let pattern = match self.sinks_after_pattern {
+            true => scores.f_softmax(-1, scores.f_kind()?)?,
+            false => self.softmax(&scores)?,
+        };
         let pattern = context.without_padding(pattern.f_transpose(1, 2)?)?.f_transpose(1, 2)?;
         let pattern = tap.at(hook::pattern(layer), pattern)?; // [batch, head, query, key]
-        Ok(pattern.f_matmul(&v)?.f_transpose(1, 2)?) // [batch, pos, head, d_head]
+        let mut z = pattern.f_matmul(&v)?; // [batch, head, pos, d_head]
+        if let (true, Some(sinks)) = (self.sinks_after_pattern, &self.sinks) {
+            let positions = scores.f_logsumexp([-1i64].as_slice(), true)?; // [batch, head, query, 1]
+            z = z.f_mul(&positions.f_sub(&sinks.f_view([1, -1, 1, 1])?)?.f_sigmoid()?)?;
+        }
+        Ok(z.f_transpose(1, 2)?) // [batch, pos, head, d_head]
     }
 
     /// Values mixed without a pattern that is shown: `[batch, head, pos, d_head]`, as all of its arguments.
@@ -291,6 +324,13 @@ impl Attention {
         let w = self.o.w()?; // [head * d_head, d_model]
         Ok(w.f_reshape([self.n_heads, self.d_head, -1])?)
     }
+}
+
+/// Normalises all of a position's heads together: `[batch, pos, head, d_head]`.
+fn of_all_heads(norm: &Norm, x: Tensor, points: NormPoints, tap: &mut Tap) -> Flow<Tensor> {
+    let size = x.size();
+    let flat = x.f_reshape([size[0], size[1], -1])?; // [batch, pos, head * d_head]
+    Ok(norm.forward(&flat, points, tap)?.f_view(size.as_slice())?)
 }
 
 /// Some positions of `[batch, head, pos, d_head]`: itself, where these are all.

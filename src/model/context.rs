@@ -12,8 +12,8 @@ use super::mask::MaskKind;
 use super::rotary::RotaryTable;
 use super::tables::Tables;
 use super::Transformer;
-use crate::config::AttnType;
-use crate::tensor::scalar::Scalar;
+use crate::config::{Rotary, Temperature};
+use crate::tensor::scalar::{arange, Scalar};
 use crate::{Config, Result};
 
 /// No mask, and no scores that nothing observes, of more entries than this are made at once: 64 MB in fp32. Longer sequences go
@@ -28,8 +28,8 @@ pub(crate) struct Context<'r> {
     /// The kind and device of the activations.
     options: (Kind, Device),
     masks: Vec<Masks>,
-    /// Of the layers that reach every position, and of those with a window.
-    rotary: [Option<RotaryTable>; 2],
+    /// The angles of each rotation that a layer has.
+    rotary: Vec<(&'r Rotary, RotaryTable)>,
     /// Which of the new tokens are padding: `[batch, new]`, bool.
     padding: Option<Tensor>,
     shortformer: Option<Tensor>,
@@ -67,15 +67,16 @@ impl<'r> Context<'r> {
         let (config, tables, layout) = (model.config(), model.tables(), batch.layout);
         let options = (model.kind(), model.device());
         let mut masks: Vec<Masks> = Vec::new();
-        let mut rotary = [None, None];
+        let mut rotary: Vec<(&Rotary, RotaryTable)> = Vec::new();
         for layer in layers.clone() {
             let kind = MaskKind::of(config, layer, layout.span.keys());
             if !masks.iter().any(|masks| masks.kind == kind) {
                 masks.push(Masks { kind, fused: OnceCell::new(), scores: OnceCell::new() });
             }
-            let local = usize::from(config.attn_type(layer) == AttnType::Local);
-            if rotary[local].is_none() {
-                rotary[local] = tables.rotary(config, layer, layout, options)?;
+            if let Some(rotation) = config.rotation(layer)
+                && !rotary.iter().any(|(known, _)| *known == rotation)
+            {
+                rotary.push((rotation, tables.rotary(rotation, layout, config.n_ctx, options)?));
             }
         }
         let padding = layout.new_padding()?;
@@ -122,9 +123,25 @@ impl<'r> Context<'r> {
         }
     }
 
-    /// The angles of a layer's queries and keys.
-    pub(crate) fn rotary(&self, layer: usize) -> Option<&RotaryTable> {
-        self.rotary[usize::from(self.config.attn_type(layer) == AttnType::Local)].as_ref()
+    /// A layer's queries or keys, rotated: as they are in a layer that is blind to positions. `[batch, pos, head, d_head]`
+    pub(crate) fn rotated(&self, layer: usize, x: Tensor) -> Result<Tensor> {
+        let Some(rotation) = self.config.rotation(layer) else { return Ok(x) };
+        let found = self.rotary.iter().find(|(known, _)| std::ptr::eq(*known, rotation) || *known == rotation);
+        let (_, table) = found.ok_or_else(|| crate::Error::Internal("a layer has no angles"))?;
+        table.rotate(&x)
+    }
+
+    /// A layer's queries, times what their position says: `[batch, pos, head, d_head]`.
+    pub(crate) fn tempered(&self, layer: usize, q: Tensor) -> Result<Tensor> {
+        let Some(Some(temperature)) = self.config.attention.temperature.get(layer) else { return Ok(q) };
+        let Temperature { beta, period, offset } = temperature;
+        let positions = match self.layout.new_positions()? {
+            Some(positions) => positions, // [batch, pos]
+            None => arange(self.layout.span.columns(), self.options.1)?.f_unsqueeze(0)?,
+        };
+        let periods = positions.f_to_kind(Kind::Double)?.add_number(*offset as f64)?.div_number(*period)?.f_floor()?;
+        let factor = periods.f_log1p()?.mul_number(*beta)?.add_number(1.0)?.f_to_kind(q.f_kind()?)?;
+        Ok(q.f_mul(&factor.f_unsqueeze(-1)?.f_unsqueeze(-1)?)?)
     }
 
     /// The keys and values of the past and of the new positions, `[batch, pos, kv_head, d_head]` to

@@ -1,6 +1,6 @@
 //! [`Embed`]: from tokens to the residual stream.
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::batch::Batch;
 use super::layout::Layout;
@@ -8,19 +8,32 @@ use super::norm::Norm;
 use super::parameters::module;
 use super::part::Part;
 use super::temporary::Temporary;
-use crate::config::{Normalization, PositionalEmbedding};
+use crate::config::{Normalization, PositionalEmbedding, Sinusoids};
 use crate::hook::{self, Start};
 use crate::run::{Flow, Tap};
+use crate::tensor::scalar::arange;
 use crate::tensor::span::Span;
 use crate::unchecked::threads::SharedTensor;
-use crate::Config;
+use crate::{Config, Result};
+
+impl Sinusoids {
+    /// The position embeddings of a model of this shape: `[n_ctx, d_model]`, in fp64.
+    pub(crate) fn table(&self, config: &Config) -> Result<Tensor> {
+        let offset = self.offset as i64;
+        let positions = arange(offset..offset + config.n_ctx as i64, Device::Cpu)?.f_to_kind(Kind::Double)?;
+        let pairs = 0..config.d_model / 2;
+        let rates: Vec<f64> = pairs.map(|pair| 1e4f64.powf(-(pair as f64) / self.steps as f64)).collect();
+        let angles = positions.f_outer(&Tensor::f_from_slice(&rates)?)?; // [n_ctx, d_model / 2]
+        Ok(Tensor::f_cat(&[angles.f_sin()?, angles.f_cos()?], 1)?)
+    }
+}
 
 /// Token embeddings, learned positions, and the norm that BLOOM puts after them.
 #[derive(Clone, Debug)]
 pub(crate) struct Embed {
     /// `[d_vocab, d_model]`
     pub(crate) w_e: SharedTensor,
-    /// `[n_ctx, d_model]`; absent where positions are not learned.
+    /// `[n_ctx, d_model]`; absent where positions are not added.
     pub(crate) w_pos: Option<SharedTensor>,
     pub(crate) ln: Norm,
 }

@@ -15,8 +15,16 @@ pub(crate) struct MaskKind {
     causal: bool,
     /// Only where the window is shorter than the sequence.
     window: Option<i64>,
-    /// ALiBi's `bias_max`, and the number of heads.
-    alibi: Option<(f64, usize)>,
+    alibi: Option<Alibi>,
+}
+
+/// ALiBi's penalties.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Alibi {
+    bias_max: f64,
+    heads: usize,
+    /// Falcon's: computed in bfloat16 from the key's position, and divided by this.
+    rounded: Option<f64>,
 }
 
 impl MaskKind {
@@ -26,7 +34,10 @@ impl MaskKind {
             causal: config.attention_dir() == AttentionDir::Causal,
             window: config.window(layer).filter(|window| *window < n_keys).map(|window| window as i64),
             alibi: match config.positions {
-                Positions::Alibi { bias_max } => Some((bias_max, config.n_heads)),
+                Positions::Alibi { bias_max, rounded } => {
+                    let rounded = rounded.then(|| config.score_divisor(layer) / 2.0);
+                    Some(Alibi { bias_max, heads: config.n_heads, rounded })
+                }
                 _ => None,
             },
         }
@@ -34,6 +45,11 @@ impl MaskKind {
 
     pub(crate) fn is_causal(self) -> bool {
         self.causal
+    }
+
+    /// Whether what a query sees of a key depends on the distance between them alone, and no key comes after it.
+    pub(crate) fn is_of_distance(self) -> bool {
+        self.causal && self.alibi.is_none_or(|alibi| alibi.rounded.is_none())
     }
 
     /// Whether the distance between query and key counts for nothing but the direction.
@@ -48,7 +64,7 @@ impl MaskKind {
 
     /// How many heads see differently: the mask's second axis.
     pub(crate) fn heads(self) -> i64 {
-        self.alibi.map_or(1, |(_, heads)| heads as i64)
+        self.alibi.map_or(1, |alibi| alibi.heads as i64)
     }
 
     /// The keys that any of these queries can see, out of `0..n_keys`, where nothing is padded.
@@ -99,12 +115,24 @@ impl MaskKind {
             visible = visible.f_unsqueeze(-3)?; // [batch or 1, 1, query, key]
         }
         let hidden = visible.f_logical_not()?;
+        let slopes = |device| -> Result<Tensor> {
+            let slopes = self.alibi.map(|alibi| alibi_slopes(alibi.heads, alibi.bias_max)).unwrap_or_default();
+            let slopes = Tensor::f_from_slice(&slopes)?.f_to_kind(Kind::Float)?.f_to_device(device)?;
+            Ok(slopes.f_reshape([1, -1, 1, 1])?)
+        };
         let added = match (self.alibi, distance) {
-            (Some((bias_max, n_heads)), Some(distance)) => {
-                let slopes = Tensor::f_from_slice(&alibi_slopes(n_heads, bias_max))?
-                    .f_to_kind(Kind::Float)?
-                    .f_to_device(device)?
-                    .f_reshape([1, n_heads as i64, 1, 1])?;
+            (Some(Alibi { rounded: Some(divisor), .. }), Some(_)) => {
+                // The key's own position, in place of the distance: a row's softmax is the same but for the rounding.
+                let positions = positions(layout, keys, device)?.f_to_kind(Kind::BFloat16)?; // [batch or 1, key]
+                let positions = positions.f_unsqueeze(1)?.f_unsqueeze(1)?; // [batch or 1, 1, 1, key]
+                let bias = slopes(device)?.f_to_kind(Kind::BFloat16)?.f_mul(&positions)?.f_to_kind(Kind::Float)?;
+                let mut size = hidden.size();
+                size[1] = self.heads();
+                bias.div_number(divisor)?.f_expand(&size, false)?.f_contiguous()?
+                // [batch or 1, head, query, key]
+            }
+            (Some(_), Some(distance)) => {
+                let slopes = slopes(device)?;
                 // Keys after the query, where they may be seen, are as far as those before it.
                 slopes.f_mul(&distance.f_abs()?.f_unsqueeze(1)?)?.f_neg()? // [batch or 1, head, query, key]
             }
@@ -116,14 +144,17 @@ impl MaskKind {
 
 /// How far each key lies behind its query, in positions: `[batch or 1, query, key]`, negative before it.
 fn distance(layout: &Layout, queries: &Range<i64>, keys: &Range<i64>, device: Device) -> Result<Tensor> {
-    let positions = |range: &Range<i64>| -> Result<Tensor> {
-        let positions = match &layout.padding {
-            Some(padding) => padding.positions.f_narrow(1, range.start, range.end - range.start)?,
-            None => arange(range.clone(), device)?.f_unsqueeze(0)?,
-        };
-        Ok(positions.f_to_kind(Kind::Float)?)
+    let (keys, queries) = (positions(layout, keys, device)?, positions(layout, queries, device)?);
+    Ok(keys.f_unsqueeze(1)?.f_sub(&queries.f_unsqueeze(2)?)?)
+}
+
+/// The position of each column: `[batch or 1, column]`.
+fn positions(layout: &Layout, columns: &Range<i64>, device: Device) -> Result<Tensor> {
+    let positions = match &layout.padding {
+        Some(padding) => padding.positions.f_narrow(1, columns.start, columns.end - columns.start)?,
+        None => arange(columns.clone(), device)?.f_unsqueeze(0)?,
     };
-    Ok(positions(keys)?.f_unsqueeze(1)?.f_sub(&positions(queries)?.f_unsqueeze(2)?)?)
+    Ok(positions.f_to_kind(Kind::Float)?)
 }
 
 /// ALiBi's slopes: powers of `2^(-bias_max / n)` for a power of two, and for other numbers of heads those of the next smaller

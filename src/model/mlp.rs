@@ -26,7 +26,7 @@ pub(crate) struct Mlp {
     pub(crate) gate: Option<Linear>,
     /// What TransformerLens' gated MLP adds to the product of gates and linear part; no checkpoint has one.
     pub(crate) b_product: Option<SharedTensor>,
-    /// SoLU's norm.
+    /// SoLU's norm, or another between neurons and `w_out`.
     pub(crate) ln: Option<Norm>,
     /// `d_mlp` to `d_model`.
     pub(crate) w_out: Linear,
@@ -107,7 +107,7 @@ impl Act {
             Activation::Gelu => Some(Epilogue::Gelu),
             Activation::GeluNew | Activation::GeluFast | Activation::GeluPytorchTanh => Some(Epilogue::GeluTanh),
             Activation::Silu => Some(Epilogue::Silu),
-            Activation::QuickGelu | Activation::SoluLn | Activation::Xielu => None,
+            Activation::Relu2 | Activation::QuickGelu | Activation::SoluLn | Activation::Xielu => None,
         }
     }
 
@@ -117,6 +117,7 @@ impl Act {
         Ok(match self.function {
             Activation::Relu if in_place => x.f_relu_()?,
             Activation::Relu => x.f_relu()?,
+            Activation::Relu2 => x.f_relu()?.f_square()?,
             Activation::Gelu if in_place => x.f_gelu_("none")?,
             Activation::Gelu => x.f_gelu("none")?,
             Activation::GeluNew | Activation::GeluFast | Activation::GeluPytorchTanh if in_place => {

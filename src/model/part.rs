@@ -74,6 +74,9 @@ parts! {
     KNormB: Bias, "attn.k_norm.b";
     /// `[n_heads]`
     Sinks: Parameter, "attn.sinks";
+    /// Of all heads: `[n_heads · d_head]`.
+    ZNormW: Gain, "attn.z_norm.w";
+    ZNormB: Bias, "attn.z_norm.b";
     /// `[d_model, n_heads · d_head]`
     O: Matrix, "attn.o.weight";
     OB: Bias, "attn.o.bias";
@@ -138,6 +141,7 @@ impl Part {
             Part::KB | Part::VB => vec![kv_rows],
             Part::QNormW | Part::QNormB => vec![if all_heads { q_rows } else { d_head }],
             Part::KNormW | Part::KNormB => vec![if all_heads { kv_rows } else { d_head }],
+            Part::ZNormW | Part::ZNormB => vec![q_rows],
             Part::Sinks => vec![config.n_heads as i64],
             Part::O => vec![d_model, q_rows],
             Part::OB | Part::OutB => vec![d_model],

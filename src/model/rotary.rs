@@ -20,7 +20,10 @@ pub(crate) struct RotaryTable {
 impl RotaryTable {
     /// The angles at the positions `0..len` of sequences of this class.
     pub(crate) fn new(rotary: &Rotary, class: LengthClass, len: i64, kind: Kind, device: Device) -> Result<Self> {
-        let (inverse, factor) = inverse_frequencies(rotary, class);
+        let (mut inverse, factor) = inverse_frequencies(rotary, class);
+        if rotary.reversed {
+            inverse.iter_mut().for_each(|angle| *angle = -*angle);
+        }
         let inverse = Tensor::f_from_slice(&inverse)?; // [dim / 2], f64
         let positions = arange(0..len, Device::Cpu)?.f_to_kind(Kind::Double)?;
         let angles = positions.f_outer(&inverse)?.f_unsqueeze(1)?; // [pos, 1, dim / 2]
@@ -54,14 +57,14 @@ impl RotaryTable {
     }
 
     /// The rows of several tables of `[batch, pos, 1, dim / 2]`, one batch after the other.
-    pub(crate) fn stack(tables: &[RotaryTable]) -> Result<Option<Self>> {
-        let Some(first) = tables.first() else { return Ok(None) };
+    pub(crate) fn stack(tables: &[RotaryTable]) -> Result<Self> {
+        let Some(first) = tables.first() else { return Err(crate::Error::Internal("a batch has no rows")) };
         let join = |part: fn(&RotaryTable) -> &SharedTensor| -> Result<SharedTensor> {
             let parts: Vec<&Tensor> = tables.iter().map(|table| &**part(table)).collect();
             Ok(Tensor::f_cat(&parts, 0)?.into())
         };
         let (cos, sin, neg_sin) = (join(|t| &t.cos)?, join(|t| &t.sin)?, join(|t| &t.neg_sin)?);
-        Ok(Some(RotaryTable { cos, sin, neg_sin, ..first.clone() }))
+        Ok(RotaryTable { cos, sin, neg_sin, ..first.clone() })
     }
 
     fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {

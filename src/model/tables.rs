@@ -8,10 +8,10 @@ use tch::{Device, Kind, Tensor};
 use super::layout::Layout;
 use super::mask::MaskKind;
 use super::rotary::{LengthClass, RotaryTable};
-use crate::config::{AttnType, Rotary};
+use crate::config::Rotary;
 use crate::tensor::span::Span;
 use crate::unchecked::threads::SharedTensor;
-use crate::{Config, Result};
+use crate::Result;
 
 /// Masks and rotary angles from position 0 on. Each is made when it is first needed, grows by doubling, and is narrowed to the
 /// positions of a run.
@@ -27,7 +27,7 @@ pub(crate) struct Tables {
 /// One rotation's angles for sequences of a class.
 #[derive(Debug)]
 struct Angles {
-    of_local_layers: bool,
+    rotary: Rotary,
     class: LengthClass,
     table: RotaryTable,
     /// What the last run took of it.
@@ -50,7 +50,7 @@ impl Tables {
         keys: &Range<i64>,
         options: (Kind, Device),
     ) -> Result<Tensor> {
-        if kind.is_causal() && queries.end - queries.start == 1 {
+        if kind.is_of_distance() && queries.end - queries.start == 1 {
             // What a query sees of a key depends on the distance between them, and no key comes after it.
             let query = queries.start;
             let row = kept(&self.rows, kind, queries.end, i64::MAX, |len| {
@@ -74,23 +74,21 @@ impl Tables {
         }
     }
 
-    /// The angles of a layer's queries and keys, if positions are rotary.
+    /// The angles of a rotation at the positions of a run.
     pub(crate) fn rotary(
         &self,
-        config: &Config,
-        layer: usize,
+        rotary: &Rotary,
         layout: &Layout,
+        n_ctx: usize,
         options: (Kind, Device),
-    ) -> Result<Option<RotaryTable>> {
-        let Some(rotary) = config.rotation(layer) else { return Ok(None) };
-        let local = config.attn_type(layer) == AttnType::Local;
+    ) -> Result<RotaryTable> {
         let n_keys = layout.span.keys();
-        let of_class = |class| self.angles((rotary, local, class), layout.span, config.n_ctx, options);
+        let of_class = |class| self.angles((rotary, class), layout.span, n_ctx, options);
         let Some(positions) = layout.new_positions()? else {
-            return of_class(LengthClass::of(rotary, n_keys)).map(|(_, narrowed)| Some(narrowed));
+            return of_class(LengthClass::of(rotary, n_keys)).map(|(_, narrowed)| narrowed);
         };
         if !LengthClass::varies(rotary) {
-            return of_class(LengthClass::Trained)?.0.gather(&positions).map(Some);
+            return of_class(LengthClass::Trained)?.0.gather(&positions);
         }
         // Each row has the angles that it has alone.
         let of_row = |(row, length): (usize, usize)| {
@@ -104,13 +102,13 @@ impl Tables {
     /// The angles of all positions up to the end of a span at least, and those of the span.
     fn angles(
         &self,
-        (rotary, of_local_layers, class): (&Rotary, bool, LengthClass),
+        (rotary, class): (&Rotary, LengthClass),
         span: Span,
         n_ctx: usize,
         (kind, device): (Kind, Device),
     ) -> Result<(RotaryTable, RotaryTable)> {
         let mut kept = lock(&self.rotary);
-        let found = kept.iter().position(|angles| angles.of_local_layers == of_local_layers && angles.class == class);
+        let found = kept.iter().position(|angles| angles.rotary == *rotary && angles.class == class);
         let index = match found {
             Some(index) if kept[index].table.len() >= span.keys() as i64 => index,
             found => {
@@ -121,12 +119,10 @@ impl Tables {
                 }
                 if let LengthClass::Exactly(_) = class {
                     // Every length has its own: only the last is kept.
-                    kept.retain(|angles| {
-                        angles.of_local_layers != of_local_layers || !matches!(angles.class, LengthClass::Exactly(_))
-                    });
+                    kept.retain(|angles| angles.rotary != *rotary || !matches!(angles.class, LengthClass::Exactly(_)));
                 }
                 let last = (Span::whole(len as usize), table.clone());
-                kept.push(Angles { of_local_layers, class, table, last });
+                kept.push(Angles { rotary: rotary.clone(), class, table, last });
                 kept.len() - 1
             }
         };
@@ -181,6 +177,7 @@ fn doubled(n: usize, longest: usize) -> usize {
 mod tests {
     use super::*;
     use crate::config::{Positions, RopeScaling};
+    use crate::Config;
 
     const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
 
@@ -197,8 +194,9 @@ mod tests {
             },
             ..Config::new(1, 8, 3, 10, 4096)
         };
-        let alibi = Config { positions: Positions::Alibi { bias_max: 8.0 }, ..local.clone() };
-        for config in [Config::new(1, 8, 3, 10, 4096), local, alibi] {
+        let alibi = Config { positions: Positions::alibi(8.0), ..local.clone() };
+        let rounded = Config { positions: Positions::Alibi { bias_max: 8.0, rounded: true }, ..local.clone() };
+        for config in [Config::new(1, 8, 3, 10, 4096), local, alibi, rounded] {
             let tables = Tables::default();
             for (past, new) in [(0, 7), (3, 4), (90, 1), (60, 10), (1200, 9), (4000, 1), (0, 1300)] {
                 let span = Span { past, new };
@@ -219,11 +217,11 @@ mod tests {
 
     #[test]
     fn angles_are_made_when_a_table_doubles_and_not_for_each_step() {
-        let config = Config { positions: Positions::rotary(Rotary::new(4, 100.0)), ..Config::new(1, 8, 2, 10, 500) };
+        let rotary = Rotary::new(4, 100.0);
         let tables = Tables::default();
         let mut lengths = Vec::new();
         for past in 0..500 {
-            let table = tables.rotary(&config, 0, &behind(past, 1), OPTIONS).unwrap().unwrap();
+            let table = tables.rotary(&rotary, &behind(past, 1), 500, OPTIONS).unwrap();
             let kept = tables.rotary.lock().unwrap();
             assert_eq!((kept.len(), table.len()), (1, 1));
             lengths.push(kept[0].table.len());
@@ -244,10 +242,9 @@ mod tests {
         };
         for (scaling, kept_in_the_end) in [(dynamic, 2), (long, 2), (RopeScaling::None, 1)] {
             let rotary = Rotary { scaling, ..Rotary::new(4, 100.0) };
-            let config = Config { positions: Positions::rotary(rotary.clone()), ..Config::new(1, 8, 2, 10, 500) };
             let tables = Tables::default();
             for len in [3, 8, 9, 20, 9, 4] {
-                let found = tables.rotary(&config, 0, &behind(0, len), OPTIONS).unwrap().unwrap();
+                let found = tables.rotary(&rotary, &behind(0, len), 500, OPTIONS).unwrap();
                 let class = LengthClass::of(&rotary, len);
                 let expected = RotaryTable::new(&rotary, class, len as i64, OPTIONS.0, OPTIONS.1).unwrap();
                 let x = Tensor::randn([1, len as i64, 2, 4], OPTIONS);

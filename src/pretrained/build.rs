@@ -9,7 +9,7 @@ use super::parts::{Entry, Part};
 use super::processing::Processor;
 use super::reader::PartReader;
 use super::tasks;
-use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, QkNorm};
+use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, Positions, QkNorm};
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::embed::Embed;
@@ -104,13 +104,14 @@ impl Builder<'_> {
 
     /// Whether the unembedding is the embedding, and stays so.
     fn is_tied(&self) -> bool {
-        let one_tensor = |(u, e): (&Entry, &Entry)| u.name == e.name && !e.view.computes();
+        let one_tensor = |(u, e): (&Entry, &Entry)| u.name == e.name && !e.view.computes() && !u.view.computes();
         self.reader.entry(Part::U).zip(self.reader.entry(Part::WE)).is_some_and(one_tensor) && !self.processor.unties()
     }
 
     /// The last norm and `W_U`; of a tied one, an empty matrix.
     fn unembed(&self, tied: bool) -> Result<Unembed> {
         let ln_final = self.norm(Part::LnFinalW, Part::LnFinalB, self.config.norms.last(), OUTSIDE)?;
+        let ln_final = Norm { eps: self.config.norms.last_eps(), ..ln_final };
         let weight = match tied {
             true => Tensor::f_empty([0, 0], (self.reader.kind, self.reader.device))?.into(),
             false => self.reader.tensor(Part::U, OUTSIDE)?,
@@ -127,7 +128,13 @@ impl Builder<'_> {
     /// `W_E`, `W_pos`, and the norm after them.
     fn embed(&self) -> Result<Embed> {
         let w_e = self.reader.tensor(Part::WE, OUTSIDE)?;
-        let w_pos = self.reader.optional(Part::WPos, OUTSIDE)?;
+        let w_pos = match (self.reader.optional(Part::WPos, OUTSIDE)?, self.config.positions.clone()) {
+            (None, Positions::Sinusoidal(sinusoids)) => {
+                let table = sinusoids.table(self.config)?;
+                Some(table.f_to_device_(self.reader.device, self.reader.kind, false, true)?.into())
+            }
+            (w_pos, _) => w_pos,
+        };
         let ln = match self.config.post_embedding_ln() {
             true => self.norm(Part::EmbedLnW, Part::EmbedLnB, self.config.normalization_type(), OUTSIDE)?,
             false => Norm::none(),
@@ -184,6 +191,9 @@ impl Builder<'_> {
             attention.q_norm = norm(Part::QNormW, Part::QNormB, config.n_heads)?;
             attention.k_norm = norm(Part::KNormW, Part::KNormB, config.n_key_value_heads)?;
         }
+        if let Some(kind) = config.attention.z_norm {
+            attention.z_norm = Some(self.norm(Part::ZNormW, Part::ZNormB, kind, location)?);
+        }
         if config.use_attention_sinks() {
             attention.sinks = Some(self.reader.tensor(Part::Sinks, location)?);
         }
@@ -194,8 +204,9 @@ impl Builder<'_> {
         let location = Location::block(layer);
         let gated = config.kind == MlpKind::Gated;
         let gate = gated.then(|| self.linear(Part::Gate, Part::GateB, location)).transpose()?;
-        let ln = match config.activation {
-            Activation::SoluLn => {
+        let ln = match (config.activation, config.norm) {
+            (_, Some(kind)) => Some(self.norm(Part::MlpLnW, Part::MlpLnB, kind, location)?),
+            (Activation::SoluLn, None) => {
                 // Its norm is a layer norm whatever the others are, folded with them.
                 let folded = matches!(self.config.norms.kind, Normalization::LNPre | Normalization::RMSPre)
                     && !self.reader.stores(Part::MlpLnW, location);

@@ -221,6 +221,7 @@ impl ConfigJson {
         let name: String = self.get_any(fields)?.unwrap_or_else(|| default.into());
         Ok(match name.as_str() {
             "relu" => Activation::Relu,
+            "relu2" => Activation::Relu2,
             "gelu" | "gelu_python" => Activation::Gelu,
             "gelu_new" => Activation::GeluNew,
             "gelu_fast" => Activation::GeluFast,

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::config_json::ConfigJson;
 use super::family;
 use super::parts::{Entry, Part, View};
-use super::state_dict::write;
+use super::state_dict::{agree, write};
 use crate::model::parameters::{check_kind, PartTensor};
 use crate::model::Transformer;
 use crate::{Config, Result};
@@ -49,19 +49,27 @@ pub(crate) fn hugging_face(model: &Transformer, mut fields: Map<String, Value>, 
 fn tie(table: &mut [Entry]) {
     let Some(name) = table.iter().find(|entry| entry.part == Part::WE).map(|entry| entry.name) else { return };
     for entry in table.iter_mut().filter(|entry| entry.part == Part::U) {
-        (entry.name, entry.view) = (name, View::AsIs);
+        (entry.name, entry.view) = (name, entry.view.of_the_embedding());
     }
 }
 
 /// Whether embedding and unembedding can be read from one tensor.
 fn is_one_matrix(parts: &[PartTensor], table: &[Entry], config: &Config) -> Result<bool> {
     let part = |part| parts.iter().find(|(address, _)| address.part == part).map(|(_, tensor)| tensor);
-    let view = table.iter().find(|entry| entry.part == Part::WE).map(|entry| entry.view);
-    let (Some(embedding), Some(unembedding), Some(view)) = (part(Part::WE), part(Part::U), view) else {
+    let view = |part| table.iter().find(|entry| entry.part == part).map(|entry| entry.view);
+    let (Some(embedding), Some(unembedding)) = (part(Part::WE), part(Part::U)) else { return Ok(false) };
+    let (Some(e), Some(u)) = (view(Part::WE), view(Part::U)) else { return Ok(false) };
+    if embedding.size() != unembedding.size() {
         return Ok(false);
-    };
-    Ok(embedding.size() == unembedding.size()
-        && view.read(unembedding, config, 0, embedding.f_kind()?)?.f_equal(embedding)?)
+    }
+    let kind = embedding.f_kind()?;
+    match u.of_the_embedding() {
+        View::AsIs => Ok(e.read(unembedding, config, 0, kind)?.f_equal(embedding)?),
+        u => match e.write(embedding, config)? {
+            Some(stored) => agree(u, &u.read(&stored, config, 0, kind)?, unembedding),
+            None => Ok(false),
+        },
+    }
 }
 
 /// A kind's name in `config.json`.

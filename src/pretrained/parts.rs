@@ -18,11 +18,13 @@ pub(crate) struct Entry {
     pub(crate) part: Part,
     pub(crate) name: &'static str,
     pub(crate) view: View,
+    /// The first block that has the part, and the first that has it no more.
+    pub(super) blocks: (usize, usize),
 }
 
 /// An [`Entry`].
 pub(crate) const fn entry(part: Part, name: &'static str, view: View) -> Entry {
-    Entry { part, name, view }
+    Entry { part, name, view, blocks: (0, usize::MAX) }
 }
 
 impl Entry {
@@ -31,6 +33,16 @@ impl Entry {
         let replace = |name: String, placeholder, index: usize| name.replace(placeholder, &index.to_string());
         let name = replace(self.name.into(), "{l}", location.layer.unwrap_or(0));
         replace(replace(name, "{e}", location.expert.unwrap_or(0)), "{h}", head)
+    }
+
+    /// Only these blocks have the part.
+    pub(crate) fn in_blocks(self, blocks: std::ops::Range<usize>) -> Self {
+        Entry { blocks: (blocks.start, blocks.end), ..self }
+    }
+
+    /// Whether the part is there at this place.
+    pub(crate) fn is_at(&self, location: Location) -> bool {
+        location.layer.is_none_or(|layer| (self.blocks.0..self.blocks.1).contains(&layer))
     }
 
     /// Whether each head has a tensor of its own.
@@ -50,6 +62,8 @@ pub(crate) enum View {
     PlusOne,
     /// Multiplied by `√d_model` (Gemma's embedding).
     TimesSqrtDModel,
+    /// Multiplied by this number (Granite's embedding, sublayers and logits).
+    Times(f64),
     /// The rows from this one on (OPT's positions).
     RowsFrom(i64),
     /// Queries, keys or values out of `[q; k; v]`.
@@ -58,6 +72,10 @@ pub(crate) enum View {
     QkvBlockTransposed(usize),
     /// Queries, keys or values out of `[head, 3, d_head]` rows (NeoX, BLOOM).
     QkvPerHead(usize),
+    /// Queries, keys or values out of `[kv_head, query heads of the group + 2, d_head]` rows (Falcon).
+    QkvPerGroup(usize),
+    /// Queries (0), values (1) or keys (2) out of `[4, 3, rows]` rows: a quarter of the heads after the other (CodeGen).
+    QkvPerQuarter(usize),
     /// The first or second half of the rows (Phi-3's gate and up).
     Half(usize),
     /// TransformerLens' `[head, d_model, d_head]`, of Q, K and V.
@@ -77,7 +95,16 @@ pub(crate) enum View {
 impl View {
     /// Whether the part has other numbers than the checkpoint.
     pub(crate) fn computes(self) -> bool {
-        matches!(self, View::PlusOne | View::TimesSqrtDModel)
+        matches!(self, View::PlusOne | View::TimesSqrtDModel | View::Times(_))
+    }
+
+    /// The unembedding's view of the embedding, where they are one tensor: either may have its own factor.
+    pub(crate) fn of_the_embedding(self) -> Self {
+        if let View::Times(_) = self {
+            self
+        } else {
+            View::AsIs
+        }
     }
 
     /// The shape of the checkpoint's tensor, for a part of shape `shape`.
@@ -88,12 +115,12 @@ impl View {
         let qkv = with_rows((config.n_heads + 2 * config.n_key_value_heads) as i64 * d_head);
         let experts = config.num_experts().unwrap_or(0) as i64;
         match self {
-            View::AsIs | View::PlusOne | View::TimesSqrtDModel => shape.to_vec(),
+            View::AsIs | View::PlusOne | View::TimesSqrtDModel | View::Times(_) => shape.to_vec(),
             View::Transposed => reversed(shape),
             View::RowsFrom(row) => with_rows(shape[0] + row),
-            View::QkvBlock(_) => qkv,
+            View::QkvBlock(_) | View::QkvPerGroup(_) => qkv,
             View::QkvBlockTransposed(_) => reversed(&qkv),
-            View::QkvPerHead(_) => with_rows(3 * shape[0]),
+            View::QkvPerHead(_) | View::QkvPerQuarter(_) => with_rows(3 * shape[0]),
             View::Half(_) => with_rows(2 * shape[0]),
             View::Heads => vec![shape[0] / d_head, shape[1], d_head],
             View::HeadsOut => vec![shape[1] / d_head, d_head, shape[0]],
@@ -113,10 +140,12 @@ impl View {
             View::Transposed => tensor.f_transpose(0, -1)?,
             View::PlusOne => tensor.f_to_kind(kind)?.add_number(1.0)?,
             View::TimesSqrtDModel => tensor.f_to_kind(kind)?.f_mul(&sqrt_d_model(config, tensor, kind)?)?,
+            View::Times(factor) => tensor.f_to_kind(kind)?.mul_number(factor)?,
             View::Heads => tensor.f_transpose(1, 2)?.f_flatten(0, 1)?,
             View::HeadsOut => tensor.f_flatten(0, 1)?.f_tr()?,
             View::Flat => tensor.f_flatten(0, -1)?,
-            View::QkvPerHead(_) => self.region(tensor, config, expert)?.f_flatten(0, 1)?,
+            View::QkvPerHead(_) | View::QkvPerQuarter(_) => self.region(tensor, config, expert)?.f_flatten(0, 1)?,
+            View::QkvPerGroup(_) => self.region(tensor, config, expert)?.f_flatten(0, 2)?,
             _ => self.region(tensor, config, expert)?,
         })
     }
@@ -131,6 +160,7 @@ impl View {
             View::Transposed => part.f_transpose(0, -1)?,
             View::PlusOne => part.add_number(-1.0)?,
             View::TimesSqrtDModel => part.f_div(&sqrt_d_model(config, part, part.f_kind()?)?)?,
+            View::Times(factor) => part.div_number(factor)?,
             View::Heads => part.f_view([-1, d_head, part.size()[1]])?.f_transpose(1, 2)?, // [head, d_model, d_head]
             View::HeadsOut => part.f_tr()?.f_reshape([-1, d_head, part.size()[0]])?,      // [head, d_head, d_model]
             View::Flat => part.f_view([-1, d_head])?,
@@ -163,6 +193,18 @@ impl View {
                 let shape: Vec<i64> = [n_heads, 3, d_head].into_iter().chain(columns).collect();
                 tensor.f_reshape(shape)?.f_select(1, third as i64)? // [head, d_head], or [head, d_head, d_model]
             }
+            View::QkvPerGroup(third) => {
+                let columns = tensor.size().get(1).copied();
+                let of_group = n_heads / n_kv_heads;
+                let shape: Vec<i64> = [n_kv_heads, of_group + 2, d_head].into_iter().chain(columns).collect();
+                let (start, len) = [(0, of_group), (of_group, 1), (of_group + 1, 1)][third];
+                tensor.f_reshape(shape)?.f_narrow(1, start, len)? // [kv_head, head, d_head], or with d_model
+            }
+            View::QkvPerQuarter(third) => {
+                let columns = tensor.size().get(1).copied();
+                let shape: Vec<i64> = [4, 3, n_heads * d_head / 4].into_iter().chain(columns).collect();
+                tensor.f_reshape(shape)?.f_select(1, third as i64)? // [quarter, rows], or with d_model
+            }
             View::Half(half) => {
                 let rows = tensor.size().first().copied().unwrap_or(0) / 2;
                 tensor.f_narrow(0, half as i64 * rows, rows)?
@@ -173,7 +215,8 @@ impl View {
             }
             View::ExpertTransposed => tensor.f_select(0, expert as i64)?.f_tr()?,
             View::Expert => tensor.f_select(0, expert as i64)?,
-            View::AsIs | View::Transposed | View::PlusOne | View::TimesSqrtDModel => tensor.shallow_clone(),
+            View::AsIs | View::Transposed => tensor.shallow_clone(),
+            View::PlusOne | View::TimesSqrtDModel | View::Times(_) => tensor.shallow_clone(),
             View::Heads | View::HeadsOut | View::Flat => tensor.shallow_clone(),
         })
     }

@@ -39,6 +39,11 @@ impl<'a> PartReader<'a> {
         self.table.iter().find(|entry| entry.part == part)
     }
 
+    /// Where a part of this place lies; `None` where there is no such part.
+    fn entry_at(&self, part: Part, location: Location) -> Option<&Entry> {
+        self.table.iter().find(|entry| entry.part == part && entry.is_at(location))
+    }
+
     /// Whether this checkpoint has such a part.
     pub(crate) fn has(&self, part: Part) -> bool {
         self.entry(part).is_some()
@@ -52,12 +57,12 @@ impl<'a> PartReader<'a> {
 
     /// [`PartReader::tensor`] of a part that only some models have.
     pub(crate) fn optional(&self, part: Part, location: Location) -> Result<Option<SharedTensor>> {
-        self.has(part).then(|| self.tensor(part, location)).transpose()
+        self.entry_at(part, location).map(|_| self.tensor(part, location)).transpose()
     }
 
     /// A gain or bias of queries or keys, `[d]`, or one for each head, `[head, d_head]`.
     pub(crate) fn head_norm(&self, part: Part, location: Location, heads: usize) -> Result<Option<SharedTensor>> {
-        let Some(entry) = self.entry(part) else { return Ok(None) };
+        let Some(entry) = self.entry_at(part, location) else { return Ok(None) };
         let shape = part.shape(self.config);
         if entry.is_per_head() {
             let head = |head| self.find(entry, location, head, &[&shape]);
@@ -70,7 +75,7 @@ impl<'a> PartReader<'a> {
 
     /// A part of one entry, in fp32: `[1]`. Checkpoints have these in any shape of one entry.
     pub(crate) fn constant(&self, part: Part, location: Location) -> Result<Tensor> {
-        let entry = self.entry(part).ok_or_else(|| self.missing(part, location))?;
+        let entry = self.entry_at(part, location).ok_or_else(|| self.missing(part, location))?;
         let tensor = self.find(entry, location, 0, &[&[1], &[], &[1, 1]])?;
         Ok(tensor.f_reshape([1])?.f_to_device_(self.device, Kind::Float, false, true)?)
     }
@@ -82,13 +87,13 @@ impl<'a> PartReader<'a> {
         let mut shape = shapes[0].clone();
         shape[0] = rows.iter().sum();
         let options = (self.kind, self.device);
-        let all = parts.iter().all(|part| self.has(*part));
+        let all = parts.iter().all(|part| self.entry_at(*part, location).is_some());
         let mut joined = if all { Tensor::f_empty(&shape, options)? } else { Tensor::f_zeros(&shape, options)? };
-        let views = parts.map(|part| self.entry(part).map(|entry| entry.view));
+        let views = parts.map(|part| self.entry_at(part, location).map(|entry| entry.view));
         let transposed = views == [0, 1, 2].map(|third| Some(View::QkvBlockTransposed(third)));
         let mut start = 0;
         for (part, rows) in parts.into_iter().zip(rows) {
-            if let Some(entry) = self.entry(part) {
+            if let Some(entry) = self.entry_at(part, location) {
                 let view = self.view(part, location)?;
                 if transposed {
                     // At once: libtorch transposes a whole matrix in half the time of its parts.
@@ -106,7 +111,7 @@ impl<'a> PartReader<'a> {
 
     /// Whether the checkpoint has the tensor that a part of this location lies in.
     pub(crate) fn stores(&self, part: Part, location: Location) -> bool {
-        self.entry(part).is_some_and(|entry| self.checkpoint.has(&entry.tensor_name(location, 0)))
+        self.entry_at(part, location).is_some_and(|entry| self.checkpoint.has(&entry.tensor_name(location, 0)))
     }
 
     /// A copy in the model's kind and on its device, row by row.
@@ -118,7 +123,7 @@ impl<'a> PartReader<'a> {
 
     /// A part as a view of the checkpoint, of the shape that the configuration implies.
     fn view(&self, part: Part, location: Location) -> Result<Tensor> {
-        let entry = self.entry(part).ok_or_else(|| self.missing(part, location))?;
+        let entry = self.entry_at(part, location).ok_or_else(|| self.missing(part, location))?;
         self.find(entry, location, 0, &[&part.shape(self.config)])
     }
 

@@ -2,7 +2,7 @@
 //! transformers 4 (`rope_theta`, `rope_scaling`, `partial_rotary_factor`).
 
 use super::config_json::ConfigJson;
-use crate::config::{Positions, RopeScaling, Rotary};
+use crate::config::{PerLayer, Positions, Reach, RopeScaling, Rotary};
 use crate::Result;
 
 /// The names of a family's rotary fields in transformers 4, and transformers' defaults.
@@ -69,9 +69,10 @@ impl ConfigJson {
         Ok(rotary)
     }
 
-    /// The rotations of the global and the local layers. `rope_parameters` has an object for each.
+    /// The rotations of the global and the local layers, in layers that reach so far. `rope_parameters` has an object for each.
     pub(crate) fn rotary_by_layer_type(
         &self,
+        reach: &PerLayer<Reach>,
         d_head: usize,
         n_ctx: usize,
         global: Rope,
@@ -89,10 +90,25 @@ impl ConfigJson {
             let theta = self.get_or(rope.theta_field, rope.theta)?;
             rotary(&parameters, RopeContext { theta, partial: None, rounds_up: false, trained: None, d_head, n_ctx })
         };
-        Ok(Positions::Rotary {
-            global: read("full_attention", scaling, global)?,
-            local: Some(read("sliding_attention", None, local)?),
-        })
+        let (global, local) = (read("full_attention", scaling, global)?, read("sliding_attention", None, local)?);
+        Ok(Positions::Rotary(reach.map(|reach| match reach {
+            Reach::Global => Some(global.clone()),
+            Reach::Window(_) => Some(local.clone()),
+        })))
+    }
+
+    /// The rotation that `rope_parameters` has for layers of this type; `None` where it says null.
+    pub(crate) fn rotary_of(
+        &self,
+        layer_type: &str,
+        d_head: usize,
+        n_ctx: usize,
+        rope: Rope,
+    ) -> Result<Option<Rotary>> {
+        let parameters = self.object("rope_parameters")?.unwrap_or_default();
+        let Rope { theta, partial, rounds_up, trained, .. } = rope;
+        let context = RopeContext { theta, partial, rounds_up, trained, d_head, n_ctx };
+        parameters.object(layer_type)?.map(|parameters| rotary(&parameters, context)).transpose()
     }
 }
 
@@ -162,7 +178,7 @@ fn rotary(parameters: &ConfigJson, context: RopeContext) -> Result<Rotary> {
         }
         other => return Err(parameters.refuse("rope_type", other, "this rope scaling is not supported")),
     };
-    Ok(Rotary { dim, base, adjacent_pairs: false, scaling })
+    Ok(Rotary { scaling, ..Rotary::new(dim, base) })
 }
 
 /// The factor of cosine and sine in YaRN: the file's, or the one of Peng et al. 2023, section 3.4.

@@ -23,7 +23,7 @@ pub(crate) struct Saved {
     pub(crate) default_prepend_bos: bool,
 }
 
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 impl LoadOptions {
     /// A folder that [`HookedTransformer::save_pretrained`](crate::HookedTransformer::save_pretrained) wrote: loaded as it is, since it was processed as wanted before.

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::family::transformer_lens;
 use super::parts::{Entry, Part, View};
+use crate::config::Positions;
 use crate::model::parameters::PartTensor;
 use crate::model::part::{Address, Location, Role};
 use crate::model::Transformer;
@@ -73,9 +74,9 @@ pub(crate) fn write(
 ) -> Result<Vec<(String, Tensor)>> {
     let mut writer = Writer { config, format, names: Vec::new(), tensors: BTreeMap::new() };
     for (address, part) in parts {
-        match table.iter().find(|entry| entry.part == address.part) {
+        match table.iter().find(|entry| entry.part == address.part && entry.is_at(address.location)) {
             Some(entry) => writer.add(entry, *address, part)?,
-            None if is_neutral(address.part.role(), part)? => {}
+            None if is_neutral(address.part.role(), part)? || is_computed(*address, part, config)? => {}
             None => return Err(writer.error(*address, "the format has no such weight")),
         }
     }
@@ -113,6 +114,32 @@ fn is_neutral(role: Role, part: &Tensor) -> Result<bool> {
     Ok(part.f_equal(&same)?)
 }
 
+/// Whether a model of this shape computes the part itself.
+fn is_computed(address: Address, part: &Tensor, config: &Config) -> Result<bool> {
+    match (&config.positions, address.part) {
+        (Positions::Sinusoidal(sinusoids), Part::WPos) => {
+            let (kind, device) = (part.f_kind()?, part.device());
+            Ok(sinusoids.table(config)?.f_to_device_(device, kind, false, true)?.f_equal(part)?)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Whether a part that is read back is the part: but for a rounding, where a factor was divided by first.
+pub(super) fn agree(view: View, again: &Tensor, part: &Tensor) -> Result<bool> {
+    match view {
+        View::Times(_) => {
+            let epsilon = match part.f_kind()? {
+                Kind::Half => 1e-3,
+                Kind::BFloat16 => 1e-2,
+                _ => 1e-6,
+            };
+            Ok(again.f_allclose(part, epsilon, 0.0, false)?)
+        }
+        _ => Ok(again.f_equal(part)?),
+    }
+}
+
 /// The places of an entry's part in a model of this shape.
 fn locations(entry: &Entry, config: &Config) -> Vec<Location> {
     if !entry.name.contains("{l}") {
@@ -120,7 +147,7 @@ fn locations(entry: &Entry, config: &Config) -> Vec<Location> {
     }
     let per_expert = matches!(entry.part, Part::In | Part::InB | Part::Gate | Part::GateB | Part::Out | Part::OutB);
     let experts = config.num_experts().filter(|_| per_expert);
-    let blocks = (0..config.n_layers).map(Location::block);
+    let blocks = (0..config.n_layers).map(Location::block).filter(|location| entry.is_at(*location));
     match experts {
         None => blocks.collect(),
         Some(experts) => blocks.flat_map(|block| (0..experts).map(move |expert| block.expert(expert))).collect(),
@@ -196,7 +223,7 @@ impl Writer<'_> {
             let Some(Written { tensor, parts }) = self.tensors.remove(&name) else { continue };
             for (index, (view, address, part)) in parts.iter().enumerate() {
                 let Some((_, other, _)) = parts.get(usize::from(index == 0)) else { break };
-                if !view.read(&tensor, self.config, 0, part.f_kind()?)?.f_equal(part)? {
+                if !agree(*view, &view.read(&tensor, self.config, 0, part.f_kind()?)?, part)? {
                     let why = format!("the format keeps it as one tensor with `{other}`, and here the two differ");
                     return Err(self.error(*address, &why));
                 }

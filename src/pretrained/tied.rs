@@ -28,12 +28,12 @@ pub(crate) fn tie(config: &mut Config, names: &mut [Entry], checkpoint: &Checkpo
         }
         (false, true) => {
             // TransformerLens stores the unembedding the other way round.
-            let view = if u.view == View::AsIs { e.view } else { View::Transposed };
+            let view = if u.view == View::Transposed { View::Transposed } else { e.view };
             names[embedding] = Entry { name: u.name, view, ..e };
             Ok(None)
         }
         _ => {
-            names[unembedding] = Entry { name: e.name, view: View::AsIs, ..u };
+            names[unembedding] = Entry { name: e.name, view: u.view.of_the_embedding(), ..u };
             Ok(Some(u.name))
         }
     }

@@ -17,7 +17,7 @@ type Change = Box<dyn Fn(&mut Config)>;
 /// A change of the global rotation.
 fn rotary(change: impl Fn(&mut Rotary) + 'static) -> Change {
     Box::new(move |config| match &mut config.positions {
-        Positions::Rotary { global, .. } => change(global),
+        Positions::Rotary(PerLayer::All(Some(rotary))) => change(rotary),
         _ => unreachable!(),
     })
 }
@@ -73,7 +73,7 @@ type Number = (&'static str, fn(&mut Config, f64));
 fn numbers() -> Vec<Number> {
     fn global(config: &mut Config) -> &mut Rotary {
         match &mut config.positions {
-            Positions::Rotary { global, .. } => global,
+            Positions::Rotary(PerLayer::All(Some(rotary))) => rotary,
             _ => unreachable!(),
         }
     }
@@ -83,25 +83,25 @@ fn numbers() -> Vec<Number> {
         ("attention.scores_soft_cap", |c, x| c.attention.scores_soft_cap = Some(x)),
         ("attention.clip_qkv", |c, x| c.attention.clip_qkv = Some(x)),
         ("output_logits_soft_cap", |c, x| c.output_logits_soft_cap = Some(x)),
-        ("positions.bias_max", |c, x| c.positions = Positions::Alibi { bias_max: x }),
-        ("positions.global.base", |c, x| global(c).base = x),
-        ("positions.local.base", |c, x| {
-            c.positions = Positions::Rotary { global: Rotary::new(4, 10000.0), local: Some(Rotary::new(4, x)) };
+        ("positions.bias_max", |c, x| c.positions = Positions::alibi(x)),
+        ("positions.base", |c, x| global(c).base = x),
+        ("positions.base", |c, x| {
+            c.positions = Positions::Rotary(PerLayer::Each(vec![None, Some(Rotary::new(4, x))]));
         }),
-        ("positions.global.scaling.factor", |c, x| global(c).scaling = RopeScaling::Linear { factor: x }),
-        ("positions.global.scaling.factor", |c, x| {
+        ("positions.scaling.factor", |c, x| global(c).scaling = RopeScaling::Linear { factor: x }),
+        ("positions.scaling.factor", |c, x| {
             global(c).scaling = RopeScaling::Dynamic { factor: x, original_max_position_embeddings: 8 };
         }),
-        ("positions.global.scaling.factor", |c, x| llama3(x, 1.0, 4.0, 8)(c)),
-        ("positions.global.scaling.low_freq_factor", |c, x| llama3(8.0, x, 4.0, 8)(c)),
-        ("positions.global.scaling.high_freq_factor", |c, x| llama3(8.0, 1.0, x, 8)(c)),
-        ("positions.global.scaling.factor", |c, x| yarn(move |numbers, _| numbers[0] = x)(c)),
-        ("positions.global.scaling.attention_factor", |c, x| yarn(move |numbers, _| numbers[1] = x)(c)),
-        ("positions.global.scaling.beta_fast", |c, x| yarn(move |numbers, _| numbers[2] = x)(c)),
-        ("positions.global.scaling.beta_slow", |c, x| yarn(move |numbers, _| numbers[3] = x)(c)),
-        ("positions.global.scaling.short_factor", |c, x| long(vec![1.0, x], vec![1.0; 2], 1.0, 8)(c)),
-        ("positions.global.scaling.long_factor", |c, x| long(vec![1.0; 2], vec![x, 1.0], 1.0, 8)(c)),
-        ("positions.global.scaling.attention_factor", |c, x| long(vec![1.0; 2], vec![1.0; 2], x, 8)(c)),
+        ("positions.scaling.factor", |c, x| llama3(x, 1.0, 4.0, 8)(c)),
+        ("positions.scaling.low_freq_factor", |c, x| llama3(8.0, x, 4.0, 8)(c)),
+        ("positions.scaling.high_freq_factor", |c, x| llama3(8.0, 1.0, x, 8)(c)),
+        ("positions.scaling.factor", |c, x| yarn(move |numbers, _| numbers[0] = x)(c)),
+        ("positions.scaling.attention_factor", |c, x| yarn(move |numbers, _| numbers[1] = x)(c)),
+        ("positions.scaling.beta_fast", |c, x| yarn(move |numbers, _| numbers[2] = x)(c)),
+        ("positions.scaling.beta_slow", |c, x| yarn(move |numbers, _| numbers[3] = x)(c)),
+        ("positions.scaling.short_factor", |c, x| long(vec![1.0, x], vec![1.0; 2], 1.0, 8)(c)),
+        ("positions.scaling.long_factor", |c, x| long(vec![1.0; 2], vec![x, 1.0], 1.0, 8)(c)),
+        ("positions.scaling.attention_factor", |c, x| long(vec![1.0; 2], vec![1.0; 2], x, 8)(c)),
         ("mlp.gate.alpha", |c, x| {
             c.mlp = Some(experts(4, 2, ExpertGate::ClampedSwiglu { alpha: x, limit: 7.0 }));
         }),
@@ -145,7 +145,7 @@ fn refused() -> Vec<(&'static str, Change)> {
                 routing: Routing::Softmax,
                 gate: ExpertGate::Plain,
             });
-            c.mlp = Some(MlpConfig { d_mlp: 8, activation: Activation::SoluLn, kind: experts });
+            c.mlp = Some(MlpConfig { d_mlp: 8, activation: Activation::SoluLn, kind: experts, norm: None });
         }),
         row("mlp.num_experts", |c| c.mlp = Some(experts(0, 0, ExpertGate::Plain))),
         row("mlp.num_experts", |c| c.mlp = Some(experts(usize::MAX, 1, ExpertGate::Plain))),
@@ -166,29 +166,29 @@ fn refused() -> Vec<(&'static str, Change)> {
         row("attention.reach", |c| c.attention.reach = PerLayer::Each(vec![Reach::Global, Reach::Window(0)])),
         row("attention.qk_norm", |c| c.attention.qk_norm = Some(QkNorm::PerHead(Normalization::None))),
         row("attention.qk_norm", |c| c.attention.qk_norm = Some(QkNorm::AllHeads(Normalization::None))),
-        ("positions.global.dim", rotary(|rotary| rotary.dim = 0)),
-        ("positions.global.dim", rotary(|rotary| rotary.dim = 3)),
-        ("positions.global.dim", rotary(|rotary| rotary.dim = 10)),
+        ("positions.dim", rotary(|rotary| rotary.dim = 0)),
+        ("positions.dim", rotary(|rotary| rotary.dim = 3)),
+        ("positions.dim", rotary(|rotary| rotary.dim = 10)),
         (
-            "positions.global.dim",
+            "positions.dim",
             rotary(|rotary| {
                 rotary.dim = 2;
                 rotary.scaling = RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 8 };
             }),
         ),
-        ("positions.global.base", rotary(|rotary| rotary.base = 1.0)),
-        ("positions.global.scaling.high_freq_factor", llama3(8.0, 4.0, 4.0, 8)),
-        ("positions.global.scaling.high_freq_factor", llama3(8.0, 4.0, 1.0, 8)),
-        ("positions.global.scaling.beta_fast", yarn(|numbers, _| numbers[2] = numbers[3])),
-        ("positions.global.scaling.original_max_position_embeddings", llama3(8.0, 1.0, 4.0, 0)),
-        ("positions.global.scaling.original_max_position_embeddings", yarn(|_, trained| *trained = 0)),
-        ("positions.global.scaling.original_max_position_embeddings", long(vec![1.0; 2], vec![1.0; 2], 1.0, 0)),
+        ("positions.base", rotary(|rotary| rotary.base = 1.0)),
+        ("positions.scaling.high_freq_factor", llama3(8.0, 4.0, 4.0, 8)),
+        ("positions.scaling.high_freq_factor", llama3(8.0, 4.0, 1.0, 8)),
+        ("positions.scaling.beta_fast", yarn(|numbers, _| numbers[2] = numbers[3])),
+        ("positions.scaling.original_max_position_embeddings", llama3(8.0, 1.0, 4.0, 0)),
+        ("positions.scaling.original_max_position_embeddings", yarn(|_, trained| *trained = 0)),
+        ("positions.scaling.original_max_position_embeddings", long(vec![1.0; 2], vec![1.0; 2], 1.0, 0)),
         (
-            "positions.global.scaling.original_max_position_embeddings",
+            "positions.scaling.original_max_position_embeddings",
             scaling(RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 0 }),
         ),
-        ("positions.global.scaling.short_factor", long(vec![1.0], vec![1.0; 2], 1.0, 8)),
-        ("positions.global.scaling.long_factor", long(vec![1.0; 2], vec![1.0; 3], 1.0, 8)),
+        ("positions.scaling.short_factor", long(vec![1.0], vec![1.0; 2], 1.0, 8)),
+        ("positions.scaling.long_factor", long(vec![1.0; 2], vec![1.0; 3], 1.0, 8)),
     ]
 }
 

@@ -508,7 +508,7 @@ fn a_mistyped_short_hand() {
 #[case("gpt2", "blocks.0.mlp.hook_pre_linear", "its MLPs are not gated")]
 #[case("gpt2", "blocks.0.mlp.experts.0.hook_pre", "its MLPs are not mixtures of experts")]
 #[case("llama", "hook_pos_embed", "it has no learned position embeddings")]
-#[case("llama", "blocks.0.mlp.hook_mid", "its activation function has no norm of its own")]
+#[case("llama", "blocks.0.mlp.hook_mid", "its neurons have no norm of their own")]
 fn a_site_that_this_model_has_not(#[case] family: &str, #[case] name: &str, #[case] why: &str) {
     let expected = format!("this model has no `{name}`: {why}");
     assert_eq!(caching(family, name), expected);

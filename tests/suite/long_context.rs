@@ -47,7 +47,7 @@ fn local_windows() {
 
 #[test]
 fn alibi() {
-    let alibi = |config: &mut Config| config.positions = Positions::Alibi { bias_max: 8.0 };
+    let alibi = |config: &mut Config| config.positions = Positions::alibi(8.0);
     in_parts_and_whole("ALiBi", &model(alibi), &tokens(1, 3000));
 }
 

@@ -54,6 +54,7 @@ mod tied;
 mod tokens;
 #[cfg(feature = "toy")]
 mod toy;
+mod transformers_families;
 mod weights;
 #[cfg(unix)]
 mod with_libtorch;

@@ -137,7 +137,7 @@ proptest! {
         let config = match kind {
             0 => small(),
             1 => Config { attention: window, ..rotary(RopeScaling::None) },
-            2 => Config { positions: Positions::Alibi { bias_max: 8.0 }, attention: window, ..small() },
+            2 => Config { positions: Positions::alibi(8.0), attention: window, ..small() },
             3 => Config { attention: AttentionConfig { scores_soft_cap: Some(2.0), ..Default::default() }, n_key_value_heads: 1, ..small() },
             _ => Config { positions: Positions::Shortformer, ..small() },
         };
@@ -189,7 +189,7 @@ fn long_sequences_in_parts() {
     let capped = AttentionConfig { scores_soft_cap: Some(2.0), ..Default::default() };
     let models = [
         ("window", Config { attention: window, ..config.clone() }),
-        ("alibi", Config { positions: Positions::Alibi { bias_max: 8.0 }, ..config.clone() }),
+        ("alibi", Config { positions: Positions::alibi(8.0), ..config.clone() }),
         ("capped", Config { attention: capped, ..config }),
     ];
     for (what, config) in models {

@@ -338,7 +338,7 @@ fn layers_are_an_index_or_a_stack() {
 
 #[test]
 fn what_a_model_lacks_is_an_error_or_zero() {
-    let config = Config { positions: Positions::Alibi { bias_max: 8.0 }, mlp: None, ..small() };
+    let config = Config { positions: Positions::alibi(8.0), mlp: None, ..small() };
     let model = HookedTransformer::init(config, 0).unwrap();
     let error = |result: Result<Tensor>| result.unwrap_err().to_string();
     assert_eq!(error(model.w_pos()), "the model has no W_pos: its positions are Alibi");

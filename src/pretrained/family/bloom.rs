@@ -29,7 +29,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.expect_only("slow_but_exact", false)?;
     let mut config = gpt2_style::config(json, &FIELDS)?;
     json.expect_only("n_inner", config.d_mlp())?;
-    config.positions = Positions::Alibi { bias_max: 8.0 };
+    config.positions = Positions::alibi(8.0);
     config.norms.after_embedding = true;
     Ok(config)
 }

@@ -20,7 +20,8 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = like_gemma2(json, &DEFAULTS, |layer| (layer + 1) % pattern.max(1) != 0)?;
     let global = Rope { theta: 1e6, ..Rope::DEFAULT };
     let local = Rope { theta_field: "rope_local_base_freq", ..Rope::DEFAULT };
-    config.positions = json.rotary_by_layer_type(config.d_head, config.n_ctx, global, local)?;
+    config.positions =
+        json.rotary_by_layer_type(&config.attention.reach, config.d_head, config.n_ctx, global, local)?;
     config.attention.qk_norm = Some(QkNorm::PerHead(Normalization::RMS));
     config.output_logits_soft_cap = json.get("final_logit_softcapping")?;
     if let Some(cap) = json.get::<f64>("attn_logit_softcapping")? {

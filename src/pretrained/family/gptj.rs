@@ -18,7 +18,8 @@ const FIELDS: Fields = Fields {
     ..GPT2
 };
 
-fn config(json: &ConfigJson) -> Result<Config> {
+/// CodeGen's, too.
+pub(super) fn config(json: &ConfigJson) -> Result<Config> {
     gpt2_style::ignore_training(json);
     json.ignore(&["n_ctx", "scale_attn_weights"]);
     json.expect_only("rotary", true)?; // of the first files
@@ -35,10 +36,14 @@ fn config(json: &ConfigJson) -> Result<Config> {
     Ok(config)
 }
 
-const REST: &[Entry] = &[
+const QKV: &[Entry] = &[
     entry(Q, "transformer.h.{l}.attn.q_proj.weight", AsIs),
     entry(K, "transformer.h.{l}.attn.k_proj.weight", AsIs),
     entry(V, "transformer.h.{l}.attn.v_proj.weight", AsIs),
+];
+
+/// CodeGen's, too.
+pub(super) const REST: &[Entry] = &[
     entry(O, "transformer.h.{l}.attn.out_proj.weight", AsIs),
     // One norm for both.
     entry(Ln2W, "transformer.h.{l}.ln_1.weight", AsIs),
@@ -51,5 +56,5 @@ const REST: &[Entry] = &[
 ];
 
 fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([ENDS, REST].concat())
+    Ok([ENDS, QKV, REST].concat())
 }

@@ -2,7 +2,7 @@
 
 use super::llama_style::{self, *};
 use super::{ConfigJson, Family};
-use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
+use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("llama", &["LlamaForCausalLM"], config, names);
@@ -12,13 +12,8 @@ fn config(json: &ConfigJson) -> Result<Config> {
     llama_style::config(json, &LLAMA)
 }
 
-const MLP_BIASES: &[Entry] = &[
-    entry(GateB, "model.layers.{l}.mlp.gate_proj.bias", AsIs),
-    entry(InB, "model.layers.{l}.mlp.up_proj.bias", AsIs),
-    entry(OutB, "model.layers.{l}.mlp.down_proj.bias", AsIs),
-];
-
-fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+/// Of models that are Llama but for their defaults, too.
+pub(super) fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
     let mlp_biases = entries_if(json.get_or("mlp_bias", false)?, MLP_BIASES);
     Ok([ENDS, ATTENTION, attention_biases(json, false)?, NORMS, MLP, mlp_biases].concat())
 }

@@ -62,7 +62,7 @@ pub(super) fn config(json: &ConfigJson, default: &Defaults) -> Result<Config> {
     let n_ctx = json.get_or("max_position_embeddings", default.max_position_embeddings)?;
     let d_vocab = json.get_or("vocab_size", default.vocab_size)?;
     let new = Config::new(n_layers, d_model, n_heads, d_vocab, n_ctx);
-    let d_head = json.get("head_dim")?.or(default.head_dim).unwrap_or(new.d_head);
+    let d_head = json.get_unless_null("head_dim", default.head_dim)?.unwrap_or(new.d_head);
     let rotary = default.rope.map(|rope| json.rotary(d_head, n_ctx, rope)).transpose()?;
     let d_mlp = json.get_or("intermediate_size", default.intermediate_size)?;
     let eps = json.get_any(&["rms_norm_eps", "layer_norm_eps"])?.unwrap_or(default.norm_eps);
@@ -86,6 +86,31 @@ pub(super) fn config(json: &ConfigJson, default: &Defaults) -> Result<Config> {
 pub(super) fn set_mlp_kind(config: &mut Config, kind: MlpKind) {
     if let Some(mlp) = &mut config.mlp {
         mlp.kind = kind;
+    }
+}
+
+/// MLPs without gates.
+pub(super) fn without_gates(config: &mut Config) {
+    set_mlp_kind(config, MlpKind::Plain);
+}
+
+/// Rotations of neighbouring dimensions.
+pub(super) fn rotate_adjacent_pairs(config: &mut Config) {
+    if let Positions::Rotary(rotations) = &config.positions {
+        let adjacent = |rotary: &Option<Rotary>| rotary.clone().map(|rotary| Rotary { adjacent_pairs: true, ..rotary });
+        config.positions = Positions::Rotary(rotations.map(adjacent));
+    }
+}
+
+/// The same rotation in these layers, and none in the others.
+pub(super) fn rotate_only(config: &mut Config, rotates: impl Fn(usize) -> bool) {
+    if let Positions::Rotary(PerLayer::All(rotation)) = &config.positions {
+        let layers = 0..config.n_layers.min(MAX_LAYERS);
+        let rotations: Vec<_> = layers.map(|layer| rotation.clone().filter(|_| rotates(layer))).collect();
+        config.positions = match rotations.iter().all(Option::is_none) {
+            true => Positions::None,
+            false => Positions::Rotary(PerLayer::from_layers(rotations)),
+        };
     }
 }
 
@@ -165,6 +190,45 @@ pub(super) const NORMS: &[Entry] = &[
 pub(super) const MLP: &[Entry] = &[
     entry(Gate, "model.layers.{l}.mlp.gate_proj.weight", AsIs),
     entry(In, "model.layers.{l}.mlp.up_proj.weight", AsIs),
+    entry(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
+];
+
+/// The matrices of an MLP without gates.
+pub(super) const PLAIN_MLP: &[Entry] = &[MLP[1], MLP[2]];
+
+/// The biases of a gated MLP.
+pub(super) const MLP_BIASES: &[Entry] = &[
+    entry(GateB, "model.layers.{l}.mlp.gate_proj.bias", AsIs),
+    entry(InB, "model.layers.{l}.mlp.up_proj.bias", AsIs),
+    entry(OutB, "model.layers.{l}.mlp.down_proj.bias", AsIs),
+];
+
+/// The biases of an MLP without gates.
+pub(super) const PLAIN_MLP_BIASES: &[Entry] = &[MLP_BIASES[1], MLP_BIASES[2]];
+
+/// The biases of layer norms before attention and MLP, and of the last norm.
+pub(super) const NORM_BIASES: &[Entry] = &[
+    entry(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
+    entry(Ln2B, "model.layers.{l}.post_attention_layernorm.bias", AsIs),
+    entry(LnFinalB, "model.norm.bias", AsIs),
+];
+
+/// The norm that a parallel block's attention and MLP share.
+pub(super) const ONE_NORM: &[Entry] = &[
+    entry(Ln1W, "model.layers.{l}.input_layernorm.weight", AsIs),
+    entry(Ln2W, "model.layers.{l}.input_layernorm.weight", AsIs),
+];
+
+/// The norms after the sublayers, where there are none before (OLMo 2).
+pub(super) const NORMS_AFTER: &[Entry] = &[
+    entry(Ln1W, "model.layers.{l}.post_attention_layernorm.weight", AsIs),
+    entry(Ln2W, "model.layers.{l}.post_feedforward_layernorm.weight", AsIs),
+];
+
+/// Gate and linear part in one matrix.
+pub(super) const FUSED_MLP: &[Entry] = &[
+    entry(Gate, "model.layers.{l}.mlp.gate_up_proj.weight", Half(0)),
+    entry(In, "model.layers.{l}.mlp.gate_up_proj.weight", Half(1)),
     entry(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
 ];
 

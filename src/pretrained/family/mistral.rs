@@ -17,6 +17,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     Ok(config)
 }
 
-fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
+/// Of its successors, too.
+pub(super) fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
     Ok([ENDS, ATTENTION, NORMS, MLP].concat())
 }

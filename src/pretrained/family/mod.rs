@@ -4,35 +4,70 @@
 //! The tests in `completeness.rs` compare the reader with transformers' defaults in `tests/fixtures/defaults.json`.
 
 mod apertus;
+mod arcee;
+mod biogpt;
+mod bitnet;
 mod bloom;
+mod codegen;
+mod cohere;
+mod cohere2;
+mod cohere_compass;
 #[cfg(test)]
 mod completeness;
+mod ctrl;
+mod cwm;
+mod emu3_text;
+mod ernie4_5;
+mod exaone4;
+mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm;
+mod glm4;
 mod gpt2;
 mod gpt2_style;
 mod gpt_bigcode;
 mod gpt_neo;
 mod gpt_neox;
+mod gpt_neox_japanese;
 mod gpt_oss;
 mod gptj;
+mod granite;
+mod granite_swa;
+mod helium;
+mod hunyuan_dense;
+mod hyperclovax;
+mod internlm3;
+mod iquestcoder;
+mod jais2;
 mod llama;
 mod llama_style;
+mod ministral;
+mod ministral3;
 mod mistral;
 mod mixtral;
+mod mllama_text;
 mod mpt;
+mod nanochat;
+mod nemotron;
 mod olmo;
 mod olmo2;
 mod olmo3;
 mod olmoe;
 mod opt;
+mod persimmon;
 mod phi;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod seed_oss;
+mod smollm3;
 mod stablelm;
+mod starcoder2;
 pub(crate) mod transformer_lens;
+mod vaultgemma;
+mod xglm;
 
 use super::config_json::ConfigJson;
 use super::parts::Entry;
@@ -81,6 +116,41 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &gpt_bigcode::FAMILY,
     &gpt_oss::FAMILY,
     &apertus::FAMILY,
+    &cohere::FAMILY,
+    &cohere2::FAMILY,
+    &cohere_compass::FAMILY,
+    &granite::FAMILY,
+    &granite_swa::FAMILY,
+    &hyperclovax::FAMILY,
+    &falcon::FAMILY,
+    &glm::FAMILY,
+    &glm4::FAMILY,
+    &nemotron::FAMILY,
+    &starcoder2::FAMILY,
+    &smollm3::FAMILY,
+    &exaone4::FAMILY,
+    &ernie4_5::FAMILY,
+    &arcee::FAMILY,
+    &jais2::FAMILY,
+    &helium::FAMILY,
+    &persimmon::FAMILY,
+    &bitnet::FAMILY,
+    &vaultgemma::FAMILY,
+    &hunyuan_dense::FAMILY,
+    &nanochat::FAMILY,
+    &seed_oss::FAMILY,
+    &cwm::FAMILY,
+    &ministral::FAMILY,
+    &ministral3::FAMILY,
+    &internlm3::FAMILY,
+    &iquestcoder::FAMILY,
+    &emu3_text::FAMILY,
+    &mllama_text::FAMILY,
+    &codegen::FAMILY,
+    &gpt_neox_japanese::FAMILY,
+    &ctrl::FAMILY,
+    &biogpt::FAMILY,
+    &xglm::FAMILY,
 ];
 
 /// The family of a `config.json`: by its first architecture or, where it names none, by its `model_type`.
@@ -91,7 +161,12 @@ pub(crate) const FAMILIES: &[&Family] = &[
 pub(crate) fn find(json: &ConfigJson) -> Result<&'static Family> {
     json.check_common_fields()?;
     let found = match (json.architecture(), json.model_type()) {
-        (Some(architecture), _) => FAMILIES.iter().find(|family| family.architectures.contains(&architecture)),
+        (Some(architecture), model_type) => {
+            // Some families are Llama by their architecture, with other defaults.
+            let named = |family: &&&Family| family.architectures.contains(&architecture);
+            let own = FAMILIES.iter().filter(named).find(|family| Some(family.model_type) == model_type);
+            own.or_else(|| FAMILIES.iter().find(named))
+        }
         (None, Some(model_type)) => FAMILIES.iter().find(|family| family.model_type == model_type),
         (None, None) => None,
     };

@@ -41,7 +41,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     attn.expect_only("alibi", true)?;
     attn.expect_only("alibi_bias_max", 8.0)?;
     let mut config = gpt2_style::config(json, &FIELDS)?;
-    config.positions = Positions::Alibi { bias_max: 8.0 };
+    config.positions = Positions::alibi(8.0);
     config.attention.scale = attn.get("softmax_scale")?.map(|scale: f64| 1.0 / scale);
     config.attention.clip_qkv = attn.get("clip_qkv")?.filter(|clip| *clip != 0.0);
     Ok(config)

@@ -3,7 +3,7 @@
 use super::llama_style::{self, *};
 use super::{olmo, ConfigJson, Family};
 use crate::config::{NormPosition, Normalization, QkNorm};
-use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
+use crate::pretrained::parts::Entry;
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("olmo2", &["Olmo2ForCausalLM"], config, names);
@@ -18,11 +18,6 @@ pub(super) fn with_norms_after(mut config: Config) -> Config {
     config.norms.position = NormPosition::After;
     config
 }
-
-const NORMS_AFTER: &[Entry] = &[
-    entry(Ln1W, "model.layers.{l}.post_attention_layernorm.weight", AsIs),
-    entry(Ln2W, "model.layers.{l}.post_feedforward_layernorm.weight", AsIs),
-];
 
 /// OLMo 3's, too.
 pub(super) fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {

@@ -14,8 +14,8 @@ fn config(json: &ConfigJson) -> Result<Config> {
     // transformers 4 takes it for all layers, 5 for the global ones only.
     json.expect_only("rope_theta", THETA)?;
     let rope = Rope { theta: THETA, ..Rope::DEFAULT };
-    config.positions = json.rotary_by_layer_type(config.d_head, config.n_ctx, rope, rope)?;
     let window = json.get_unless_null("sliding_window", Some(4096))?;
     config.attention.reach = layer_types(json, config.n_layers, window, |layer| (layer + 1) % 4 != 0)?;
+    config.positions = json.rotary_by_layer_type(&config.attention.reach, config.d_head, config.n_ctx, rope, rope)?;
     Ok(config)
 }

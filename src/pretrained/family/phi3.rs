@@ -35,11 +35,8 @@ const MATRICES: &[Entry] = &[
     entry(K, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(1)),
     entry(V, "model.layers.{l}.self_attn.qkv_proj.weight", QkvBlock(2)),
     entry(O, "model.layers.{l}.self_attn.o_proj.weight", AsIs),
-    entry(Gate, "model.layers.{l}.mlp.gate_up_proj.weight", Half(0)),
-    entry(In, "model.layers.{l}.mlp.gate_up_proj.weight", Half(1)),
-    entry(Out, "model.layers.{l}.mlp.down_proj.weight", AsIs),
 ];
 
 fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok([ENDS, MATRICES, NORMS].concat())
+    Ok([ENDS, MATRICES, FUSED_MLP, NORMS].concat())
 }

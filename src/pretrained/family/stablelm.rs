@@ -31,17 +31,11 @@ fn config(json: &ConfigJson) -> Result<Config> {
     Ok(config)
 }
 
-const NORM_BIASES: &[Entry] = &[
+/// The biases of the norm that a parallel block's attention and MLP share.
+const ONE_BIAS: &[Entry] = &[
     entry(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
-    entry(Ln2B, "model.layers.{l}.post_attention_layernorm.bias", AsIs),
-];
-
-/// The norm that a parallel block's attention and MLP share.
-const ONE_NORM: &[Entry] = &[
-    entry(Ln1W, "model.layers.{l}.input_layernorm.weight", AsIs),
-    entry(Ln1B, "model.layers.{l}.input_layernorm.bias", AsIs),
-    entry(Ln2W, "model.layers.{l}.input_layernorm.weight", AsIs),
     entry(Ln2B, "model.layers.{l}.input_layernorm.bias", AsIs),
+    entry(LnFinalB, "model.norm.bias", AsIs),
 ];
 
 const NORMS_BY_HEAD: &[Entry] = &[
@@ -51,8 +45,7 @@ const NORMS_BY_HEAD: &[Entry] = &[
 
 fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
     let biases = entries_if(json.get_or("use_qkv_bias", false)?, QKV_BIASES);
-    let norms = if config.parallel_attn_mlp { ONE_NORM.to_vec() } else { [NORMS, NORM_BIASES].concat() };
+    let norms = if config.parallel_attn_mlp { [ONE_NORM, ONE_BIAS] } else { [NORMS, NORM_BIASES] };
     let qk_norms = entries_if(config.qk_norm().is_some(), NORMS_BY_HEAD);
-    let last = [entry(LnFinalB, "model.norm.bias", AsIs)];
-    Ok([ENDS, &last[..], ATTENTION, biases, qk_norms, &norms, MLP].concat())
+    Ok([ENDS, ATTENTION, biases, qk_norms, norms[0], norms[1], MLP].concat())
 }

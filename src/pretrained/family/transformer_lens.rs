@@ -108,7 +108,7 @@ fn attention(json: &ConfigJson, n_layers: usize) -> Result<AttentionConfig> {
         scores_soft_cap: unless_minus_one(json, "attn_scores_soft_cap")?,
         clip_qkv: json.get("clip_qkv")?,
         sinks: json.get_or("use_attention_sinks", false)?,
-        qk_norm: None,
+        ..AttentionConfig::default()
     })
 }
 
@@ -171,7 +171,7 @@ fn mlp(json: &ConfigJson) -> Result<Option<MlpConfig>> {
         (None, true) => MlpKind::Gated,
         (None, false) => MlpKind::Plain,
     };
-    Ok(Some(MlpConfig { d_mlp: json.require("d_mlp")?, activation, kind }))
+    Ok(Some(MlpConfig { d_mlp: json.require("d_mlp")?, activation, kind, norm: None }))
 }
 
 fn positions(json: &ConfigJson, d_head: usize) -> Result<Positions> {
@@ -180,7 +180,7 @@ fn positions(json: &ConfigJson, d_head: usize) -> Result<Positions> {
     Ok(match choice(json, "positional_embedding_type", "standard", &kinds)? {
         "rotary" => Positions::rotary(rotary(json, d_head)?),
         "shortformer" => Positions::Shortformer,
-        "alibi" => Positions::Alibi { bias_max: 8.0 },
+        "alibi" => Positions::alibi(8.0),
         _ => Positions::Learned,
     })
 }
@@ -226,6 +226,7 @@ fn rotary(json: &ConfigJson, d_head: usize) -> Result<Rotary> {
         dim: json.get("rotary_dim")?.unwrap_or(d_head),
         base: json.get_or("rotary_base", 10000.0)?,
         adjacent_pairs: json.get_or("rotary_adjacent_pairs", false)?,
+        reversed: false,
         scaling,
     })
 }
@@ -235,7 +236,7 @@ pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
     // Matrices are always needed; biases, gains and positions where the state dict has them in its first block.
     let optional = |entry: &Entry| !matches!(entry.part, WE | Q | K | V | O | In | Out | U | Router);
     let needed = |entry: &Entry| match entry.part {
-        WPos => config.has_w_pos(),
+        WPos => config.has_w_pos() && !matches!(config.positions, Positions::Sinusoidal(_)),
         Gate => config.gated_mlp(),
         _ => false,
     };
@@ -264,6 +265,8 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         entry(KNormW, "blocks.{l}.attn.k_norm.w", AsIs),
         entry(KNormB, "blocks.{l}.attn.k_norm.b", AsIs),
         entry(Sinks, "blocks.{l}.attn.sinks", AsIs),
+        entry(ZNormW, "blocks.{l}.attn.z_norm.w", AsIs),
+        entry(ZNormB, "blocks.{l}.attn.z_norm.b", AsIs),
         entry(O, "blocks.{l}.attn.W_O", HeadsOut),
         entry(OB, "blocks.{l}.attn.b_O", AsIs),
         entry(Ln1PostW, "blocks.{l}.ln1_post.w", AsIs),

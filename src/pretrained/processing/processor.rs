@@ -2,7 +2,7 @@
 
 use super::transforms::{center_outputs, center_rows, fold, fold_value_biases, refactor};
 use super::{Processing, ProcessingOptions, Step};
-use crate::config::{NormConfig, NormPosition, Normalization, PositionalEmbedding};
+use crate::config::{Activation, NormConfig, NormPosition, Normalization, PositionalEmbedding};
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::embed::Embed;
 use crate::model::unembed::Unembed;
@@ -78,6 +78,7 @@ impl Processor {
         }
         if self.fold_ln
             && let Some(MlpOrExperts::Mlp(mlp)) = &mut block.mlp
+            && mlp.act.function == Activation::SoluLn
             && let Some(ln) = &mut mlp.ln
         {
             fold(ln, vec![&mut mlp.w_out])?;
@@ -147,10 +148,11 @@ fn centers_unembed(config: &Config) -> Decision {
 }
 
 fn folds_value_biases(config: &Config) -> Decision {
-    match (config.use_attention_sinks(), config.clip_qkv()) {
-        (true, _) => (false, "with attention sinks a pattern's rows do not sum to one"),
-        (false, Some(_)) => (false, "values are clamped after their bias"),
-        (false, None) => (true, ""),
+    match (config.use_attention_sinks(), config.clip_qkv(), config.attention.z_norm) {
+        (true, ..) => (false, "with attention sinks a pattern's rows do not sum to one"),
+        (_, Some(_), _) => (false, "values are clamped after their bias"),
+        (.., Some(_)) => (false, "a norm stands between values and W_O"),
+        (false, None, None) => (true, ""),
     }
 }
 
@@ -159,6 +161,8 @@ fn refactors_attention(config: &Config, value_biases_are_folded: bool) -> Decisi
         (false, "what happens between W_Q and W_K is not linear")
     } else if config.n_key_value_heads != config.n_heads {
         (false, "heads share their keys and values")
+    } else if config.attention.z_norm.is_some() {
+        (false, "a norm stands between W_V and W_O")
     } else if config.clip_qkv().is_some() {
         (false, "queries, keys and values are clamped")
     } else if !value_biases_are_folded {

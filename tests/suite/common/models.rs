@@ -16,7 +16,7 @@ pub fn in_fp64() -> Vec<(String, HookedTransformer)> {
 
 /// ALiBi, windows and rotations that depend on the length, on models with fresh weights.
 pub fn extra() -> Vec<(String, HookedTransformer)> {
-    let alibi = Config { positions: Positions::Alibi { bias_max: 8.0 }, ..small() };
+    let alibi = Config { positions: Positions::alibi(8.0), ..small() };
     let window = AttentionConfig { reach: PerLayer::All(Reach::Window(2)), ..AttentionConfig::default() };
     let alibi_window = Config { attention: window.clone(), ..alibi.clone() };
     let local = Config { attention: window, ..small() };

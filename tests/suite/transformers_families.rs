@@ -1,0 +1,247 @@
+//! Every family against transformers, in every style of `config.json`: the folders of `tests/fixtures/transformers`, each a tiny
+//! checkpoint with what transformers 5.23 computes of it. A folder more is a case more.
+
+use std::path::{Path, PathBuf};
+
+use crate::common::{fixtures, read, Tally};
+use rstest::rstest;
+use serde_json::Value;
+use tch::{IndexOp, Kind, Tensor};
+use tch_lens::{
+    hook, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer, LoadOptions, NeuronOptions, PaddingSide,
+    Target, Tokens,
+};
+
+/// Absolute, or relative to the largest entry where that is above one.
+const TOLERANCE: f64 = 1e-4;
+/// What is computed in fp64 and differs by more than this, relative to the largest entry, is another thing.
+const EXACT: f64 = 1e-9;
+
+/// Families that are refused, and what the error says.
+const REFUSED: &[(&str, &str)] = &[
+    ("diffllama", "is not supported"),
+    ("doge", "is not supported"),
+    ("fuyu", "is not supported"),
+    ("gemma3n_text", "is not supported"),
+    ("gemma4_text", "is not supported"),
+    ("gemma4_unified_text", "is not supported"),
+    ("hrm_text", "is not supported"),
+    ("modernbert-decoder", "is not supported"),
+    ("openai-gpt", "is not supported"),
+];
+
+/// The cases are run so many at once.
+const STRIPES: usize = 8;
+
+/// What transformers computes of one checkpoint.
+struct Case {
+    name: String,
+    folder: PathBuf,
+    expected: std::collections::BTreeMap<String, Tensor>,
+}
+
+impl Case {
+    fn open(name: &str) -> Self {
+        let folder = fixtures().join("transformers").join(name);
+        Case { name: name.into(), expected: read(&folder.join("expected.safetensors")), folder }
+    }
+
+    fn tokens(&self) -> &Tensor {
+        &self.expected["tokens"]
+    }
+
+    /// The model, with the configuration in this file.
+    fn load(&self, config: &str, load: &LoadOptions) -> tch_lens::Result<HookedTransformer> {
+        if config == "config.json" {
+            return load.open(&self.folder);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(self.folder.join(config), folder.path().join("config.json")).unwrap();
+        std::fs::copy(self.folder.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+        load.open(folder.path())
+    }
+
+    fn configs(&self) -> Vec<&'static str> {
+        let has = |name: &&str| self.folder.join(name).is_file();
+        ["config.json", "config_v4.json", "config_hub.json"].into_iter().filter(has).collect()
+    }
+}
+
+/// The names of all cases.
+fn cases() -> Vec<String> {
+    let folders = std::fs::read_dir(fixtures().join("transformers")).unwrap();
+    let mut names: Vec<String> = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The names of the cases of a stripe that load.
+fn cases_of(stripe: usize) -> Vec<Case> {
+    let loads = |name: &String| !REFUSED.iter().any(|(refused, _)| refused == name);
+    cases().iter().filter(|name| loads(name)).skip(stripe).step_by(STRIPES).map(|name| Case::open(name)).collect()
+}
+
+fn relative(tally: &mut Tally, what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
+    let largest = theirs.abs().max().double_value(&[]).max(1.0);
+    tally.compare(what, &(ours / largest), &(theirs / largest), tolerance);
+}
+
+#[rstest]
+fn agrees_with_transformers(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) {
+    let mut tally = Tally::default();
+    for case in cases_of(stripe) {
+        for config in case.configs() {
+            let what = format!("{}, {config}", case.name);
+            let raw = match case.load(config, &LoadOptions::new().no_processing()) {
+                Ok(model) => model,
+                Err(error) => {
+                    tally.failures.push(format!("{what}: {error}"));
+                    continue;
+                }
+            };
+            activations(&case, &what, &raw, &mut tally);
+            let processed = case.load(config, &LoadOptions::new()).unwrap();
+            let log_probs = |logits: &Tensor| logits.log_softmax(-1, Kind::Float);
+            let ours = log_probs(&processed.forward(case.tokens()).unwrap());
+            relative(&mut tally, &format!("{what}, processed"), &ours, &log_probs(&case.expected["logits"]), TOLERANCE);
+        }
+    }
+    tally.finish("logits, streams and patterns against transformers");
+}
+
+/// Logits with and without a cache, the stream before each block and at the end, and patterns.
+fn activations(case: &Case, what: &str, model: &HookedTransformer, tally: &mut Tally) {
+    let (logits, cache) = model.run_with_cache(case.tokens()).unwrap();
+    let fused = model.forward(case.tokens()).unwrap();
+    relative(tally, &format!("{what}, logits"), &logits, &case.expected["logits"], TOLERANCE);
+    relative(tally, &format!("{what}, logits without a cache"), &fused, &case.expected["logits"], TOLERANCE);
+    let n_layers = model.config().n_layers;
+    for layer in 0..n_layers {
+        let hidden = &case.expected[&format!("hidden.{layer}")];
+        relative(tally, &format!("{what}, hidden.{layer}"), &cache[hook::resid_pre(layer)], hidden, TOLERANCE);
+        let pattern = &case.expected[&format!("pattern.{layer}")];
+        relative(tally, &format!("{what}, pattern.{layer}"), &cache[hook::pattern(layer)], pattern, TOLERANCE);
+    }
+    let last = &cache[hook::resid_post(n_layers - 1)];
+    relative(tally, &format!("{what}, resid_final"), last, &case.expected["resid_final"], TOLERANCE);
+}
+
+/// Decompositions add up to the stream, attributions to the logit, raw and processed, in fp64.
+#[rstest]
+fn parts_add_up(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) {
+    let mut tally = Tally::default();
+    for case in cases_of(stripe) {
+        let raw = LoadOptions::new().no_processing().kind(Kind::Double).open(&case.folder).unwrap();
+        let processed = LoadOptions::new().kind(Kind::Double).open(&case.folder).unwrap();
+        let log_probs = |model: &HookedTransformer| {
+            let logits = model.forward(case.tokens()).unwrap();
+            logits.log_softmax(-1, Kind::Double)
+        };
+        let name = &case.name;
+        relative(&mut tally, &format!("{name}, processed"), &log_probs(&processed), &log_probs(&raw), EXACT);
+        for (setting, model) in [("raw", raw), ("processed", processed)] {
+            sums(&format!("{name}, {setting}"), &model, case.tokens(), &mut tally);
+        }
+    }
+    tally.finish("sums of parts");
+}
+
+fn sums(what: &str, model: &HookedTransformer, tokens: &Tensor, tally: &mut Tally) {
+    let (_, cache) = model.run_with_cache(tokens).unwrap();
+    let config = model.config();
+    let mut targets = vec![(Target::Unembed, hook::resid_post(config.n_layers - 1))];
+    for layer in 0..config.n_layers {
+        let mid = if config.parallel_attn_mlp { hook::resid_pre(layer) } else { hook::resid_mid(layer) };
+        targets.extend([(Target::attn(layer), hook::resid_pre(layer)), (Target::mlp(layer), mid)]);
+    }
+    for (target, point) in targets {
+        let whole = &cache[point];
+        let stacks = [
+            ("sublayers", cache.decompose_resid(DecomposeOptions::new().target(target))),
+            ("full", cache.get_full_resid_decomposition(FullOptions::new().target(target))),
+            ("heads", cache.stack_head_results(HeadOptions::new().target(target).incl_remainder(true))),
+            ("neurons", cache.stack_neuron_results(NeuronOptions::new().target(target).incl_remainder(true))),
+        ];
+        for (name, stack) in stacks {
+            relative(tally, &format!("{what}: {name} at {target}"), &stack.unwrap().sum().unwrap(), whole, EXACT);
+        }
+    }
+    let logit = cache[hook::unembed_out()].i((.., .., 7));
+    let stack = cache.decompose_resid(DecomposeOptions::new()).unwrap();
+    let attributions = [
+        ("sublayers", cache.logit_attrs(&stack, 7)),
+        ("sublayers, normalised", cache.logit_attrs(&stack.apply_ln().unwrap(), 7)),
+        ("heads", cache.logit_attrs(HeadOptions::new().incl_remainder(true), 7)),
+        ("full", cache.logit_attrs(FullOptions::new(), 7)),
+    ];
+    for (name, attribution) in attributions {
+        let sum = attribution.unwrap().sum().unwrap();
+        relative(tally, &format!("{what}: logit by {name}"), &sum, &logit, EXACT);
+    }
+}
+
+/// A row that is padded gets what it gets alone.
+#[rstest]
+fn padded_rows_are_as_if_alone(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) {
+    let mut tally = Tally::default();
+    for case in cases_of(stripe) {
+        let model = LoadOptions::new().no_processing().kind(Kind::Double).open(&case.folder).unwrap();
+        let row = |row: i64, len: i64| Vec::<i64>::try_from(case.tokens().i(row).narrow(0, 0, len)).unwrap();
+        let rows = [row(0, 11), row(1, 6), row(0, 1)];
+        for side in [PaddingSide::Left, PaddingSide::Right] {
+            let batch = Tokens::padded(&rows, 0, side).unwrap();
+            let fused = model.forward(&batch).unwrap();
+            let (formed, _) = model.run_with_cache(&batch).unwrap();
+            for (i, row) in rows.iter().enumerate() {
+                let alone = model.forward(row.clone()).unwrap().i(0);
+                let len = row.len() as i64;
+                let start = if side == PaddingSide::Left { 11 - len } else { 0 };
+                for (how, logits) in [("fused", &fused), ("formed", &formed)] {
+                    let what = format!("{}, row {i}, padded {side:?}, {how}", case.name);
+                    relative(&mut tally, &what, &logits.i(i as i64).narrow(0, start, len), &alone, EXACT);
+                }
+            }
+        }
+    }
+    tally.finish("padded rows");
+}
+
+/// A model that is written is the same when it is read, in our own form and in that of its family.
+#[rstest]
+fn saved_models_are_the_same(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) {
+    let mut tally = Tally::default();
+    for case in cases_of(stripe) {
+        let model = LoadOptions::new().no_processing().open(&case.folder).unwrap();
+        let logits = model.forward(case.tokens()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        model.save_pretrained(folder.path()).unwrap();
+        let again = LoadOptions::new().open(folder.path()).unwrap().forward(case.tokens()).unwrap();
+        tally.compare(&format!("{}, save_pretrained", case.name), &again, &logits, 0.0);
+        let folder = tempfile::tempdir().unwrap();
+        model.save_hugging_face(folder.path(), Kind::Float).unwrap();
+        let again = LoadOptions::new().no_processing().open(folder.path()).unwrap().forward(case.tokens()).unwrap();
+        // A factor that is divided by and multiplied with again may round.
+        relative(&mut tally, &format!("{}, save_hugging_face", case.name), &again, &logits, 1e-5);
+    }
+    tally.finish("saved models");
+}
+
+#[test]
+fn refused_families_say_why() {
+    for (name, why) in REFUSED {
+        let error = LoadOptions::new().open(fixtures().join("transformers").join(name)).unwrap_err().to_string();
+        assert!(error.contains(why), "{name}: {error}");
+    }
+}
+
+/// What must match matches: only what `case.json` leaves free, and at most ten others, is refused.
+#[test]
+fn few_families_are_refused() {
+    let accept = |folder: &Path| -> String {
+        let case: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
+        case["accept"].as_str().unwrap().into()
+    };
+    let must_match = |(name, _): &&(&str, &str)| accept(&fixtures().join("transformers").join(name)) == "match";
+    assert!(REFUSED.iter().filter(must_match).count() <= 10);
+    println!("{} families, of which {} are refused", cases().len(), REFUSED.len());
+}
