@@ -422,12 +422,16 @@ pub enum Error {
         has: String,
     },
     /// An architecture that no family reads.
-    #[error("architecture `{found}` is not supported; these are: {known}")]
+    #[error(
+        "architecture `{found}` is not supported{why}; `HookedTransformer::supported()` lists the {known} that are"
+    )]
     UnknownArchitecture {
         /// The `architectures` entry, or `model_type`, of the `config.json`.
         found: String,
-        /// Those that can be loaded.
-        known: String,
+        /// Why not, after a colon, where that is known; else empty.
+        why: String,
+        /// How many can be loaded.
+        known: usize,
     },
     /// A configuration that the model cannot be built from.
     #[error("config field `{field}` is {value}: {why}")]

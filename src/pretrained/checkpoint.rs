@@ -168,6 +168,12 @@ impl Checkpoint {
         Checkpoint { tensors: tensors.collect(), files: self.files }
     }
 
+    /// The tensors under other names, without those that have none.
+    pub(crate) fn renamed(self, mut rename: impl FnMut(&str) -> Option<String>) -> Self {
+        let tensors = self.tensors.into_iter().filter_map(|(name, stored)| Some((rename(&name)?, stored)));
+        Checkpoint { tensors: tensors.collect(), files: self.files }
+    }
+
     /// Adds the tensors of a file.
     fn add(&mut self, path: PathBuf, format: ReadFormat, access: Access) -> Result<()> {
         let bytes = FileBytes::open(&path, access)?;

@@ -11,6 +11,7 @@ pub mod fuzzing;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
 pub(crate) mod hugging_face;
+mod multimodal;
 mod options;
 mod parts;
 pub(crate) mod processing;
@@ -123,6 +124,9 @@ impl LoadOptions {
         tokenizer: impl FnOnce() -> Result<Option<Tokenizer>>,
         checkpoint: impl FnOnce(&Family) -> Result<Checkpoint>,
     ) -> Result<Pretrained> {
+        let within = multimodal::language_model(&fields)?;
+        let is_within = within.is_some();
+        let mut fields = within.unwrap_or(fields);
         let json = ConfigJson::new(fields.clone());
         let family = family::find(&json)?;
         let mut config = (family.config)(&json)?;
@@ -136,10 +140,23 @@ impl LoadOptions {
             config.model_name = name;
         }
         let mut checkpoint = checkpoint(family)?;
+        if is_within {
+            checkpoint = multimodal::tensors(checkpoint, &names, family);
+            let unembedding = names.iter().find(|entry| entry.part == parts::Part::U);
+            if !json.has_any(&["tie_word_embeddings"]) && unembedding.is_some_and(|entry| !checkpoint.has(entry.name)) {
+                config.tie_word_embeddings = true;
+            }
+            // What is saved is the language model by itself.
+            fields.insert("architectures".into(), vec![family.architectures[0]].into());
+            fields.insert("model_type".into(), family.model_type.into());
+            fields.insert("tie_word_embeddings".into(), config.tie_word_embeddings.into());
+        }
         if checkpoint.lacks_prefix(family.prefix, &names) {
             checkpoint = checkpoint.with_prefix(family.prefix, &names);
         }
-        let read = self.assemble(config, &checkpoint, names, family.ignored, tokenizer)?;
+        let left_out: Vec<&str> = checkpoint.names().filter(|name| (family.left_out)(&json, name)).collect();
+        let ignored = [family.ignored, &left_out].concat();
+        let read = self.assemble(config, &checkpoint, names, &ignored, tokenizer)?;
         Ok(Pretrained { hugging_face: Some(fields), ..read })
     }
 

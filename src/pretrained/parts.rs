@@ -20,24 +20,31 @@ pub(crate) struct Entry {
     pub(crate) view: View,
     /// The first block that has the part, and the first that has it no more.
     pub(super) blocks: (usize, usize),
+    /// The checkpoint's number of block 0.
+    pub(super) first: usize,
 }
 
 /// An [`Entry`].
 pub(crate) const fn entry(part: Part, name: &'static str, view: View) -> Entry {
-    Entry { part, name, view, blocks: (0, usize::MAX) }
+    Entry { part, name, view, blocks: (0, usize::MAX), first: 0 }
 }
 
 impl Entry {
     /// The tensor's name for this block, expert and head.
     pub(crate) fn tensor_name(&self, location: Location, head: usize) -> String {
         let replace = |name: String, placeholder, index: usize| name.replace(placeholder, &index.to_string());
-        let name = replace(self.name.into(), "{l}", location.layer.unwrap_or(0));
+        let name = replace(self.name.into(), "{l}", location.layer.unwrap_or(0) + self.first);
         replace(replace(name, "{e}", location.expert.unwrap_or(0)), "{h}", head)
     }
 
     /// Only these blocks have the part.
     pub(crate) fn in_blocks(self, blocks: std::ops::Range<usize>) -> Self {
         Entry { blocks: (blocks.start, blocks.end), ..self }
+    }
+
+    /// The checkpoint counts these blocks from this number on.
+    pub(crate) fn counted_from(self, first: usize) -> Self {
+        Entry { first, ..self }
     }
 
     /// Whether the part is there at this place.

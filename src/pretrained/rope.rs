@@ -144,7 +144,11 @@ fn rotary(parameters: &ConfigJson, context: RopeContext) -> Result<Rotary> {
         return Err(parameters.refuse("rope_type", rope_type, "it needs an even number of dimensions that rotate"));
     }
     let scaling = match rope_type.as_str() {
-        "default" => RopeScaling::None,
+        "default" | "mrope" => {
+            // Which dimensions turn by which of a token's several positions, which are one in text.
+            parameters.ignore(&["mrope_section", "mrope_interleaved"]);
+            RopeScaling::None
+        }
         "linear" => RopeScaling::Linear { factor: parameters.require("factor")? },
         "dynamic" => {
             RopeScaling::Dynamic { factor: parameters.require("factor")?, original_max_position_embeddings: n_ctx }

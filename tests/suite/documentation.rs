@@ -14,8 +14,9 @@ fn the_readme_lists_the_architectures() {
     let readme = page("README.md");
     let section = readme.split("## Architectures").nth(1).unwrap().split("\n## ").next().unwrap();
     let quoted = section.split('`').skip(1).step_by(2);
-    let listed: Vec<&str> =
-        quoted.filter(|name| name.ends_with("ForCausalLM") || name.ends_with("HeadModel")).collect();
+    let listed: Vec<&str> = quoted
+        .filter(|name| ["ForCausalLM", "HeadModel", "Generation"].iter().any(|end| name.ends_with(end)))
+        .collect();
     assert_eq!(listed, HookedTransformer::supported());
 }
 

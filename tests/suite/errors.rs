@@ -140,17 +140,15 @@ fn a_config_of_nonsense(#[case] field: &str, #[case] value: Value, #[case] expec
 }
 
 #[rstest]
-#[case(json!({ "architectures": ["BertModel"] }), "architecture `BertModel` is not supported; these are: ")]
-#[case(json!({ "model_type": "bert" }), "architecture `bert` is not supported; these are: ")]
-#[case(json!({}), "architecture `(none)` is not supported; these are: ")]
+#[case(json!({ "architectures": ["BertModel"] }), "architecture `BertModel` is not supported")]
+#[case(json!({ "model_type": "bert" }), "architecture `bert` is not supported")]
+#[case(json!({}), "architecture `(none)` is not supported")]
 fn an_unknown_architecture(#[case] config: Value, #[case] expected: &str) {
     let folder = folder(&[]);
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let found = loading(&folder);
-    assert_eq!(found, format!("{expected}{}", HookedTransformer::supported().join(", ")));
-    for known in ["GPT2LMHeadModel", "GPTNeoForCausalLM", "LlamaForCausalLM"] {
-        assert!(found.contains(known), "{found}");
-    }
+    let known = HookedTransformer::supported().len();
+    assert_eq!(found, format!("{expected}; `HookedTransformer::supported()` lists the {known} that are"));
 }
 
 #[test]

@@ -44,7 +44,10 @@ fn config(json: &ConfigJson) -> Result<Config> {
         return Err(json.refuse("parallel_attn", false, "transformers runs the new architecture in parallel only"));
     }
     config.positions = match json.get_or("alibi", false)? {
-        true => Positions::Alibi { bias_max: 8.0, rounded: true },
+        true => {
+            json.ignore(&["rope_parameters", "rope_scaling", "rope_theta"]);
+            Positions::Alibi { bias_max: 8.0, rounded: true }
+        }
         false => Positions::rotary(json.rotary(config.d_head, config.n_ctx, Rope::DEFAULT)?),
     };
     Ok(config)

@@ -21,6 +21,7 @@ pub(super) const fn family(
         config,
         names,
         ignored: &["attn.bias", "attn.masked_bias"],
+        left_out: super::nothing,
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) const FAMILY: Family = Family {
     config,
     names,
     ignored: &["attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"],
+    left_out: super::nothing,
 };
 
 const ROPE: Rope = Rope {

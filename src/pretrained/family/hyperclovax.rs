@@ -12,7 +12,7 @@ pub(super) const FAMILY: Family = llama_style::family("hyperclovax", &["HyperCLO
 fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = llama_style::config(json, &LLAMA)?;
     config.attention.scale = match json.get::<f64>("attention_multiplier")? {
-        None => None,
+        None => Some(1.0 / (config.d_head as f64).powf(-0.5)),
         Some(_) => Some(1.0 / factor(json, "attention_multiplier", 1.0)?),
     };
     if json.get_or("use_post_norm", true)? {

@@ -15,7 +15,15 @@ pub(super) const fn family(
     config: fn(&ConfigJson) -> Result<Config>,
     names: fn(&Config, &ConfigJson) -> Result<Vec<Entry>>,
 ) -> Family {
-    Family { model_type, architectures, prefix: "", config, names, ignored: &["rotary_emb.inv_freq"] }
+    Family {
+        model_type,
+        architectures,
+        prefix: "",
+        config,
+        names,
+        ignored: &["rotary_emb.inv_freq"],
+        left_out: super::nothing,
+    }
 }
 
 /// transformers' defaults for the fields that a family's `config.json` lacks.

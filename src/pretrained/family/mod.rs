@@ -60,7 +60,10 @@ mod persimmon;
 mod phi;
 mod phi3;
 mod qwen2;
+mod qwen2_vl;
 mod qwen3;
+mod qwen3_vl;
+mod refused;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -87,6 +90,13 @@ pub(crate) struct Family {
     pub(crate) names: fn(&Config, &ConfigJson) -> Result<Vec<Entry>>,
     /// Ends of the names of tensors that no forward pass needs.
     pub(crate) ignored: &'static [&'static str],
+    /// Whether a tensor belongs to what a run over tokens does not reach.
+    pub(crate) left_out: fn(&ConfigJson, &str) -> bool,
+}
+
+/// No tensor is left out.
+fn nothing(_: &ConfigJson, _: &str) -> bool {
+    false
 }
 
 /// All families.
@@ -151,6 +161,9 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &ctrl::FAMILY,
     &biogpt::FAMILY,
     &xglm::FAMILY,
+    &qwen2_vl::FAMILY,
+    &qwen2_vl::FAMILY_2_5,
+    &qwen3_vl::FAMILY,
 ];
 
 /// The family of a `config.json`: by its first architecture or, where it names none, by its `model_type`.
@@ -159,7 +172,6 @@ pub(crate) const FAMILIES: &[&Family] = &[
 ///
 /// [`Error::UnknownArchitecture`]; [`Error::ConfigField`] of a field that no family supports.
 pub(crate) fn find(json: &ConfigJson) -> Result<&'static Family> {
-    json.check_common_fields()?;
     let found = match (json.architecture(), json.model_type()) {
         (Some(architecture), model_type) => {
             // Some families are Llama by their architecture, with other defaults.
@@ -170,10 +182,13 @@ pub(crate) fn find(json: &ConfigJson) -> Result<&'static Family> {
         (None, Some(model_type)) => FAMILIES.iter().find(|family| family.model_type == model_type),
         (None, None) => None,
     };
-    found.copied().ok_or_else(|| Error::UnknownArchitecture {
+    let found = found.copied().ok_or_else(|| Error::UnknownArchitecture {
         found: json.architecture().or(json.model_type()).unwrap_or("(none)").into(),
-        known: supported().join(", "),
-    })
+        why: refused::why(json.architecture(), json.model_type()).map_or(String::new(), |why| format!(": {why}")),
+        known: FAMILIES.len(),
+    })?;
+    json.check_common_fields()?;
+    Ok(found)
 }
 
 /// The architectures that can be loaded.

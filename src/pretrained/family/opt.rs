@@ -7,7 +7,7 @@ use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family =
-    Family { model_type: "opt", architectures: &["OPTForCausalLM"], prefix: "model.", config, names, ignored: &[] };
+    Family { prefix: "model.", ignored: &[], ..gpt2_style::family("opt", &["OPTForCausalLM"], config, names) };
 
 const FIELDS: Fields = Fields {
     d_model: (&["hidden_size"], 768),

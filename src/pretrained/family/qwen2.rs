@@ -20,18 +20,19 @@ pub(super) const DEFAULTS: Defaults = Defaults {
 fn config(json: &ConfigJson) -> Result<Config> {
     json.expect_only("use_mrope", false)?;
     let mut config = llama_style::config(json, &DEFAULTS)?;
-    config.attention.reach = window_on_later_layers(json, config.n_layers)?;
+    config.attention.reach = window_on_later_layers(json, config.n_layers, 28)?;
     Ok(config)
 }
 
-/// `use_sliding_window`, from layer `max_window_layers` on unless `layer_types` says which.
-pub(super) fn window_on_later_layers(json: &ConfigJson, n_layers: usize) -> Result<PerLayer<Reach>> {
+/// `use_sliding_window`, from layer `max_window_layers` (or `first`) on unless `layer_types` says which.
+pub(super) fn window_on_later_layers(json: &ConfigJson, n_layers: usize, first: usize) -> Result<PerLayer<Reach>> {
     let window = json.get_unless_null("sliding_window", Some(4096))?;
     let window = if json.get_or("use_sliding_window", false)? { window } else { None };
-    let first = json.get_or("max_window_layers", 28)?;
+    let first = json.get_or("max_window_layers", first)?;
     layer_types(json, n_layers, window, |layer| window.is_some() && layer >= first)
 }
 
-fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
+/// Of Qwen 2's successors, too.
+pub(super) fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
     Ok([ENDS, ATTENTION, QKV_BIASES, NORMS, MLP].concat())
 }

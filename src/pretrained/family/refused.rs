@@ -1,0 +1,48 @@
+//! Architectures of transformers that are not supported, and why: what each needs would bend the design.
+
+const STREAMS: &str = "several residual streams run side by side, and here a model has one";
+const LOOPS: &str = "the same layers run several times, and here a layer runs once";
+const CHOSEN_KEYS: &str = "each query sees only keys that a network of its own chooses, and here masks are fixed";
+const STATE: &str = "a state that passes from token to token stands in for attention";
+const STREAM_SCALE: &str = "layers multiply the whole residual stream, and here they add to it";
+const STREAM_NORM: &str = "norms change the residual stream itself, and here layers add to it";
+const DIFFERENTIAL: &str = "two patterns are taken from each other, and here a head has one";
+const HEAD: &str = "a layer of neurons stands between the last norm and the unembedding";
+
+/// transformers' `model_type`s and what the names of their architectures begin with.
+const REFUSED: &[(&[&str], &[&str], &str)] = &[
+    (&["gemma3n_text", "gemma3n"], &["Gemma3n"], STREAMS),
+    (&["deepseek_v4", "hy_v4"], &["DeepseekV4", "HYV4"], STREAMS),
+    (&["hrm_text"], &["HrmText"], LOOPS),
+    (&["doge"], &["Doge"], CHOSEN_KEYS),
+    (&["gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"], &["Gemma4"], STREAM_SCALE),
+    (&["openai-gpt"], &["OpenAIGPT"], STREAM_NORM),
+    (&["diffllama"], &["DiffLlama"], DIFFERENTIAL),
+    (&["modernbert-decoder"], &["ModernBertDecoder"], HEAD),
+    (&["mamba", "mamba2", "falcon_mamba", "bamba"], &["Mamba", "FalconMamba", "Bamba"], STATE),
+    (
+        &["rwkv", "recurrent_gemma", "xlstm", "jamba", "zamba", "zamba2"],
+        &["Rwkv", "Recurrent", "xLSTM", "Jamba", "Zamba"],
+        STATE,
+    ),
+    (
+        &["nemotron_h", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe"],
+        &["NemotronH", "FalconH1", "GraniteMoeHybrid", "Lfm2"],
+        STATE,
+    ),
+    (
+        &["qwen3_next", "kimi_linear", "minimax", "bailing_hybrid", "olmo_hybrid"],
+        &["Qwen3Next", "KimiLinear", "MiniMaxForCausalLM", "BailingHybrid", "OlmoHybrid"],
+        STATE,
+    ),
+];
+
+/// Why an architecture, or a `model_type` where a file names none, is not supported; `None` where that is not known.
+pub(super) fn why(architecture: Option<&str>, model_type: Option<&str>) -> Option<&'static str> {
+    let is = |(types, starts, _): &&(&[&str], &[&str], &str)| match (architecture, model_type) {
+        (Some(architecture), _) => starts.iter().any(|start| architecture.starts_with(start)),
+        (None, Some(model_type)) => types.contains(&model_type),
+        (None, None) => false,
+    };
+    REFUSED.iter().find(is).map(|(.., why)| *why)
+}
