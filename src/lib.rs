@@ -22,6 +22,7 @@
 //! | cache activations | [`HookedTransformer::run_with_cache`], [`HookFilter`] |
 //! | change activations | [`Hooks`], [`Patch`], [`HookedTransformer::run_with_hooks`] |
 //! | combine hooks, a cache and other settings in one run | [`RunOptions`], [`HookedTransformer::run`] |
+//! | measure a run: a logit difference, a probability, a divergence, a function of yours | [`Metric`] |
 //! | name an activation | [`hook`], [`HookPoint`] |
 //! | decompose the residual stream, attribute logits, read a logit lens | [`analysis`] |
 //! | read the weights, the circuits of heads and their composition | [`weights`] |
@@ -44,6 +45,7 @@ pub mod generate;
 pub mod hook;
 mod hooked_transformer;
 mod layer;
+mod metric;
 mod model;
 mod pretrained;
 mod run;
@@ -71,6 +73,7 @@ pub use hooked_transformer::{
     ReturnType, RunOptions, RunOutput, SingleToken,
 };
 pub use layer::Layer;
+pub use metric::{Baseline, Metric, MetricResult};
 pub use model::{KeyValueStore, Transformer};
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -69,9 +69,21 @@ impl Answer {
     /// What reads the answer's logit from the stream, for a window of `batch` rows and `pos` positions.
     pub(crate) fn readout(&self, cache: &ActivationCache, (batch, pos): (i64, i64)) -> Result<Readout> {
         let (model, tokenizer) = (cache.model(), cache.tokenizer().ok());
+        let (correct, incorrect) = self.both_ids(model, tokenizer, batch, pos)?;
+        Readout::new(model, correct, incorrect)
+    }
+
+    /// The ids of the answers, and of those that they are compared with: each `[batch or 1, pos or 1]`.
+    pub(crate) fn both_ids(
+        &self,
+        model: &Transformer,
+        tokenizer: Option<&Tokenizer>,
+        batch: i64,
+        pos: i64,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let correct = self.correct.ids(model, tokenizer, batch, pos)?;
-        let wrong = self.incorrect.as_ref().map(|which| which.ids(model, tokenizer, batch, pos)).transpose()?;
-        Readout::new(model, correct, wrong)
+        let incorrect = self.incorrect.as_ref().map(|which| which.ids(model, tokenizer, batch, pos)).transpose()?;
+        Ok((correct, incorrect))
     }
 
     /// The answers' ids: `[batch or 1, pos or 1]`.

@@ -122,6 +122,11 @@ impl ActivationCache {
         self.kept.at(point).ok_or_else(|| self.no_entry(point))
     }
 
+    /// The token columns at which the run formed logits.
+    pub(crate) fn logit_positions(&self) -> &Columns {
+        self.kept.logits()
+    }
+
     /// Whether the entries still have their batch dimension.
     pub fn has_batch_dim(&self) -> bool {
         self.has_batch_dim

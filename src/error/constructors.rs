@@ -20,6 +20,11 @@ impl Error {
         Error::NoAxis { axis, why: why.into() }
     }
 
+    /// An [`Error::Metric`].
+    pub(crate) fn metric(what: impl Into<String>) -> Self {
+        Error::Metric { what: what.into() }
+    }
+
     /// An [`Error::WrongInput`].
     pub(crate) fn wrong_input(why: impl Into<String>) -> Self {
         Error::WrongInput { why: why.into() }

@@ -258,6 +258,18 @@ pub enum Error {
         /// Why not.
         what: String,
     },
+    /// A metric that cannot be computed of a run.
+    #[error("the metric cannot be computed: {what}")]
+    Metric {
+        /// Why not, and what to do.
+        what: String,
+    },
+    /// The function of a metric returned an error of its own.
+    #[error("the metric failed: {}", first_line(.source))]
+    MetricFailed {
+        /// What the function returned.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A slice outside the axis that it slices.
     #[error("{slice} is out of range for the {axis} axis, which has {len} entries")]
     SliceOutOfRange {

@@ -36,6 +36,7 @@ mod malformed;
 mod memory;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod memory_limits;
+mod metrics;
 mod names;
 mod padding;
 mod parameters;
