@@ -69,8 +69,8 @@ pub use format::FormatError;
 pub use generate::{GenerateOptions, Sampler, SamplingOptions, StopReason};
 pub use hook::{HookFilter, HookPoint};
 pub use hooked_transformer::{
-    AnswerPosition, HookedTransformer, Init, Occurrence, OutputTokens, PromptTest, PromptTestOptions, RankedToken,
-    ReturnType, RunOptions, RunOutput, SingleToken,
+    AnswerPosition, HookedTransformer, Init, ModelWithHooks, Occurrence, OutputTokens, PromptTest, PromptTestOptions,
+    RankedToken, ReturnType, RunOptions, RunOutput, SingleToken,
 };
 pub use layer::Layer;
 pub use metric::{Baseline, Metric, MetricResult};
@@ -83,7 +83,8 @@ pub use pretrained::hub::Hub;
 pub use pretrained::processing::{Processing, Step};
 pub use pretrained::LoadOptions;
 pub use run::{
-    FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry, Sink, SinkEntry,
+    FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry, RunValues, Sink,
+    SinkEntry,
 };
 pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};

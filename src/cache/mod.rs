@@ -1,5 +1,7 @@
 //! [`ActivationCache`]: what a run kept, by hook point.
 
+mod values;
+
 use std::ops::Index;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;

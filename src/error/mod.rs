@@ -258,6 +258,22 @@ pub enum Error {
         /// Why not.
         what: String,
     },
+    /// A part of an activation that a hook cannot get.
+    #[error("the hook at `{name}` cannot act: {what}")]
+    HookPart {
+        /// The hook point.
+        name: String,
+        /// Why not.
+        what: String,
+    },
+    /// A hook or a patch put NaN where there were numbers.
+    #[error(
+        "the hook at `{name}` left NaN where there were numbers: check what it computes, such as a division by zero"
+    )]
+    HookNaN {
+        /// The hook point.
+        name: String,
+    },
     /// A metric that cannot be computed of a run.
     #[error("the metric cannot be computed: {what}")]
     Metric {

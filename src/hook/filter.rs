@@ -60,6 +60,15 @@ impl<'a> HookFilter<'a> {
         HookFilter::matching(move |point| predicate(&point.to_string()))
     }
 
+    /// The same filter, for as long as this one lives.
+    pub(crate) fn by_ref(&self) -> HookFilter<'_> {
+        match self {
+            HookFilter::All => HookFilter::All,
+            HookFilter::These(names) => HookFilter::These(names.clone()),
+            HookFilter::Where(predicate) => HookFilter::matching(predicate),
+        }
+    }
+
     /// The points meant, in firing order.
     ///
     /// # Errors

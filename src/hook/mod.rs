@@ -7,6 +7,7 @@
 mod filter;
 mod name;
 mod nearest;
+mod part;
 mod point;
 mod presence;
 mod section;
@@ -16,9 +17,11 @@ mod site;
 
 pub use filter::{HookFilter, Name};
 pub use name::HookName;
+pub use part::{HookPart, HookTarget};
 pub use point::{Axes, HookPoint, Stack};
 pub use site::*;
 
+pub(crate) use part::{indices, Selection};
 pub(crate) use presence::{all_points, presence, Presence};
 pub(crate) use section::{End, Section, Start};
 pub(crate) use set::PointSet;

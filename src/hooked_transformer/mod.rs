@@ -18,6 +18,7 @@ mod text;
 mod token_position;
 #[cfg(feature = "toy")]
 mod toy;
+mod with_hooks;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use init::Init;
 pub use prompt_test::{AnswerPosition, PromptTest, PromptTestOptions, RankedToken};
 pub use run_options::{ReturnType, RunOptions, RunOutput};
 pub use token_position::{Occurrence, SingleToken};
+pub use with_hooks::ModelWithHooks;
 
 /// A language model with hook points: TransformerLens' `HookedTransformer`.
 ///

@@ -3,12 +3,15 @@
 use tch::Tensor;
 
 use super::patch::Patch;
-use crate::hook::{HookFilter, HookPoint};
+use crate::hook::{HookPoint, HookTarget};
 
 /// What a hook may fail with.
 pub type HookError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What to do at which hook points. Several hooks at one point act in the order in which they were added.
+///
+/// A hook acts at one point, at several, or where a predicate holds ([`HookFilter`](crate::HookFilter)); on the whole activation, or on
+/// a part of it: `hook::z(3).head(1).pos(-1)` ([`HookPart`](crate::hook::HookPart)). Of a part, it gets a tensor of its own.
 ///
 /// | to | use | the hook gets |
 /// | --- | --- | --- |
@@ -46,9 +49,9 @@ pub struct Hooks<'a> {
     pub(crate) entries: Vec<Entry<'a>>,
 }
 
-/// A hook, and the points at which it acts.
+/// A hook, and the points and parts at which it acts.
 pub(crate) struct Entry<'a> {
-    pub(crate) points: HookFilter<'a>,
+    pub(crate) target: HookTarget<'a>,
     pub(crate) action: Action<'a>,
 }
 
@@ -71,6 +74,19 @@ pub(crate) enum Action<'a> {
     Patch(Patch),
     /// The value stays, gradients end here.
     StopGradient,
+}
+
+impl<'a> Entry<'a> {
+    fn by_ref(&mut self) -> Entry<'_> {
+        let action = match &mut self.action {
+            Action::Observe(f) => Action::Observe(Box::new(move |tensor, point| f(tensor, point))),
+            Action::Replace(f) => Action::Replace(Box::new(move |tensor, point| f(tensor, point))),
+            Action::Edit(f) => Action::Edit(Box::new(move |tensor, point| f(tensor, point))),
+            Action::Patch(patch) => Action::Patch(patch.clone()),
+            Action::StopGradient => Action::StopGradient,
+        };
+        Entry { target: self.target.by_ref(), action }
+    }
 }
 
 impl Action<'_> {
@@ -100,20 +116,20 @@ impl<'a> Hooks<'a> {
     /// Adds a hook that looks: `f` gets the activation and the point, and returns nothing or a `Result`.
     pub fn observe<R: HookResult>(
         self,
-        points: impl Into<HookFilter<'a>>,
+        target: impl Into<HookTarget<'a>>,
         mut f: impl FnMut(&Tensor, HookPoint) -> R + 'a,
     ) -> Self {
-        self.add(points, Action::Observe(Box::new(move |tensor, point| f(tensor, point).into_result())))
+        self.add(target, Action::Observe(Box::new(move |tensor, point| f(tensor, point).into_result())))
     }
 
     /// Adds a hook that returns what stands in the activation's place: of the same shape, kind and device. It returns a tensor,
     /// an `Option` of one (`None` leaves what is there), or a `Result` of either.
     pub fn replace<R: HookReplacement>(
         self,
-        points: impl Into<HookFilter<'a>>,
+        target: impl Into<HookTarget<'a>>,
         mut f: impl FnMut(&Tensor, HookPoint) -> R + 'a,
     ) -> Self {
-        self.add(points, Action::Replace(Box::new(move |tensor, point| f(tensor, point).into_replacement())))
+        self.add(target, Action::Replace(Box::new(move |tensor, point| f(tensor, point).into_replacement())))
     }
 
     /// Adds a hook that changes a copy of the activation; the run goes on with what that holds afterwards. `f` returns nothing
@@ -130,16 +146,16 @@ impl<'a> Hooks<'a> {
     /// ```
     pub fn edit<R: HookResult>(
         self,
-        points: impl Into<HookFilter<'a>>,
+        target: impl Into<HookTarget<'a>>,
         mut f: impl FnMut(&mut Tensor, HookPoint) -> R + 'a,
     ) -> Self {
-        self.add(points, Action::Edit(Box::new(move |tensor, point| f(tensor, point).into_result())))
+        self.add(target, Action::Edit(Box::new(move |tensor, point| f(tensor, point).into_result())))
     }
 
     /// Puts values in chosen entries of the activation. What is chosen and what is put there is data, so it is checked before
     /// the run.
-    pub fn patch(self, points: impl Into<HookFilter<'a>>, patch: Patch) -> Self {
-        self.add(points, Action::Patch(patch))
+    pub fn patch(self, target: impl Into<HookTarget<'a>>, patch: Patch) -> Self {
+        self.add(target, Action::Patch(patch))
     }
 
     /// Ends the flow of gradients at the points: backwards, what comes after a point does not depend on what comes before it,
@@ -152,8 +168,32 @@ impl<'a> Hooks<'a> {
     /// assert_eq!(model.run_with_hooks("When Mary", hooks)?.size(), model.forward("When Mary")?.size());
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
-    pub fn stop_gradient(self, points: impl Into<HookFilter<'a>>) -> Self {
-        self.add(points, Action::StopGradient)
+    pub fn stop_gradient(self, target: impl Into<HookTarget<'a>>) -> Self {
+        self.add(target, Action::StopGradient)
+    }
+
+    /// All hooks of `other`, after these.
+    pub fn and(mut self, other: Hooks<'a>) -> Self {
+        self.entries.extend(other.entries);
+        self
+    }
+
+    /// The same hooks for one run, after which they can be used again. State that they hold goes on.
+    ///
+    /// ```
+    /// use tch_lens::{hook, Hooks, HookedTransformer};
+    /// let model = HookedTransformer::toy()?;
+    /// let mut count = 0;
+    /// let mut hooks = Hooks::new().observe(hook::z(0), |_, _| count += 1);
+    /// for prompt in ["When Mary", "When John"] {
+    ///     model.run_with_hooks(prompt, hooks.by_ref())?;
+    /// }
+    /// drop(hooks);
+    /// assert_eq!(count, 2);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn by_ref(&mut self) -> Hooks<'_> {
+        Hooks { entries: self.entries.iter_mut().map(Entry::by_ref).collect() }
     }
 
     /// Whether nothing is done anywhere.
@@ -161,8 +201,8 @@ impl<'a> Hooks<'a> {
         self.entries.is_empty()
     }
 
-    fn add(mut self, points: impl Into<HookFilter<'a>>, action: Action<'a>) -> Self {
-        self.entries.push(Entry { points: points.into(), action });
+    fn add(mut self, target: impl Into<HookTarget<'a>>, action: Action<'a>) -> Self {
+        self.entries.push(Entry { target: target.into(), action });
         self
     }
 }

@@ -6,12 +6,16 @@ pub(crate) mod kept;
 mod part;
 mod patch;
 mod plan;
+mod run_values;
+mod selected;
 pub(crate) mod sink;
 mod tap;
 
 pub use hooks::{HookError, HookReplacement, HookResult, Hooks};
 pub use patch::{Patch, PatchValue};
 pub use plan::Plan;
+pub use run_values::RunValues;
 pub use sink::{FileSink, PlannedEntry, Sink, SinkEntry};
 
+pub(crate) use run_values::RunForm;
 pub(crate) use tap::{Flow, Halt, Recording, Tap};

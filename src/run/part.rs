@@ -101,6 +101,21 @@ impl Part {
         Ok(())
     }
 
+    /// The chosen entries, without the dimensions that are dropped: a view where the choices are ranges, otherwise a copy.
+    pub(crate) fn read(&self, tensor: &Tensor) -> Result<Tensor> {
+        let found = match self.view(tensor)? {
+            Some(view) => view,
+            None => {
+                let indices = self.indices(tensor)?;
+                let indices: Vec<Option<&Tensor>> = indices.iter().map(Some).collect();
+                tensor.f_index(&indices)?
+            }
+        };
+        let dropped: Vec<i64> =
+            (0i64..).zip(&self.picks).filter(|(_, pick)| pick.dropped).map(|(dim, _)| dim).collect();
+        dropped.iter().rev().try_fold(found, |found, dim| Ok(found.f_squeeze_dim(*dim)?))
+    }
+
     /// The part as a view, where its choices are ranges.
     fn view(&self, tensor: &Tensor) -> Result<Option<Tensor>> {
         let mut view = tensor.shallow_clone();

@@ -3,19 +3,33 @@
 use tch::{Kind, Tensor};
 
 use super::kept::KeptPositions;
-use super::part::{Part, Pick};
-use crate::hook::{Extent, HookPoint, PointSet};
-use crate::tensor::columns::Columns;
+use super::part::Part;
+use super::run_values::RunValues;
+use super::selected::{failed, Selected};
+use crate::hook::{HookPart, HookPoint, PointSet, Selection};
+use crate::tensor::scalar::Scalar;
 use crate::tensor::slice::Slice;
 use crate::tensor::span::Span;
+use crate::tensor::split_mix::SplitMix64;
 use crate::text::input::Tokens;
-use crate::text::positions::{PositionAxis, Positions};
-use crate::{Config, Error, Result};
+use crate::text::positions::Positions;
+use crate::{Config, Result};
 
 /// Known values for known entries of an activation: which entries, what happens to them, and with which value.
 ///
+/// | constructor | what happens to the entries |
+/// | --- | --- |
+/// | [`zero`](Patch::zero) | zero ablation |
+/// | [`set`](Patch::set) | they become a number, a tensor, or what they are in another run: `Patch::set(&cache)` |
+/// | [`mean`](Patch::mean), [`mean_by_position`](Patch::mean_by_position) | mean ablation: they become their mean over another run |
+/// | [`resample`](Patch::resample) | resample ablation: they become those of a random row of another run |
+/// | [`noise`](Patch::noise) | Gaussian noise is added |
+/// | [`add`](Patch::add), [`scale`](Patch::scale) | a number or a tensor, such as a direction, is added, or multiplies them |
+/// | [`project_out`](Patch::project_out) | they lose their component along a direction |
+///
 /// Without a selection, every entry is meant. Each axis is selected at most once; the meant entries are those that all
-/// selections contain.
+/// selections contain. The selection stands at the patch or at the point: `Patch::zero().head(1)` at `hook::z(3)` is `Patch::zero()` at
+/// `hook::z(3).head(1)`.
 ///
 /// | method | selects |
 /// | --- | --- |
@@ -51,10 +65,8 @@ use crate::{Config, Error, Result};
 pub struct Patch {
     operation: Operation,
     value: PatchValue,
-    rows: Option<Slice>,
-    positions: Option<Positions>,
-    head: Option<Slice>,
-    last: Option<(LastAxis, Slice)>,
+    /// The part of no point in particular.
+    selection: Selection,
 }
 
 /// What happens to the entries.
@@ -63,23 +75,25 @@ enum Operation {
     Set,
     Add,
     Scale,
+    ProjectOut,
 }
 
-/// The value of a [`Patch`]: a number, or a tensor that is broadcast to the selected part.
+/// The value of a [`Patch`]: a number, a tensor that is broadcast to the selected part, or what another run kept.
 #[derive(Debug)]
 pub enum PatchValue {
     /// The same number for all entries.
     Number(f64),
     /// Broadcast to the selected part.
     Tensor(Tensor),
-}
-
-/// As what the last axis was selected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LastAxis {
-    Key,
-    Neuron,
-    Any,
+    /// The same entries of the activations of another run: made from a cache.
+    Run(RunValues),
+    /// Gaussian numbers, which depend on the seed and the point.
+    Noise {
+        /// The standard deviation.
+        std: f64,
+        /// The seed.
+        seed: u64,
+    },
 }
 
 impl Patch {
@@ -88,7 +102,19 @@ impl Patch {
         Patch::set(0.0)
     }
 
-    /// Sets the entries to a value.
+    /// Sets the entries to a value: a number, a tensor, or with `&cache` what they are in another run.
+    ///
+    /// The other run has as many rows as this one, or one, and its cache holds the point at the positions that are set. At several
+    /// points, each gets its own activation.
+    ///
+    /// ```
+    /// use tch_lens::{hook, HookedTransformer, Hooks, Patch};
+    /// let model = HookedTransformer::toy()?;
+    /// let (_, cache) = model.run_with_cache("When Mary and John went to the shop, John gave a bag to")?;
+    /// let hooks = Hooks::new().patch("z", Patch::set(&cache).head(1)); // head 1 of every layer, as in the other run
+    /// model.run_with_hooks("When Mary and John went to the shop, Mary gave a bag to", hooks)?;
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
     pub fn set(value: impl Into<PatchValue>) -> Self {
         Patch::new(Operation::Set, value.into())
     }
@@ -103,88 +129,84 @@ impl Patch {
         Patch::new(Operation::Scale, value.into())
     }
 
+    /// Adds Gaussian noise of this standard deviation. The numbers depend on the seed and the point, not on libtorch's generator.
+    pub fn noise(std: f64, seed: u64) -> Self {
+        Patch::new(Operation::Add, PatchValue::Noise { std, seed })
+    }
+
+    /// Removes the component along a direction from the last axis: `x − (x · d) d / (d · d)`. The direction is `[d]`, or any shape that
+    /// is broadcast to the selected part.
+    ///
+    /// ```
+    /// use tch_lens::{hook, HookedTransformer, Hooks, Patch};
+    /// let model = HookedTransformer::toy()?;
+    /// let direction = model.tokens_to_residual_directions(" Mary")?; // [d_model]
+    /// let hooks = Hooks::new().patch(hook::resid_post(-1), Patch::project_out(&direction));
+    /// let (_, cache) = model.run_with_cache_of("When Mary and John went", hook::resid_post(-1))?;
+    /// assert!(cache[hook::resid_post(-1)].matmul(&direction).abs().max().double_value(&[]) > 1.0);
+    /// let run = tch_lens::RunOptions::new().hooks(hooks).cache(hook::resid_post(-1));
+    /// let cache = model.run("When Mary and John went", run)?.cache;
+    /// assert!(cache[hook::resid_post(-1)].matmul(&direction).abs().max().double_value(&[]) < 1e-3);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn project_out(direction: impl Into<PatchValue>) -> Self {
+        Patch::new(Operation::ProjectOut, direction.into())
+    }
+
     fn new(operation: Operation, value: PatchValue) -> Self {
-        Patch { operation, value, rows: None, positions: None, head: None, last: None }
+        Patch { operation, value, selection: Selection::default() }
+    }
+
+    fn select(self, select: impl FnOnce(HookPart) -> HookPart) -> Self {
+        // The point is not read.
+        let part = HookPart { point: crate::hook::embed(), selection: self.selection };
+        Patch { selection: select(part).selection, ..self }
     }
 
     /// Selects rows of the batch.
-    pub fn rows(mut self, rows: impl Into<Slice>) -> Self {
-        self.rows = Some(rows.into());
-        self
+    pub fn rows(self, rows: impl Into<Slice>) -> Self {
+        self.select(|part| part.rows(rows))
     }
 
     /// Selects positions, as token columns of the input. A column that is padding in one of the selected rows is an error; see
     /// [`Positions`].
-    pub fn pos(mut self, positions: impl Into<Positions>) -> Self {
-        self.positions = Some(positions.into());
-        self
+    pub fn pos(self, positions: impl Into<Positions>) -> Self {
+        self.select(|part| part.pos(positions))
     }
 
     /// Selects heads: key-value heads of keys, values and what they read, query heads of everything else.
-    pub fn head(mut self, heads: impl Into<Slice>) -> Self {
-        self.head = Some(heads.into());
-        self
+    pub fn head(self, heads: impl Into<Slice>) -> Self {
+        self.select(|part| part.head(heads))
     }
 
     /// Selects the keys' positions of scores and patterns.
     pub fn key(self, keys: impl Into<Slice>) -> Self {
-        self.select_last(LastAxis::Key, keys.into())
+        self.select(|part| part.key(keys))
     }
 
     /// Selects neurons of an MLP.
     pub fn neuron(self, neurons: impl Into<Slice>) -> Self {
-        self.select_last(LastAxis::Neuron, neurons.into())
+        self.select(|part| part.neuron(neurons))
     }
 
     /// Selects entries of the last axis, whatever it is.
     pub fn entries(self, entries: impl Into<Slice>) -> Self {
-        self.select_last(LastAxis::Any, entries.into())
+        self.select(|part| part.entries(entries))
     }
 
-    fn select_last(mut self, axis: LastAxis, slice: Slice) -> Self {
-        self.last = Some((axis, slice));
-        self
+    /// Whether its value is a number.
+    pub(crate) fn is_number(&self) -> bool {
+        matches!(self.value, PatchValue::Number(_))
     }
 
-    /// That the patch can act at a point, as far as that is known without the input.
-    pub(crate) fn check(&self, point: HookPoint, config: &Config, weights: Kind) -> Result<()> {
-        let extents = point.extents(config);
-        let axis = |wanted: &[Extent]| extents.iter().position(|extent| wanted.contains(extent));
-        let lacks = |selection: &str, axis: &str| {
-            let axes: Vec<&str> = extents.iter().map(|extent| extent.name()).collect();
-            Err(failed(
-                point,
-                format!("it selects {selection}, but the point has no {axis}: it is [{}]", axes.join(", ")),
-            ))
-        };
-        if self.rows.is_some() && axis(&[Extent::Batch]).is_none() {
-            return lacks("rows of the batch", "batch axis");
-        }
-        if self.positions.is_some() && axis(&[Extent::Pos]).is_none() {
-            return lacks("positions", "position axis");
-        }
-        match (&self.head, axis(&[Extent::Head, Extent::KvHead])) {
-            (Some(_), None) => return lacks("heads", "head axis"),
-            (Some(heads), Some(axis)) => {
-                selected(heads, extents[axis].size(config, 1, Span::whole(1)), "head", point)?;
-            }
-            (None, _) => {}
-        }
-        let last = extents.last().copied().unwrap_or(Extent::One);
-        match &self.last {
-            Some((LastAxis::Key, _)) if last != Extent::Key => return lacks("keys", "key axis"),
-            Some((LastAxis::Neuron, _)) if last != Extent::DMlp => return lacks("neurons", "neuron axis"),
-            // What the sizes of the input decide is known later.
-            Some((_, slice)) if !matches!(last, Extent::Key | Extent::Pos) => {
-                selected(slice, last.size(config, 1, Span::whole(1)), last.name(), point)?;
-            }
-            _ => {}
-        }
-        self.check_kind(point, point.kind(weights))
+    /// The part that it selects by itself.
+    pub(crate) fn selection(&self) -> &Selection {
+        &self.selection
     }
 
-    /// That the value can be of the activation's kind.
-    fn check_kind(&self, point: HookPoint, kind: Kind) -> Result<()> {
+    /// That the value can be of the activation at a point.
+    pub(crate) fn check(&self, point: HookPoint, weights: Kind) -> Result<()> {
+        let kind = point.kind(weights);
         let integers = matches!(kind, Kind::Int64);
         let largest = match kind {
             Kind::Half => 65504.0,
@@ -192,6 +214,7 @@ impl Patch {
             _ => f64::MAX,
         };
         match &self.value {
+            PatchValue::Number(number) if number.is_nan() => Err(failed(point, "its value is NaN".into())),
             PatchValue::Number(number) if integers && number.fract() != 0.0 => {
                 Err(failed(point, format!("its value is {number}, but the point holds whole numbers")))
             }
@@ -205,115 +228,93 @@ impl Patch {
                 let found = tensor.f_kind()?;
                 Err(failed(point, format!("its value is a tensor of {found:?}, but the point holds whole numbers")))
             }
+            PatchValue::Noise { .. } if integers => {
+                Err(failed(point, "its value is noise, but the point holds whole numbers".into()))
+            }
+            PatchValue::Noise { std, .. } if !(std.is_finite() && *std >= 0.0) => Err(failed(
+                point,
+                format!("its noise has the standard deviation {std}, but needs a number of at least 0"),
+            )),
+            PatchValue::Run(values) => values.check(point, integers),
+            _ if integers && self.operation == Operation::ProjectOut => {
+                Err(failed(point, "it removes a direction, but the point holds whole numbers".into()))
+            }
+            PatchValue::Tensor(direction) if self.operation == Operation::ProjectOut => {
+                match direction.f_count_nonzero(None)?.f_int64_value(&[])? {
+                    0 => Err(failed(point, "its direction is zero".into())),
+                    _ => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
     }
 
-    /// The patch for an input: which rows and columns are meant. All that it does at `points` is known then, and checked.
-    pub(crate) fn prepare(
+    /// That the patch fits an input: all that it does at `points` is known then.
+    pub(crate) fn check_input(
         &self,
+        selected: &Selected,
         points: &PointSet,
         config: &Config,
         positions: &KeptPositions,
         (tokens, past): (&Tokens, i64),
-    ) -> Result<Prepared> {
+    ) -> Result<()> {
         let size = tokens.ids.size();
         let (count, pos) = (size.first().copied().unwrap_or(0), size.get(1).copied().unwrap_or(0));
-        let all = Slice::All;
-        let rows = self.rows.as_ref().unwrap_or(&all).indices(count, "batch")?;
-        let columns = match &self.positions {
-            Some(positions) => Some(positions.columns(&PositionAxis::new(tokens, past, rows.clone())?)?),
-            None => None,
-        };
-        let prepared = Prepared { rows, columns };
         // How many rows an expert gets is known only once tokens are routed.
         for point in points.iter(config).filter(|point| point.expert().is_none()) {
             let mut shape = point.shape(config, count as usize, Span { past: past as usize, new: pos as usize });
             if let Some(axis) = point.axes().position {
                 shape[axis] = positions.computed(point).len() as i64;
             }
-            self.check_value(point, &self.part(&prepared, point, config, positions, &shape)?)?;
+            let part = selected.part(point, config, positions, &shape)?;
+            match &self.value {
+                PatchValue::Run(values) => {
+                    let _value = values.value(point, selected, config, positions.computed(point), &shape)?;
+                }
+                _ => self.check_shape(point, &part)?,
+            }
         }
-        Ok(prepared)
+        Ok(())
     }
 
-    /// The activation with the patch in it: a tensor of its own.
+    /// The activation with the patch in it, a tensor of its own, and the values that were put there.
     pub(crate) fn apply(
         &self,
-        prepared: &Prepared,
+        selected: &Selected,
         point: HookPoint,
         config: &Config,
         positions: &KeptPositions,
         tensor: &Tensor,
-    ) -> Result<Tensor> {
-        let part = self.part(prepared, point, config, positions, &tensor.size())?;
-        self.check_value(point, &part)?;
-        let value = self.broadcast(&part, tensor)?;
+    ) -> Result<(Tensor, Tensor)> {
+        let part = selected.part(point, config, positions, &tensor.size())?;
+        let value = match &self.value {
+            PatchValue::Number(number) => Tensor::f_from_slice(&[*number])?.f_view([0i64; 0])?,
+            PatchValue::Tensor(value) => value.shallow_clone(),
+            PatchValue::Run(values) => {
+                values.value(point, selected, config, positions.computed(point), &tensor.size())?
+            }
+            PatchValue::Noise { std, seed } => noise(point, &part, *std, *seed)?,
+        };
+        self.check_shape(point, &part)?;
+        // In the kind and on the device of the activation, with as many entries as the part.
+        let value = value.f_to_device(tensor.device())?.f_to_kind(tensor.f_kind()?)?;
+        let value = value.f_expand(part.shape(), false)?.f_reshape(part.lens())?;
         let result = tensor.f_alias_copy()?;
         match self.operation {
             Operation::Set => part.write(&result, |_| Ok(value.shallow_clone()))?,
             Operation::Add => part.write(&result, |found| Ok(found.f_add(&value)?))?,
             Operation::Scale => part.write(&result, |found| Ok(found.f_mul(&value)?))?,
+            Operation::ProjectOut => part.write(&result, |found| {
+                let along = |x: &Tensor| x.f_mul(&value)?.f_sum_dim_intlist([-1i64].as_slice(), true, None);
+                let component = along(found)?.f_div(&along(&value)?)?; // [..., 1]
+                Ok(found.f_sub(&component.f_mul(&value)?)?)
+            })?,
         }
-        Ok(result)
-    }
-
-    /// The entries that are meant of an activation of this size.
-    fn part(
-        &self,
-        prepared: &Prepared,
-        point: HookPoint,
-        config: &Config,
-        positions: &KeptPositions,
-        size: &[i64],
-    ) -> Result<Part> {
-        let extents = point.extents(config);
-        if extents.len() != size.len() {
-            // Where heads read different streams, their norm has one more axis.
-            let sentence = format!("the activation has shape {size:?} in this run, which a patch cannot select from");
-            return Err(failed(point, sentence));
-        }
-        let last = extents.len().saturating_sub(1);
-        let mut picks = Vec::with_capacity(size.len());
-        for (axis, extent) in extents.iter().enumerate() {
-            let len = size[axis];
-            let slice = match extent {
-                Extent::Batch => self.rows.as_ref(),
-                Extent::Head | Extent::KvHead => self.head.as_ref(),
-                _ => None,
-            };
-            let slice = slice.or(self.last.as_ref().filter(|_| axis == last).map(|(_, slice)| slice));
-            picks.push(match (extent, &prepared.columns, slice) {
-                (Extent::Pos, Some(columns), _) => {
-                    let held = positions.computed(point).of_rows(&prepared.rows);
-                    let places = held.places(columns).map_err(|absent| {
-                        let column = absent.column;
-                        failed(point, format!("it selects position {column}, of which this run forms no logits"))
-                    })?;
-                    let dropped = self.positions.as_ref().is_some_and(Positions::drops_axis);
-                    match places.is_per_row() {
-                        true => {
-                            let rows = 0..prepared.rows.len();
-                            Pick::per_row(rows.flat_map(|row| places.of_row(row)).collect(), dropped)
-                        }
-                        false => Pick::list(places.of_row(0), dropped),
-                    }
-                }
-                (_, _, Some(slice)) => {
-                    Pick::list(selected(slice, len as usize, extent.name(), point)?, slice.drops_axis())
-                }
-                _ => Pick::all(len),
-            });
-        }
-        let part = Part::new(picks);
-        match part.is_empty() {
-            true => Err(failed(point, "its selection is empty".into())),
-            false => Ok(part),
-        }
+        Ok((result, value))
     }
 
     /// That the value broadcasts to the part.
-    fn check_value(&self, point: HookPoint, part: &Part) -> Result<()> {
+    fn check_shape(&self, point: HookPoint, part: &Part) -> Result<()> {
         let PatchValue::Tensor(value) = &self.value else { return Ok(()) };
         let (found, shape) = (value.size(), part.shape());
         let mut trailing = found.iter().rev().zip(shape.iter().rev());
@@ -323,43 +324,30 @@ impl Patch {
         }
         Ok(())
     }
-
-    /// The value in the kind and on the device of the activation, with as many entries as the part.
-    fn broadcast(&self, part: &Part, tensor: &Tensor) -> Result<Tensor> {
-        let value = match &self.value {
-            PatchValue::Number(number) => Tensor::f_from_slice(&[*number])?.f_view([0i64; 0])?,
-            PatchValue::Tensor(value) => value.shallow_clone(),
-        };
-        let value = value.f_to_device(tensor.device())?.f_to_kind(tensor.f_kind()?)?;
-        Ok(value.f_expand(part.shape(), false)?.f_reshape(part.lens())?)
-    }
 }
 
-/// A patch for one input.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    /// The rows of the batch that are meant.
-    rows: Vec<i64>,
-    /// The token columns that are meant, of those rows; absent where all are.
-    columns: Option<Columns>,
-}
-
-/// The indices of a slice, as a patch's own error.
-fn selected(slice: &Slice, len: usize, axis: &'static str, point: HookPoint) -> Result<Vec<i64>> {
-    let len = i64::try_from(len).unwrap_or(i64::MAX);
-    slice.indices(len, axis).map_err(|error| failed(point, error.to_string()))
-}
-
-fn failed(point: HookPoint, what: String) -> Error {
-    Error::Patch { name: point.to_string(), what }
+/// Gaussian numbers of the shape of a part.
+fn noise(point: HookPoint, part: &Part, std: f64, seed: u64) -> Result<Tensor> {
+    let shape = part.shape();
+    let count = shape.iter().product::<i64>().max(0) as usize;
+    let name = point.to_string().bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+    let mut generator = SplitMix64::new([seed, name]);
+    // From 53 bits each, in (0, 1).
+    let mut uniform = || ((generator.next_bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    // Box and Muller 1958.
+    let numbers: Vec<f64> =
+        (0..count).map(|_| (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()).collect();
+    Tensor::f_from_slice(&numbers)?.f_view(shape.as_slice())?.mul_number(std)
 }
 
 impl Clone for PatchValue {
-    /// Another handle on the same tensor.
+    /// Another handle on the same tensors.
     fn clone(&self) -> Self {
         match self {
             PatchValue::Number(number) => PatchValue::Number(*number),
             PatchValue::Tensor(tensor) => PatchValue::Tensor(tensor.shallow_clone()),
+            PatchValue::Run(values) => PatchValue::Run(values.clone()),
+            PatchValue::Noise { std, seed } => PatchValue::Noise { std: *std, seed: *seed },
         }
     }
 }

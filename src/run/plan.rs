@@ -9,7 +9,7 @@ use super::hooks::{Action, Hooks};
 use super::kept::KeptPositions;
 use super::sink::PlannedEntry;
 use crate::config::NormPosition;
-use crate::hook::{self, End, HookFilter, HookName, HookPoint, Place, PointSet, Section, Site};
+use crate::hook::{self, End, HookFilter, HookName, HookPoint, Place, PointSet, Section, Selection, Site};
 use crate::tensor::span::Span;
 use crate::text::positions::{PositionAxis, Positions};
 use crate::{Config, Error, Result};
@@ -31,14 +31,23 @@ pub struct Plan {
     pub(crate) past: usize,
     /// The live points that fire in this run.
     pub(crate) n_live: usize,
-    /// Each hook's points.
-    pub(crate) hook_points: Vec<PointSet>,
+    /// What the hooks do where, in the order in which they were added.
+    pub(crate) hooked: Vec<HookedPart>,
     /// Whether a hook is a function of the caller's.
     pub(crate) has_closures: bool,
     /// The model's shape, and the kind of its weights.
     pub(crate) of: (Arc<Config>, Kind),
     /// The positions that the cache keeps, and those at which logits are formed.
     pub(crate) positions: [Positions; 2],
+}
+
+/// Points at which a hook acts, and the part of their activations that it is about.
+#[derive(Clone, Debug)]
+pub(crate) struct HookedPart {
+    /// Which of the hooks.
+    pub(crate) hook: usize,
+    pub(crate) points: PointSet,
+    pub(crate) selection: Selection,
 }
 
 impl Plan {
@@ -59,18 +68,24 @@ impl Plan {
             section,
             past: past.unwrap_or(0),
             n_live: 0,
-            hook_points: Vec::with_capacity(hooks.entries.len()),
+            hooked: Vec::with_capacity(hooks.entries.len()),
             has_closures: hooks.entries.iter().any(|entry| entry.action.is_closure()),
             of: (Arc::clone(config), weights),
             positions,
         };
-        for entry in &hooks.entries {
-            let mut points = PointSet::default();
-            for point in entry.points.reached(config, &plan.section)? {
-                plan.add(point, &entry.action)?;
-                points.insert(point);
+        for (hook, entry) in hooks.entries.iter().enumerate() {
+            if entry.target.entries.is_empty() {
+                return Err(Error::NothingSelected { what: "an empty list of parts".into(), hint: String::new() });
             }
-            plan.hook_points.push(points);
+            for (filter, selection) in &entry.target.entries {
+                let mut points = PointSet::default();
+                let mut of_hook = selection.clone();
+                for point in filter.reached(config, &plan.section)? {
+                    of_hook = plan.add(point, selection, &entry.action)?;
+                    points.insert(point);
+                }
+                plan.hooked.push(HookedPart { hook, points, selection: of_hook });
+            }
         }
         if let Some(select) = cache {
             for point in select.reached(config, &plan.section)? {
@@ -86,11 +101,20 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Adds what a hook does at a point.
-    fn add(&mut self, point: HookPoint, action: &Action<'_>) -> Result<()> {
+    /// Adds what a hook does at a part of a point, and gives what it selects there.
+    fn add(&mut self, point: HookPoint, selection: &Selection, action: &Action<'_>) -> Result<Selection> {
         let (config, weights) = &self.of;
+        let failed = |what| match action {
+            Action::Patch(_) => Error::Patch { name: point.to_string(), what },
+            _ => Error::HookPart { name: point.to_string(), what },
+        };
+        let selection = match action {
+            Action::Patch(patch) => selection.and(patch.selection()).map_err(failed)?,
+            _ => selection.clone(),
+        };
+        selection.check(point, config).map_err(failed)?;
         if let Action::Patch(patch) = action {
-            patch.check(point, config, *weights)?;
+            patch.check(point, *weights)?;
         }
         self.live.insert(point);
         if action.changes() {
@@ -100,7 +124,7 @@ impl Plan {
             }
             self.changed.insert(point);
         }
-        Ok(())
+        Ok(selection)
     }
 
     /// Whether something is done at a point after the last layer.

@@ -3,12 +3,13 @@
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use indexmap::IndexMap;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::hooks::{Action, Entry, Hooks};
+use super::hooks::{Action, Hooks};
 use super::kept::{Kept, KeptPositions};
-use super::patch::Prepared;
-use super::plan::Plan;
+use super::part::Part;
+use super::plan::{HookedPart, Plan};
+use super::selected::Selected;
 use super::sink::{self, Sink, SinkEntry};
 use crate::hook::{End, HookPoint, PointSet};
 use crate::text::input::Tokens;
@@ -36,8 +37,8 @@ impl<E: Into<Error>> From<E> for Halt {
 pub(crate) struct Tap<'r, 'h> {
     pub(crate) plan: &'r Plan,
     hooks: Hooks<'h>,
-    /// Each hook's patch for this input.
-    patches: Vec<Option<Prepared>>,
+    /// What each hooked part is in this input; absent where a function gets whole activations.
+    selected: Vec<Option<Selected<'r>>>,
     /// Which positions the run computes and keeps.
     positions: &'r KeptPositions,
     cache: IndexMap<HookPoint, Tensor>,
@@ -45,6 +46,9 @@ pub(crate) struct Tap<'r, 'h> {
     versions: Vec<i64>,
     /// The points at which a hook put something else in place.
     changed: PointSet,
+    /// The largest entry of what hooks got and of what they left, which is NaN where an entry is: compared at the end, so that no
+    /// hook waits for its device.
+    largest: Vec<(HookPoint, Tensor, Tensor)>,
     /// Where kept activations go, if not to the cache's memory.
     sink: Option<Box<dyn Sink + 'h>>,
     /// Live points that have not fired yet.
@@ -68,11 +72,18 @@ impl<'r, 'h> Tap<'r, 'h> {
         positions: &'r KeptPositions,
         mut sink: Option<Box<dyn Sink + 'h>>,
     ) -> Result<Self> {
-        let prepare = |(entry, points): (&Entry, &PointSet)| match &entry.action {
-            Action::Patch(patch) => patch.prepare(points, plan.config(), positions, input).map(Some),
-            _ => Ok(None),
+        let select = |part: &'r HookedPart| {
+            let action = &hooks.entries[part.hook].action;
+            if !matches!(action, Action::Patch(_)) && part.selection.is_all() {
+                return Ok(None);
+            }
+            let selected = Selected::new(&part.selection, input.0, input.1)?;
+            if let Action::Patch(patch) = action {
+                patch.check_input(&selected, &part.points, plan.config(), positions, input)?;
+            }
+            Ok(Some(selected))
         };
-        let patches = hooks.entries.iter().zip(&plan.hook_points).map(prepare).collect::<Result<_>>()?;
+        let selected = plan.hooked.iter().map(select).collect::<Result<_>>()?;
         if let Some(sink) = &mut sink {
             let size = input.0.ids.size();
             let planned = plan.planned(size[0] as usize, size[1] as usize, positions);
@@ -80,7 +91,8 @@ impl<'r, 'h> Tap<'r, 'h> {
         }
         let cache = IndexMap::with_capacity(plan.cached.len());
         let (versions, changed, remaining) = (Vec::new(), PointSet::default(), plan.n_live);
-        Ok(Tap { plan, hooks, patches, positions, cache, versions, changed, sink, remaining })
+        let largest = Vec::new();
+        Ok(Tap { plan, hooks, selected, positions, cache, versions, changed, largest, sink, remaining })
     }
 
     /// What the run has kept.
@@ -97,7 +109,35 @@ impl<'r, 'h> Tap<'r, 'h> {
                 return Err(Error::EditedInPlace { name: point.to_string() });
             }
         }
+        self.refuse_nan()?;
         Ok(Recording { entries: self.cache, changed: self.changed })
+    }
+
+    /// An error where a hook left NaN and got none.
+    fn refuse_nan(&self) -> Result<()> {
+        if self.largest.is_empty() {
+            return Ok(());
+        }
+        let isnan = |side: fn(&(HookPoint, Tensor, Tensor)) -> &Tensor| -> Result<Tensor> {
+            let flags = self.largest.iter().map(|entry| Ok(side(entry).f_isnan()?)).collect::<Result<Vec<_>>>()?;
+            Ok(Tensor::f_stack(&flags, 0)?)
+        };
+        let caused = isnan(|(_, _, after)| after)?.f_logical_and(&isnan(|(_, before, _)| before)?.f_logical_not()?)?;
+        let caused = Vec::<bool>::try_from(caused)?;
+        match self.largest.iter().zip(caused).find(|(_, caused)| *caused) {
+            Some(((point, ..), _)) => Err(Error::HookNaN { name: point.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Remembers what a hook got and what it left.
+    fn compare(&mut self, point: HookPoint, before: &Tensor, after: &Tensor) -> Result<()> {
+        let kind = after.f_kind()?;
+        if after.numel() > 0 && matches!(kind, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double) {
+            let largest = |x: &Tensor| Ok::<_, Error>(x.f_detach()?.f_max()?);
+            self.largest.push((point, largest(before)?, largest(after)?));
+        }
+        Ok(())
     }
 
     /// That the run has something to do.
@@ -146,8 +186,8 @@ impl<'r, 'h> Tap<'r, 'h> {
         if point.site().is_alias() {
             tensor = tensor.f_alias_copy()?;
         }
-        for (nth, points) in self.plan.hook_points.iter().enumerate() {
-            if points.contains(point) {
+        for (nth, part) in self.plan.hooked.iter().enumerate() {
+            if part.points.contains(point) {
                 tensor = self.act(nth, point, tensor)?;
             }
         }
@@ -178,35 +218,66 @@ impl<'r, 'h> Tap<'r, 'h> {
 
     /// What a hook makes of an activation.
     fn act(&mut self, nth: usize, point: HookPoint, tensor: Tensor) -> Result<Tensor> {
+        let (plan, positions) = (self.plan, self.positions);
         let failed = |source| Error::Hook { name: point.to_string(), source };
-        let after = match &mut self.hooks.entries[nth].action {
+        let part = match &self.selected[nth] {
+            Some(selected) => Some(selected.part(point, plan.config(), positions, &tensor.size())?),
+            None => None,
+        };
+        let shown_part = |part: &Option<Part>| match part {
+            Some(part) => part.read(&tensor),
+            None => Ok(tensor.shallow_clone()),
+        };
+        let after = match &mut self.hooks.entries[plan.hooked[nth].hook].action {
             Action::Observe(f) => {
-                shown(point, &tensor, || f(&tensor, point))?.map_err(failed)?;
-                None
+                let part = shown_part(&part)?;
+                shown(point, &tensor, || f(&part, point))?.map_err(failed)?;
+                return Ok(tensor);
             }
             Action::Replace(f) => {
-                let replacement = shown(point, &tensor, || f(&tensor, point))?.map_err(failed)?;
-                if let Some(replacement) = &replacement {
-                    check(point, &tensor, replacement)?;
-                }
+                let part = shown_part(&part)?;
+                let Some(replacement) = shown(point, &tensor, || f(&part, point))?.map_err(failed)? else {
+                    return Ok(tensor);
+                };
+                check(point, &part, &replacement)?;
                 replacement
             }
             Action::Edit(f) => {
-                let mut edited = tensor.f_alias_copy()?;
+                let mut edited = shown_part(&part)?.f_alias_copy()?;
                 shown(point, &tensor, || f(&mut edited, point))?.map_err(failed)?;
-                check(point, &tensor, &edited)?;
-                Some(edited)
+                check(point, &shown_part(&part)?, &edited)?;
+                edited
             }
-            Action::Patch(patch) => match &self.patches[nth] {
-                Some(prepared) => Some(patch.apply(prepared, point, self.plan.config(), self.positions, &tensor)?),
-                None => None,
+            Action::Patch(patch) => {
+                let Some(selected) = &self.selected[nth] else { return Ok(tensor) };
+                let (patched, value) = patch.apply(selected, point, plan.config(), positions, &tensor)?;
+                if !patch.is_number() {
+                    self.compare(point, &tensor, &value)?;
+                }
+                self.changed.insert(point);
+                return Ok(patched);
+            }
+            Action::StopGradient => match &part {
+                None => return Ok(tensor.f_detach()?),
+                Some(part) => {
+                    let stopped = tensor.f_alias_copy()?;
+                    part.write(&stopped, |found| Ok(found.f_detach()?))?;
+                    return Ok(stopped);
+                }
             },
-            Action::StopGradient => return Ok(tensor.f_detach()?),
         };
-        if after.is_some() {
-            self.changed.insert(point);
+        self.changed.insert(point);
+        let before = shown_part(&part)?;
+        self.compare(point, &before, &after)?;
+        match &part {
+            None => Ok(after),
+            Some(part) => {
+                let whole = tensor.f_alias_copy()?;
+                let after = after.f_reshape(part.lens())?;
+                part.write(&whole, |_| Ok(after.shallow_clone()))?;
+                Ok(whole)
+            }
         }
-        Ok(after.unwrap_or(tensor))
     }
 }
 
