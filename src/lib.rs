@@ -23,6 +23,7 @@
 //! | change activations | [`Hooks`], [`Patch`], [`HookedTransformer::run_with_hooks`] |
 //! | combine hooks, a cache and other settings in one run | [`RunOptions`], [`HookedTransformer::run`] |
 //! | measure a run: a logit difference, a probability, a divergence, a function of yours | [`Metric`] |
+//! | patch activations of a clean run into a corrupted run | [`patching`] |
 //! | name an activation | [`hook`], [`HookPoint`] |
 //! | decompose the residual stream, attribute logits, read a logit lens | [`analysis`] |
 //! | read the weights, the circuits of heads and their composition | [`weights`] |
@@ -47,6 +48,7 @@ mod hooked_transformer;
 mod layer;
 mod metric;
 mod model;
+pub mod patching;
 mod pretrained;
 mod run;
 mod tensor;

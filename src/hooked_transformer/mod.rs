@@ -1,7 +1,8 @@
 //! [`HookedTransformer`]: a network with its tokenizer, its files, its runs and their caches.
 //!
-//! This module uses all other modules, and none of them uses it. [`load`] reads models from files, [`init`] makes fresh weights, and [`toy`]
-//! loads the model that is part of the crate. [`run`] runs a model, [`text`] converts between text and tokens, and [`save`] writes a model.
+//! This module uses all modules but those that run a model many times, such as `patching`, which use it. [`load`] reads models from files,
+//! [`init`] makes fresh weights, and [`toy`] loads the model that is part of the crate. [`run`] runs a model, [`text`] converts between text
+//! and tokens, and [`save`] writes a model.
 
 mod directions;
 mod init;

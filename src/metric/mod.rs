@@ -10,7 +10,7 @@ use tch::Tensor;
 
 pub use function::MetricResult;
 pub use normalization::Baseline;
-pub(crate) use resolved::MetricValues;
+pub(crate) use resolved::{MetricValues, ResolvedMetric};
 
 use crate::analysis::Answer;
 use crate::cache::ActivationCache;

@@ -180,6 +180,11 @@ impl ResolvedMetric<'_, '_> {
 }
 
 impl MetricValues {
+    /// `[run, batch]`, or `[run, 1]` where there is one value for all rows.
+    pub(crate) fn by_run(&self) -> &Tensor {
+        &self.values
+    }
+
     /// The mean over the rows of each run: `[run]`.
     pub(crate) fn mean(&self) -> Result<Tensor> {
         Ok(self.values.f_mean_dim([1i64].as_slice(), false, None)?)

@@ -192,6 +192,42 @@ impl KeyValueStore {
         Ok(store)
     }
 
+    /// A store with room for `capacity` positions that holds the first `len` of this one in these layers, each row `times` times, all
+    /// rows together: copies.
+    pub(crate) fn prefix(
+        &self,
+        len: usize,
+        capacity: usize,
+        times: usize,
+        layers: Range<usize>,
+    ) -> Result<KeyValueStore> {
+        let rows: Vec<i64> = (0..times * self.batch).map(|row| (row % self.batch) as i64).collect();
+        let index = Tensor::f_from_slice(&rows)?.f_to_device(self.model.device())?;
+        let copied = |(layer, x): (usize, &Tensor)| -> Result<Tensor> {
+            let mut size = x.size();
+            (size[0], size[2]) = (rows.len() as i64, if layers.contains(&layer) { capacity as i64 } else { 0 });
+            let to = Tensor::f_empty(&size, (x.f_kind()?, x.device()))?;
+            if layers.contains(&layer) {
+                let held = x.f_narrow(2, 0, len as i64)?.f_index_select(0, &index)?;
+                write(&mut to.f_narrow(2, 0, len as i64)?, &held)?;
+            }
+            Ok(to)
+        };
+        let of_layer = |(layer, (k, v)): (usize, &(Tensor, Tensor))| Ok((copied((layer, k))?, copied((layer, v))?));
+        let tensors = self.layers.iter().enumerate().map(of_layer).collect::<Result<Vec<_>>>()?;
+        let tiled = |lengths: &Vec<usize>| rows.iter().map(|row| lengths[*row as usize]).collect();
+        Ok(KeyValueStore {
+            model: self.model.clone(),
+            layers: tensors,
+            batch: rows.len(),
+            capacity,
+            len,
+            held: layers,
+            padding: None,
+            rotated_for: self.rotated_for.as_ref().map(tiled),
+        })
+    }
+
     /// The padding of the positions held.
     pub(crate) fn padding(&self) -> Option<&Padding> {
         self.padding.as_ref()

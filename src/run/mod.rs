@@ -17,5 +17,7 @@ pub use plan::Plan;
 pub use run_values::RunValues;
 pub use sink::{FileSink, PlannedEntry, Sink, SinkEntry};
 
+pub(crate) use part::Part;
 pub(crate) use run_values::RunForm;
+pub(crate) use selected::Selected;
 pub(crate) use tap::{Flow, Halt, Recording, Tap};

@@ -101,16 +101,21 @@ impl Part {
         Ok(())
     }
 
-    /// The chosen entries, without the dimensions that are dropped: a view where the choices are ranges, otherwise a copy.
-    pub(crate) fn read(&self, tensor: &Tensor) -> Result<Tensor> {
-        let found = match self.view(tensor)? {
-            Some(view) => view,
+    /// The chosen entries, with all dimensions of the tensor: a view where the choices are ranges, otherwise a copy.
+    pub(crate) fn read_undropped(&self, tensor: &Tensor) -> Result<Tensor> {
+        match self.view(tensor)? {
+            Some(view) => Ok(view),
             None => {
                 let indices = self.indices(tensor)?;
                 let indices: Vec<Option<&Tensor>> = indices.iter().map(Some).collect();
-                tensor.f_index(&indices)?
+                Ok(tensor.f_index(&indices)?)
             }
-        };
+        }
+    }
+
+    /// The chosen entries, without the dimensions that are dropped: a view where the choices are ranges, otherwise a copy.
+    pub(crate) fn read(&self, tensor: &Tensor) -> Result<Tensor> {
+        let found = self.read_undropped(tensor)?;
         let dropped: Vec<i64> =
             (0i64..).zip(&self.picks).filter(|(_, pick)| pick.dropped).map(|(dim, _)| dim).collect();
         dropped.iter().rev().try_fold(found, |found, dim| Ok(found.f_squeeze_dim(*dim)?))

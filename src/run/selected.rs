@@ -10,7 +10,7 @@ use crate::text::positions::{PositionAxis, Positions};
 use crate::{Config, Error, Result};
 
 /// A selection for one input: its rows and columns are known.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Selected<'s> {
     selection: &'s Selection,
     /// The rows of the batch that are meant.
@@ -34,6 +34,19 @@ impl<'s> Selected<'s> {
     /// The rows of the batch that are meant.
     pub(crate) fn rows(&self) -> &[i64] {
         &self.rows
+    }
+
+    /// The token columns that are meant; absent where all are.
+    pub(crate) fn columns(&self) -> Option<&Columns> {
+        self.columns.as_ref()
+    }
+
+    /// The same entries, as far as they are at these columns; absent where none are.
+    pub(crate) fn within(&self, columns: &Columns) -> Option<Self> {
+        match &self.columns {
+            None => Some(self.clone()),
+            Some(own) => Some(Selected { columns: Some(own.shared_with(columns)?), ..self.clone() }),
+        }
     }
 
     /// Whether all positions are meant.

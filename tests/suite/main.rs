@@ -41,6 +41,7 @@ mod metrics;
 mod names;
 mod padding;
 mod parameters;
+mod patching;
 mod positions;
 mod processing;
 mod real_models;

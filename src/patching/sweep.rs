@@ -1,0 +1,387 @@
+//! [`sweep`]: the metric of many patches of one run, whose runs share their work.
+
+use std::collections::BTreeMap;
+
+use tch::Tensor;
+
+use super::groups::{chunks, Resume};
+use super::map::Swept;
+use super::PatchingOptions;
+use crate::cache::ActivationCache;
+use crate::config::AttentionDir;
+use crate::hook::{HookName, HookPart, HookPoint, Place, Site};
+use crate::hooked_transformer::{HookedTransformer, RunOptions};
+use crate::metric::{Metric, MetricValues, ResolvedMetric};
+use crate::model::KeyValueStore;
+use crate::run::{Hooks, Part, Selected};
+use crate::tensor::columns::Columns;
+use crate::text::input::Tokens;
+use crate::text::positions::Positions;
+use crate::{Error, Result};
+
+/// The metric of the corrupted run with each of the patches.
+pub(super) fn sweep(
+    model: &HookedTransformer,
+    tokens: &Tokens,
+    clean: &ActivationCache,
+    metric: &Metric<'_>,
+    parts: &[HookPart],
+    options: &PatchingOptions,
+) -> Result<Swept> {
+    let config = model.config();
+    if parts.is_empty() {
+        return Err(Error::NothingSelected { what: "the index of patches".into(), hint: String::new() });
+    }
+    let parts = parts.iter().map(|part| resolved(part, model)).collect::<Result<Vec<_>>>()?;
+    let needs = metric.needs(config)?;
+    let of_metric = metric.resolve(model, model.tokenizer().ok(), tokens, 0)?;
+    let base = Base::run(model, tokens, metric, &parts, &needs)?;
+    let sweep = Sweep { model, tokens, clean: clean_values(clean, &base, &parts)?, metric: of_metric, needs, base };
+    sweep.run(&parts, options.budget)
+}
+
+/// The part at a point of this model.
+fn resolved(part: &HookPart, model: &HookedTransformer) -> Result<HookPart> {
+    let point = part.point.resolve(model.config())?;
+    let failed = |what| Error::HookPart { name: point.to_string(), what };
+    if point.expert().is_some() {
+        return Err(failed("a sweep patches rows of the batch, which the activations of an expert do not have".into()));
+    }
+    part.selection.check(point, model.config()).map_err(failed)?;
+    Ok(HookPart { point, ..part.clone() })
+}
+
+/// The corrupted run.
+struct Base {
+    cache: ActivationCache,
+    /// At the metric's positions: `[batch, pos, d_vocab_out]`.
+    logits: Tensor,
+    /// What runs that start behind some positions continue; absent where they cannot.
+    store: Option<KeyValueStore>,
+}
+
+impl Base {
+    fn run(
+        model: &HookedTransformer,
+        tokens: &Tokens,
+        metric: &Metric<'_>,
+        parts: &[HookPart],
+        needs: &[HookPoint],
+    ) -> Result<Self> {
+        let config = model.config();
+        let terms = parts.iter().flat_map(|part| Resume::of(part.point, config).terms(config));
+        let kept = parts.iter().map(|part| part.point).chain(terms).chain(needs.iter().copied());
+        let kept = kept.map(|point| point.resolve(config)).collect::<Result<Vec<_>>>()?;
+        let causal = config.attention_dir() == AttentionDir::Causal;
+        let (batch, pos) = shape(tokens);
+        let mut store = match causal && tokens.mask.is_none() && needs.is_empty() && pos > 1 {
+            true => Some(KeyValueStore::new(model, batch as usize, pos as usize)?),
+            false => None,
+        };
+        let run = RunOptions::new().cache(kept).logits_at(metric.positions().clone());
+        let run = match &mut store {
+            Some(store) => run.past(store),
+            None => run,
+        };
+        let mut output = model.run(tokens.clone(), run)?;
+        let logits = output.take_logits()?;
+        Ok(Base { cache: output.cache, logits, store })
+    }
+}
+
+/// The rows and positions of tokens.
+fn shape(tokens: &Tokens) -> (i64, i64) {
+    let size = tokens.ids.size();
+    (size.first().copied().unwrap_or(0), size.get(1).copied().unwrap_or(0))
+}
+
+/// The clean activation of each point, as large as the corrupted one.
+fn clean_values(clean: &ActivationCache, base: &Base, parts: &[HookPart]) -> Result<BTreeMap<HookPoint, Tensor>> {
+    let mut values = BTreeMap::new();
+    if !clean.has_batch_dim() {
+        return Err(Error::no_axis("batch", "a clean cache needs its batch dimension, which was removed"));
+    }
+    for point in parts.iter().map(|part| part.point) {
+        let (found, corrupted) = (clean.get(point)?, base.cache.get(point)?);
+        let (held, wanted) = (clean.positions_of(point)?, base.cache.positions_of(point)?);
+        let differs = || Error::Shape {
+            what: format!("the clean `{point}`, at positions {held},"),
+            found: found.size(),
+            expected: format!("{:?} at positions {wanted}, as in the corrupted run", corrupted.size()),
+        };
+        let mut size = found.size();
+        let batch = corrupted.size()[0];
+        if size.len() != corrupted.dim() || (size[0] != 1 && size[0] != batch) {
+            return Err(differs());
+        }
+        size[0] = batch;
+        let mut found = found.f_expand(&size, false)?;
+        if let Some(axis) = point.axes().position {
+            found = held.places(wanted).map_err(|_| differs())?.select(&found, axis as i64)?;
+        }
+        if found.size() != corrupted.size() {
+            return Err(differs());
+        }
+        let found = found.f_to_device(corrupted.device())?.f_to_kind(corrupted.f_kind()?)?;
+        values.insert(point, found);
+    }
+    Ok(values)
+}
+
+/// A patch, and the first column at which it changes anything.
+struct Item<'s> {
+    index: usize,
+    point: HookPoint,
+    selected: Selected<'s>,
+    first: i64,
+}
+
+struct Sweep<'s, 'm, 'a> {
+    model: &'s HookedTransformer,
+    tokens: &'s Tokens,
+    /// Each point's clean activation.
+    clean: BTreeMap<HookPoint, Tensor>,
+    metric: ResolvedMetric<'m, 'a>,
+    needs: Vec<HookPoint>,
+    base: Base,
+}
+
+impl Sweep<'_, '_, '_> {
+    fn run(&self, parts: &[HookPart], budget: u64) -> Result<Swept> {
+        let (batch, pos) = shape(self.tokens);
+        let baseline = self.metric.values(&self.base.logits, 1, Some(&self.base.cache))?;
+        let mut groups: BTreeMap<Resume, Vec<Item>> = BTreeMap::new();
+        for item in self.items(parts)? {
+            groups.entry(self.resume(item.point)).or_default().push(item);
+        }
+        // The order in which patches run, and their values; a patch that changes nothing has the value without one.
+        let mut places: Vec<i64> = vec![0; parts.len()];
+        let mut values = vec![baseline.by_run().shallow_clone()]; // [1, batch or 1]
+        let mut done = 1;
+        for (resume, mut items) in groups {
+            // The last column first, so that patches of late positions run together.
+            items.sort_by_key(|item| (-item.first, item.index));
+            let starts_late =
+                self.base.store.is_some() && resume.layer.is_none_or(|layer| layer < self.model.config().n_layers);
+            let firsts: Vec<i64> = items.iter().map(|item| if starts_late { item.first } else { 0 }).collect();
+            let earliest = firsts.last().copied().unwrap_or(0);
+            let most = self.most_patches(&resume, pos - earliest, budget)?;
+            let mut start = 0;
+            for size in chunks(&firsts, pos, batch, most) {
+                let chunk = &items[start..start + size];
+                values.push(self.run_chunk(&resume, chunk, firsts[start + size - 1])?.by_run().shallow_clone());
+                for (i, item) in chunk.iter().enumerate() {
+                    places[item.index] = done + i as i64;
+                }
+                done += size as i64;
+                start += size;
+            }
+        }
+        let places = Tensor::f_from_slice(&places)?.f_to_device(self.base.logits.device())?;
+        let values = Tensor::f_cat(&values, 0)?.f_index_select(0, &places)?; // [patch, batch or 1]
+        Ok(Swept { values, baseline: baseline.by_run().f_select(0, 0)?, batch })
+    }
+
+    /// From where the run of a patch starts.
+    fn resume(&self, point: HookPoint) -> Resume {
+        match self.needs.is_empty() {
+            true => Resume::of(point, self.model.config()),
+            // The metric may need any activation.
+            false => Resume::from_tokens(point, self.model.config()),
+        }
+    }
+
+    /// The patches that change anything, as far as the metric can see.
+    fn items<'p>(&self, parts: &'p [HookPart]) -> Result<Vec<Item<'p>>> {
+        let mut differs: BTreeMap<HookPoint, Tensor> = BTreeMap::new();
+        for (point, clean) in &self.clean {
+            let differs_in_a_row = clean.f_ne_tensor(self.base.cache.get(*point)?)?;
+            differs.insert(*point, differs_in_a_row);
+        }
+        let (mut items, mut flags, mut columns) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, part) in parts.iter().enumerate() {
+            let point = part.point;
+            let selected = Selected::new(&part.selection, self.tokens, 0)?;
+            let Some(differs) = differs.get(&point) else { return Err(Error::Internal("a patch has no clean value")) };
+            let held = self.base.cache.positions_of(point)?;
+            // A position at which the run forms no logits has no effect after the last layer.
+            let Some(selected) = selected.within(held) else { continue };
+            let chosen =
+                selected.part_of(point, self.model.config(), &held.of_rows(selected.rows()), &differs.size())?;
+            let chosen = chosen.read_undropped(differs)?;
+            // Whether anything differs, by position: of a column for each row, of all of them together.
+            let of_rows = selected.columns().is_some_and(Columns::is_per_row);
+            let axis = point.axes().position.filter(|_| !of_rows);
+            let by_position = match axis {
+                Some(axis) => chosen.f_transpose(0, axis as i64)?.f_flatten(1, -1)?.f_any_dim(1, false)?,
+                None => chosen.f_any()?.f_view([1])?,
+            };
+            let own = selected.columns().unwrap_or(held);
+            let own = match (axis, of_rows) {
+                (Some(_), _) => own.of_row(0),
+                // The first column that can change.
+                (None, true) => vec![(0..selected.rows().len()).flat_map(|row| own.of_row(row)).min().unwrap_or(0)],
+                (None, false) => vec![0],
+            };
+            columns.push(own);
+            flags.push(by_position);
+            items.push(Item { index, point, selected, first: 0 });
+        }
+        // The only values that a sweep copies from its device.
+        let mut flags = Vec::<bool>::try_from(Tensor::f_cat(&flags, 0)?)?.into_iter();
+        let last = self.last_column();
+        let mut changing = Vec::with_capacity(items.len());
+        for (mut item, columns) in items.into_iter().zip(columns) {
+            let changed = columns.iter().filter(|_| flags.next().unwrap_or(true)).min().copied();
+            // What comes after the last position of the metric does not reach it in a causal model.
+            if let Some(first) = changed.filter(|first| self.base.store.is_none() || *first <= last) {
+                item.first = first;
+                changing.push(item);
+            }
+        }
+        Ok(changing)
+    }
+
+    /// The last column at which the metric reads logits.
+    fn last_column(&self) -> i64 {
+        let columns = self.base.cache.logit_positions();
+        (0..shape(self.tokens).0 as usize).flat_map(|row| columns.of_row(row)).max().unwrap_or(0)
+    }
+
+    /// How many patches a batch may have.
+    fn most_patches(&self, resume: &Resume, new: i64, budget: u64) -> Result<usize> {
+        let config = self.model.config();
+        let (batch, pos) = shape(self.tokens);
+        let d_head = config.d_head * (config.n_heads + 2 * config.n_key_value_heads);
+        let experts = config.experts().map_or(1, |moe| moe.experts_per_token);
+        // What is in memory at once: the stream and what is added to it, attention's or the MLP's tensors.
+        let per_position = 6 * config.d_model + (3 * d_head).max(4 * experts * config.d_mlp());
+        let n_layers = config.n_layers - resume.layer.unwrap_or(0);
+        let store = 2 * n_layers * config.n_key_value_heads * config.d_head * pos as usize;
+        let extra = match resume.otherwise {
+            Some(Site::Pattern) => 4 * config.n_heads * (new * pos) as usize,
+            Some(_) => 4 * config.n_heads * config.d_model * new as usize,
+            None => 0,
+        };
+        let logits = 4 * self.base.logits.size()[1] as usize * config.d_vocab_out;
+        let numbers = per_position * new as usize + store + extra + logits;
+        let width = self.model.kind().elt_size_in_bytes().max(4) as u64;
+        let bytes = (numbers as u64).saturating_mul(width).saturating_mul(batch as u64);
+        match usize::try_from(budget / bytes.max(1)).unwrap_or(usize::MAX) {
+            0 => Err(Error::option_value("budget", budget, format!("one patch of this batch takes {bytes} bytes"))),
+            most => Ok(most),
+        }
+    }
+
+    /// The metric of each of some patches, which all change only columns from `from` on.
+    fn run_chunk(&self, resume: &Resume, items: &[Item], from: i64) -> Result<MetricValues> {
+        let (model, config) = (self.model, self.model.config());
+        let (batch, pos) = shape(self.tokens);
+        let n = items.len() as i64;
+        let columns = Columns::range(from, pos);
+        let layers = resume.layer.unwrap_or(0)..config.n_layers;
+        let mut store = match &self.base.store {
+            Some(store) if from > 0 => Some(store.prefix(from as usize, pos as usize, n as usize, layers)?),
+            _ => None,
+        };
+        let new = |x: &Tensor, point: HookPoint| -> Result<Tensor> {
+            match point.axes().position {
+                Some(axis) if point.site().place() != Place::After => Ok(x.f_narrow(axis as i64, from, pos - from)?),
+                _ => Ok(x.shallow_clone()),
+            }
+        };
+        // Of each point, the entries to write and their clean values, by patch.
+        let mut writes: BTreeMap<HookPoint, Vec<(i64, Part, Tensor)>> = BTreeMap::new();
+        for (i, item) in items.iter().enumerate() {
+            let clean = new(&self.clean[&item.point], item.point)?;
+            let held = match item.point.site().place() {
+                Place::After => self.base.cache.logit_positions(),
+                _ => &columns,
+            };
+            let Some(selected) = item.selected.within(held) else { continue };
+            let part = selected.part_of(item.point, config, &held.of_rows(selected.rows()), &clean.size())?;
+            let value = part.read_undropped(&clean)?;
+            writes.entry(item.point).or_default().push((i as i64 * batch, part, value));
+        }
+        let write = |activation: &Tensor, writes: &[(i64, Part, Tensor)]| -> Result<()> {
+            for (row, part, value) in writes {
+                part.write(&activation.f_narrow(0, *row, batch)?, |_| Ok(value.shallow_clone()))?;
+            }
+            Ok(())
+        };
+
+        let mut stream: Option<Tensor> = None;
+        for term in resume.terms(config) {
+            let term = term.resolve(config)?;
+            let mut activation = tiled(&new(self.base.cache.get(term)?, term)?, n)?;
+            if resume.direct == Some(term) {
+                // Rows that are repeated, or one patch alone, may be views of the corrupted run.
+                let mut own = Tensor::f_empty(activation.size(), (activation.f_kind()?, activation.device()))?;
+                own.f_copy_(&activation)?;
+                activation = own;
+                write(&activation, writes.get(&term).map_or(&[], Vec::as_slice))?;
+            }
+            stream = Some(match stream {
+                Some(sum) => sum.f_add(&activation)?,
+                None => activation,
+            });
+        }
+        let mut hooks = Hooks::new();
+        if resume.direct.is_none() {
+            for (point, writes) in &writes {
+                hooks = hooks.edit(*point, move |activation, _| write(activation, writes));
+            }
+        }
+        let tokens = Tokens {
+            ids: tiled(&self.tokens.ids.f_narrow(1, from, pos - from)?, n)?,
+            mask: self.tokens.mask.as_ref().map(|mask| tiled(mask, n)).transpose()?,
+        };
+        let logit_columns = self.base.cache.logit_positions();
+        let (fresh, places) = fresh_columns(logit_columns, from);
+        let at = match logit_columns.row_count() {
+            Some(_) => {
+                let of_rows = (0..n * batch).flat_map(|row| logit_columns.of_row((row % batch) as usize));
+                Positions::PerRow(of_rows.collect())
+            }
+            None => Positions::from(fresh),
+        };
+        let mut run = RunOptions::new().hooks(hooks).logits_at(at.with_padding());
+        if !self.needs.is_empty() {
+            run = run.cache(self.needs.clone());
+        }
+        if let Some(store) = &mut store {
+            run = run.past(store);
+        }
+        let mut output = match (stream, resume.layer) {
+            (Some(stream), Some(layer)) => model.run(stream, run.start_at_layer(layer).tokens(&tokens))?,
+            _ => model.run(tokens, run)?,
+        };
+        let logits = output.take_logits()?;
+        let logits = match places {
+            None => logits,
+            // The logits before the first column are those of the corrupted run.
+            Some(places) => {
+                let index = Tensor::f_from_slice(&places)?.f_to_device(logits.device())?;
+                tiled(&self.base.logits, n)?.f_index_copy(1, &index, &logits)?
+            }
+        };
+        self.metric.values(&logits, n, Some(&output.cache))
+    }
+}
+
+/// The columns from `from` on, and their places among all columns where there are others.
+fn fresh_columns(columns: &Columns, from: i64) -> (Vec<i64>, Option<Vec<i64>>) {
+    let all = columns.of_row(0);
+    let fresh: Vec<(i64, i64)> =
+        (0i64..).zip(&all).filter(|(_, column)| **column >= from).map(|(i, c)| (i, *c)).collect();
+    let places = (fresh.len() < all.len()).then(|| fresh.iter().map(|(place, _)| *place).collect());
+    (fresh.into_iter().map(|(_, column)| column).collect(), places)
+}
+
+/// All rows, `n` times: `[batch, …]` to `[n · batch, …]`.
+fn tiled(x: &Tensor, n: i64) -> Result<Tensor> {
+    let size = x.size();
+    let expanded: Vec<i64> = std::iter::once(n).chain(size.iter().copied()).collect();
+    let merged: Vec<i64> = std::iter::once(n * size[0]).chain(size[1..].iter().copied()).collect();
+    Ok(x.f_unsqueeze(0)?.f_expand(&expanded, false)?.f_reshape(&merged)?)
+}
