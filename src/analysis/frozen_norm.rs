@@ -49,6 +49,12 @@ impl FrozenNorm {
         })
     }
 
+    /// The same norm.
+    pub(crate) fn handle(&self) -> Self {
+        let handle = |tensor: &Option<Tensor>| tensor.as_ref().map(Tensor::shallow_clone);
+        FrozenNorm { centers: self.centers, scale: handle(&self.scale), w: handle(&self.w), b: handle(&self.b) }
+    }
+
     /// What a norm adds, whatever it reads: `[d_model]`.
     pub(crate) fn bias_of(norm: Option<PlacedNorm<'_>>) -> Result<Option<Tensor>> {
         norm.and_then(|placed| placed.norm.b.as_deref()).map(widened).transpose()

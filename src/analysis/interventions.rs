@@ -38,6 +38,8 @@ fn broken_sum(point: HookPoint, model: &Transformer) -> Result<Option<Sum>> {
         |norm: Option<crate::model::placed_norm::PlacedNorm<'_>>| norm.is_some_and(|norm| norm.points.1 == point);
     Ok(match point.site() {
         Site::ResidPre | Site::ResidMid | Site::ResidPost => Some(Sum::Stream),
+        _ if is_quotient_of(model.norm_of_stream(layer, false)?) => Some(Sum::Stream),
+        _ if is_quotient_of(model.norm_of_stream(layer, true)?) => Some(Sum::Stream),
         Site::AttnOut => Some(Sum::Attention(layer)),
         Site::MlpOut => Some(Sum::Mlp(layer)),
         _ if is_quotient_of(model.norm_after_attn(layer)?) => Some(Sum::Attention(layer)),

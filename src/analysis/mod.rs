@@ -23,6 +23,7 @@ mod labelled;
 mod lens;
 mod neurons;
 mod options;
+mod passage;
 mod ranking;
 mod readout;
 mod recipe;

@@ -5,6 +5,7 @@ use tch::Tensor;
 use super::frozen_norm::FrozenNorm;
 use super::interventions;
 use super::labelled::LabelledTensor;
+use super::passage::{Passage, Written};
 use super::row_form::{Directions, RowForm};
 use super::stack::{Contributions, ResidualStack};
 use super::window::{View, WindowOptions};
@@ -64,10 +65,11 @@ impl Recipe {
     pub(crate) fn rows(&self, view: &View, reach: &Reach, form: &RowForm) -> Result<RowValues> {
         let mut components = Vec::new();
         let mut rows = Vec::new();
+        let passage = Passage::of(view, reach)?;
         let has_heads = !matches!(self, Recipe::Neurons { .. });
         for layer in 0..if has_heads { reach.attn_layers } else { 0 } {
             components.extend(view.head_components(layer));
-            rows.push(view.head_rows(layer, form)?);
+            rows.push(passage.rows(Written::by_attn(layer), form, |form| view.head_rows(layer, form))?);
         }
         let neurons = match self {
             Recipe::Neurons { neurons, .. } => Some(neurons),
@@ -77,18 +79,21 @@ impl Recipe {
         for layer in 0..neurons.map_or(0, |_| reach.mlp_layers) {
             if let Some(neurons) = neurons {
                 components.extend(view.neuron_components(layer, neurons)?);
-                rows.push(view.neuron_rows(layer, neurons, form)?);
+                rows.push(passage.rows(Written::by_mlp(layer), form, |form| view.neuron_rows(layer, neurons, form))?);
             }
         }
         if let Recipe::Full { expand_neurons } = self {
             let mlps = (0..if *expand_neurons { 0 } else { reach.mlp_layers })
-                .map(|layer| (Component::MlpOut(layer), hook::mlp_out(layer)));
-            for (component, point) in mlps.chain(view.cache.embeddings()) {
+                .map(|layer| (Component::MlpOut(layer), hook::mlp_out(layer), Written::by_mlp(layer)));
+            let embeddings = view.cache.embeddings().into_iter();
+            let embeddings = embeddings.map(|(component, point)| (component, point, Written::FIRST));
+            for (component, point, written) in mlps.chain(embeddings) {
                 components.push(component);
-                rows.push(form.rows(&view.get(point)?.f_unsqueeze(0)?)?);
+                let row = view.get(point)?.f_unsqueeze(0)?;
+                rows.push(passage.rows(written, form, |form| form.rows(&row))?);
             }
             components.push(Component::Bias);
-            rows.push(form.rows(&view.bias_row(reach, *expand_neurons)?)?);
+            rows.push(form.rows(&view.bias_row(reach, &passage, *expand_neurons)?)?);
         }
         if rows.is_empty() {
             // No layer has written yet.
@@ -157,33 +162,28 @@ impl View<'_> {
     /// What biases have added to the stream before the target, whatever the input: `[1, batch, pos, d_model]`.
     ///
     /// `Σ b_O`, and `Σ b_out` with `mlps`, through the norms after the sublayers at their frozen scale (the norms' own biases
-    /// included). TransformerLens' `accumulated_bias`, but for those norms.
-    fn bias_row(&self, reach: &Reach, mlps: bool) -> Result<Tensor> {
-        let mut total = self.get(hook::embed())?.f_zeros_like()?; // [batch, pos, d_model]
-        let size = total.size();
-        let wide = |bias: &Tensor| -> Result<Tensor> { Ok(bias.f_to_kind(total.f_kind()?)?.f_expand(&size, false)?) };
-        let mut biases = Vec::new();
-        for layer in 0..reach.attn_layers {
-            let after = FrozenNorm::of_run(self.model().norm_after_attn(layer)?, self)?;
-            if let Some(bias) = &self.model().head_writer(layer)?.bias {
-                biases.push(after.apply(&wide(bias)?)?);
+    /// included), and what the norms of the stream itself add. TransformerLens' `accumulated_bias`, but for those norms.
+    fn bias_row(&self, reach: &Reach, passage: &Passage, mlps: bool) -> Result<Tensor> {
+        let nothing = self.get(hook::embed())?.f_zeros_like()?; // [batch, pos, d_model]
+        let (size, kind) = (nothing.size(), nothing.f_kind()?);
+        let wide = |bias: &Tensor| -> Result<Tensor> { Ok(bias.f_to_kind(kind)?.f_expand(&size, false)?) };
+        let biases = |layer: usize, of_mlp: bool| -> Result<Option<Tensor>> {
+            let (after, bias) = match of_mlp {
+                false => {
+                    let bias = self.model().head_writer(layer)?.bias.as_deref().map(Tensor::shallow_clone);
+                    (self.model().norm_after_attn(layer)?, bias)
+                }
+                true if !mlps => return Ok(None),
+                true => (self.model().norm_after_mlp(layer)?, self.neuron_bias(layer)?),
+            };
+            let after = FrozenNorm::of_run(after, self)?;
+            let bias = bias.map(|bias| after.apply(&wide(&bias)?)).transpose()?;
+            let of_norm = after.b.as_ref().map(wide).transpose()?;
+            match (bias, of_norm) {
+                (Some(bias), Some(of_norm)) => Ok(Some(bias.f_add(&of_norm)?)),
+                (bias, of_norm) => Ok(bias.or(of_norm)),
             }
-            if let Some(bias) = &after.b {
-                biases.push(wide(bias)?);
-            }
-        }
-        for layer in 0..if mlps { reach.mlp_layers } else { 0 } {
-            let after = FrozenNorm::of_run(self.model().norm_after_mlp(layer)?, self)?;
-            if let Some(bias) = self.neuron_bias(layer)? {
-                biases.push(after.apply(&wide(&bias)?)?);
-            }
-            if let Some(bias) = &after.b {
-                biases.push(wide(bias)?);
-            }
-        }
-        for bias in biases {
-            total = total.f_add(&bias)?;
-        }
-        Ok(total.f_unsqueeze(0)?)
+        };
+        Ok(passage.accumulate(reach, nothing, biases)?.f_unsqueeze(0)?)
     }
 }

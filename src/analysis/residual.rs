@@ -5,6 +5,7 @@ use tch::Tensor;
 use super::interventions::{self, Parts};
 use super::labelled::LabelledTensor;
 use super::options::{AccumulateOptions, DecomposeOptions, Mode, Scale};
+use super::passage::Passage;
 use super::recipe::RowValues;
 use super::stack::{Contributions, ResidualStack};
 use super::window::{View, Window};
@@ -18,8 +19,9 @@ impl ActivationCache {
     /// The stream at the target as the sum of what each sublayer wrote: `[component, batch, pos, d_model]`.
     ///
     /// Rows: `embed`, `pos_embed` (where it is part of the stream), then `0_attn_out`, `0_mlp_out`, …. With
-    /// [`Mode::All`] and the embeddings they sum to the stream, for every model: `resid = Σ rows`. Where a hook changed the stream
-    /// itself, the rest is a row `intervention`.
+    /// [`Mode::All`] and the embeddings they sum to the stream, for every model: `resid = Σ rows`. Where norms stand in the stream
+    /// itself (GPT-1), rows are what arrives through them at their scales in the run, and a row `bias` is what they add. Where a hook
+    /// changed the stream itself, the rest is a row `intervention`.
     ///
     /// ```
     /// # use tch_lens::{analysis::{DecomposeOptions, Mode, Target}, HookedTransformer};
@@ -50,7 +52,15 @@ impl ActivationCache {
         }
         let view = View::new(self, &window);
         let mut rows = view.rows_of_points(rows, &reach)?;
+        let passage = Passage::of(&view, &reach)?;
+        rows.values = passage.carry_each(&rows.components, rows.values)?;
         let is_complete = mode == Mode::All && incl_embeds;
+        if is_complete && passage.adds() {
+            let nothing = view.get(hook::embed())?.f_zeros_like()?;
+            let added = passage.accumulate(&reach, nothing, |_, _| Ok(None))?.f_unsqueeze(0)?;
+            rows.components.push(Component::Bias);
+            rows.values = Tensor::f_cat(&[&rows.values, &added], 0)?;
+        }
         if is_complete && interventions::breaks(Parts { heads: false, neurons: false }, &view, &reach)? {
             let sum = rows.values.f_sum_dim_intlist([0i64].as_slice(), true, None)?;
             rows.intervene(&view.stream(&reach)?.f_sub(&sum)?)?;

@@ -20,8 +20,8 @@ pub(crate) enum RowForm<'d> {
 /// Directions in the stream, `[batch or 1, pos or 1, d_model, k]`, as rows before the target's norm must be projected onto.
 pub(crate) struct Directions {
     u: Tensor,
-    /// The target's norm, whose scale divides what is projected; absent where rows are not normalised.
-    norm: Option<FrozenNorm>,
+    /// The norms on the way, whose scales divide what is projected: the target's where rows are normalised, and those of the stream.
+    norms: Vec<FrozenNorm>,
 }
 
 impl Directions {
@@ -41,12 +41,24 @@ impl Directions {
 
     /// Directions `[batch or 1, pos or 1, d_model, k]` of rows as they are.
     pub(crate) fn plain(u: &Tensor) -> Self {
-        Directions { u: u.shallow_clone(), norm: None }
+        Directions { u: u.shallow_clone(), norms: Vec::new() }
     }
 
     /// Directions of rows that have passed through `norm`.
     pub(crate) fn through(u: &Tensor, norm: FrozenNorm) -> Result<Self> {
-        Ok(Directions { u: norm.pull_back(u)?, norm: Some(norm) })
+        Ok(Directions { u: norm.pull_back(u)?, norms: vec![norm] })
+    }
+
+    /// The directions of rows that pass through a norm of the stream before they come to these.
+    pub(crate) fn before(&self, norm: &FrozenNorm) -> Result<Self> {
+        let mut norms: Vec<FrozenNorm> = self.norms.iter().map(FrozenNorm::handle).collect();
+        norms.push(norm.handle());
+        Ok(Directions { u: norm.pull_back(&self.u)?, norms })
+    }
+
+    /// The same directions.
+    pub(crate) fn handle(&self) -> Self {
+        Directions { u: self.u.shallow_clone(), norms: self.norms.iter().map(FrozenNorm::handle).collect() }
     }
 
     /// Rows of the stream: `[row, batch, pos, d_model]` to `[row, batch, pos, k]`.
@@ -81,10 +93,7 @@ impl Directions {
 
     /// `[row, batch, pos, k]` divided by the target's scale.
     fn divide_rows(&self, values: Tensor) -> Result<Tensor> {
-        match &self.norm {
-            Some(norm) => norm.divide_rows(&values),
-            None => Ok(values),
-        }
+        self.norms.iter().try_fold(values, |values, norm| norm.divide_rows(&values))
     }
 }
 

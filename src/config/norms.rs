@@ -102,4 +102,6 @@ pub enum NormPosition {
     After,
     /// `x + ln1_post(attn(ln1(x)))`: Gemma 2 and 3.
     BeforeAndAfter,
+    /// `ln1(x + attn(x))`, so that the stream itself is normalised: GPT-1, BERT.
+    InStream,
 }

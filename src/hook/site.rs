@@ -177,7 +177,7 @@ sites! {
     Layer KInput, k_input, "hook_k_input", [Batch Pos KvHead DModel], Weights, on_request;
     /// The stream as each head's value reads it: `[batch, pos, kv_head, d_model]`; computed on request.
     Layer VInput, v_input, "hook_v_input", [Batch Pos KvHead DModel], Weights, on_request;
-    /// What the norm before attention (after it, in OLMo 2 and 3) divides by: `[batch, pos, 1]`.
+    /// What the norm before attention (after it, in OLMo 2 and 3; of the stream after it, in GPT-1) divides by: `[batch, pos, 1]`.
     Layer Ln1Scale, ln1_scale, "ln1.hook_scale", [Batch Pos One], AtLeastFloat, norm, swaps Ln1PostScale;
     /// The quotient of that norm, before gain and bias: `[batch, pos, d_model]`.
     Layer Ln1Normalized, ln1_normalized, "ln1.hook_normalized", [Batch Pos DModel], Weights, norm, swaps Ln1PostNormalized;
@@ -226,7 +226,7 @@ sites! {
     Layer ResidMid, resid_mid, "hook_resid_mid", [Batch Pos DModel], Weights, resid_mid;
     /// The stream as the MLP reads it, before its norm: `[batch, pos, d_model]`; computed on request.
     Layer MlpIn, mlp_in, "hook_mlp_in", [Batch Pos DModel], Weights, mlp_on_request;
-    /// What the norm before the MLP (after it, in OLMo 2 and 3) divides by: `[batch, pos, 1]`.
+    /// What the norm before the MLP (after it, in OLMo 2 and 3; of the stream after it, in GPT-1) divides by: `[batch, pos, 1]`.
     Layer Ln2Scale, ln2_scale, "ln2.hook_scale", [Batch Pos One], AtLeastFloat, mlp_norm, swaps Ln2PostScale;
     /// The quotient of that norm: `[batch, pos, d_model]`.
     Layer Ln2Normalized, ln2_normalized, "ln2.hook_normalized", [Batch Pos DModel], Weights, mlp_norm,
@@ -326,7 +326,25 @@ impl Site {
             {
                 self.where_norms_are_rotated()
             }
+            _ if config.norm_position() == NormPosition::InStream => self.where_norms_are_in_the_stream(),
             _ => self.row().swap.filter(|_| config.norm_position() == NormPosition::After).unwrap_or(self),
+        }
+    }
+
+    /// The site that fires at this one's turn where norms are of the stream itself.
+    fn where_norms_are_in_the_stream(self) -> Site {
+        match self {
+            Site::Ln1Scale => Site::Ln1PostScale,
+            Site::Ln1Normalized => Site::Ln1PostNormalized,
+            Site::Ln1PostScale => Site::AttnOut,
+            Site::Ln1PostNormalized => Site::Ln1Scale,
+            Site::AttnOut => Site::Ln1Normalized,
+            Site::Ln2Scale => Site::Ln2PostScale,
+            Site::Ln2Normalized => Site::Ln2PostNormalized,
+            Site::Ln2PostScale => Site::MlpOut,
+            Site::Ln2PostNormalized => Site::Ln2Scale,
+            Site::MlpOut => Site::Ln2Normalized,
+            other => other,
         }
     }
 

@@ -10,6 +10,7 @@ use super::moe::MixtureOfExperts;
 use super::norm::Norm;
 use super::parameters::module;
 use super::part::Part;
+use super::placed_norm::PlacedNorm;
 use super::temporary::Temporary;
 use crate::config::NormPosition;
 use crate::hook;
@@ -73,17 +74,18 @@ impl Block {
         let resid_pre = tap.at(hook::resid_pre(layer), resid_pre)?;
         let attn_out = self.attention(&resid_pre, context, tap)?.at(hook::attn_out(layer), tap)?;
         let resid_post = match &self.mlp {
-            None => attn_out.add(&resid_pre)?,
+            None => normed(self.norm_of_stream_after_attn(), attn_out.add(&resid_pre)?, tap)?,
             Some(mlp) if self.parallel => {
                 let mlp_out = self.mlp(mlp, &resid_pre, tap)?.at(hook::mlp_out(layer), tap)?;
                 attn_out.add(&resid_pre)?.add(&mlp_out)?
             }
             Some(mlp) => {
-                let resid_mid = attn_out.add(&resid_pre)?.into_tensor();
+                let resid_mid = attn_out.add(&resid_pre)?;
                 drop(resid_pre);
+                let resid_mid = normed(self.norm_of_stream_after_attn(), resid_mid, tap)?.into_tensor();
                 let resid_mid = tap.at(hook::resid_mid(layer), resid_mid)?;
                 let mlp_out = self.mlp(mlp, &resid_mid, tap)?.at(hook::mlp_out(layer), tap)?;
-                mlp_out.add(&resid_mid)?
+                normed(self.norm_of_stream_after_mlp(), mlp_out.add(&resid_mid)?, tap)?
             }
         };
         tap.at(hook::resid_post(layer), resid_post.into_tensor())
@@ -118,5 +120,13 @@ impl Block {
             Some(norm) => norm.forward(&out, tap),
             None => Ok(Temporary::new(out)),
         }
+    }
+}
+
+/// The stream through a norm of its own, where it has one.
+fn normed(norm: Option<PlacedNorm<'_>>, stream: Temporary, tap: &mut Tap) -> Flow<Temporary> {
+    match norm {
+        Some(norm) => norm.forward(&stream, tap),
+        None => Ok(stream),
     }
 }

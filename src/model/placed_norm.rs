@@ -34,14 +34,14 @@ impl Block {
     pub(crate) fn norm_before_attn(&self) -> Option<PlacedNorm<'_>> {
         match self.norm_position {
             NormPosition::Before | NormPosition::BeforeAndAfter => PlacedNorm::new(&self.ln1, self.ln1_points()),
-            NormPosition::After => None,
+            NormPosition::After | NormPosition::InStream => None,
         }
     }
 
     /// The norm between attention and the stream.
     pub(crate) fn norm_after_attn(&self) -> Option<PlacedNorm<'_>> {
         match self.norm_position {
-            NormPosition::Before => None,
+            NormPosition::Before | NormPosition::InStream => None,
             NormPosition::After => PlacedNorm::new(&self.ln1, self.ln1_points()),
             NormPosition::BeforeAndAfter => {
                 let points = (hook::ln1_post_scale(self.layer), hook::ln1_post_normalized(self.layer));
@@ -54,19 +54,35 @@ impl Block {
     pub(crate) fn norm_before_mlp(&self) -> Option<PlacedNorm<'_>> {
         match self.norm_position {
             NormPosition::Before | NormPosition::BeforeAndAfter => PlacedNorm::new(&self.ln2, self.ln2_points()),
-            NormPosition::After => None,
+            NormPosition::After | NormPosition::InStream => None,
         }
     }
 
     /// The norm between the MLP and the stream.
     pub(crate) fn norm_after_mlp(&self) -> Option<PlacedNorm<'_>> {
         match self.norm_position {
-            NormPosition::Before => None,
+            NormPosition::Before | NormPosition::InStream => None,
             NormPosition::After => PlacedNorm::new(&self.ln2, self.ln2_points()),
             NormPosition::BeforeAndAfter => {
                 let points = (hook::ln2_post_scale(self.layer), hook::ln2_post_normalized(self.layer));
                 PlacedNorm::new(&self.ln2_post, points)
             }
+        }
+    }
+
+    /// The norm of the stream after attention has added to it.
+    pub(crate) fn norm_of_stream_after_attn(&self) -> Option<PlacedNorm<'_>> {
+        match self.norm_position {
+            NormPosition::InStream => PlacedNorm::new(&self.ln1, self.ln1_points()),
+            _ => None,
+        }
+    }
+
+    /// The norm of the stream after the MLP has added to it.
+    pub(crate) fn norm_of_stream_after_mlp(&self) -> Option<PlacedNorm<'_>> {
+        match self.norm_position {
+            NormPosition::InStream => PlacedNorm::new(&self.ln2, self.ln2_points()),
+            _ => None,
         }
     }
 

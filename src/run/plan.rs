@@ -225,7 +225,7 @@ impl Plan {
         // Where heads read different streams, each goes through the norm.
         if let (Site::Ln1Scale | Site::Ln1Normalized, Some(layer)) = (point.site(), point.layer()) {
             let split = self.changed.contains(hook::attn_in(layer)) || self.changed.contains(hook::v_input(layer));
-            if config.norm_position() != NormPosition::After && split {
+            if !matches!(config.norm_position(), NormPosition::After | NormPosition::InStream) && split {
                 shape.insert(2, config.n_key_value_heads as i64); // [batch, pos, head, …]
             }
         }

@@ -42,6 +42,9 @@ impl Transformer {
             Ok(())
         };
         for layer in 0..reach.attn_layers {
+            if self.norm_of_stream(layer, false)?.is_some() {
+                return Err(depends_on_input(layer, "the stream passes through norms"));
+            }
             let after = self.norm_after_attn(layer)?;
             let bias = self.head_writer(layer)?.bias.as_deref();
             if after.is_some() && !is_zero(bias)? {

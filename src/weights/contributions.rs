@@ -42,6 +42,12 @@ impl Transformer {
         Ok(self.block(layer)?.norm_after_mlp())
     }
 
+    /// The norm of the stream after a layer's attention, or its MLP, has added to it.
+    pub(crate) fn norm_of_stream(&self, layer: usize, after_mlp: bool) -> Result<Option<PlacedNorm<'_>>> {
+        let block = self.block(layer)?;
+        Ok(if after_mlp { block.norm_of_stream_after_mlp() } else { block.norm_of_stream_after_attn() })
+    }
+
     /// The output weights of a layer's heads, `[d_model, head · d_head]`, and their bias.
     pub(crate) fn head_writer(&self, layer: usize) -> Result<&Linear> {
         Ok(&self.block(layer)?.attn.o)

@@ -166,6 +166,7 @@ fn unsupported() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         ("CTRLLMHeadModel", json!({"n_embd": 81, "n_head": 9}), "d_model", "81"),
         ("BioGptForCausalLM", json!({"hidden_act": "mish"}), "hidden_act", "mish"),
         ("XGLMForCausalLM", json!({"d_model": 2, "attention_heads": 1}), "positions.steps", "0"),
+        ("OpenAIGPTLMHeadModel", json!({"afn": "mish"}), "afn", "mish"),
         ("Qwen2VLForConditionalGeneration", json!({"hidden_act": "mish"}), "hidden_act", "mish"),
         (
             "Qwen2_5_VLForConditionalGeneration",

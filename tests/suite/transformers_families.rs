@@ -26,7 +26,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("gemma4_unified_text", "multiply the whole residual stream"),
     ("hrm_text", "run several times"),
     ("modernbert-decoder", "between the last norm and the unembedding"),
-    ("openai-gpt", "change the residual stream"),
 ];
 
 /// The cases are run so many at once.

@@ -55,6 +55,7 @@ mod olmo;
 mod olmo2;
 mod olmo3;
 mod olmoe;
+mod openai_gpt;
 mod opt;
 mod persimmon;
 mod phi;
@@ -161,6 +162,7 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &ctrl::FAMILY,
     &biogpt::FAMILY,
     &xglm::FAMILY,
+    &openai_gpt::FAMILY,
     &qwen2_vl::FAMILY,
     &qwen2_vl::FAMILY_2_5,
     &qwen3_vl::FAMILY,

@@ -122,6 +122,9 @@ fn folds_norms(config: &Config) -> Decision {
     match config.norm_position() {
         _ if kind == Normalization::None => (false, "there are no norms"),
         _ if is_shortformer(config) => (false, "queries and keys read positions past the norm"),
+        NormPosition::InStream => {
+            (false, "the stream itself is normalised, and what reads it reads the last norm of many")
+        }
         NormPosition::After => (true, "of the last norm; those after a sublayer stay, as nothing linear reads them"),
         NormPosition::BeforeAndAfter => (true, "those after a sublayer stay, as nothing linear reads them"),
         NormPosition::Before if config.gated_mlp() && kind.centers() => {
@@ -134,6 +137,7 @@ fn folds_norms(config: &Config) -> Decision {
 fn centers_writing_weights(config: &Config) -> Decision {
     match (config.normalization_type().centers(), config.norms.last().centers()) {
         _ if is_shortformer(config) => (false, "queries and keys read positions past the norm"),
+        _ if config.norm_position() == NormPosition::InStream => (false, "the stream is read as it is"),
         (true, true) => (true, ""),
         (true, false) => (false, "the last norm does not take the mean off"),
         (false, _) => (false, "the norms do not take the mean off"),
