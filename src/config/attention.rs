@@ -36,6 +36,9 @@ pub struct AttentionConfig {
     pub qk_norm_after_rotation: bool,
     /// The norm of what all heads have mixed, between them and `W_O` (BitNet).
     pub z_norm: Option<Normalization>,
+    /// Heads come in pairs, and what the second of a pair has mixed is taken from what the first has (Ye et al. 2024, "Differential
+    /// Transformer"). `hook_z` is what `W_O` reads then: each pair's difference as two heads.
+    pub differential: bool,
     /// What queries are multiplied by, after their norms and rotation (Ministral 3).
     pub temperature: PerLayer<Option<Temperature>>,
 }

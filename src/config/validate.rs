@@ -136,6 +136,13 @@ impl Config {
         ] {
             number.map_or(Ok(()), |number| between(field, number, bounds))?;
         }
+        if attention.differential && !self.n_key_value_heads.is_multiple_of(2) {
+            return Err(Error::field(
+                "n_key_value_heads",
+                self.n_key_value_heads,
+                "heads come in pairs: it must be even",
+            ));
+        }
         if attention.sinks_after_pattern && !attention.sinks {
             return Err(Error::field("attention.sinks_after_pattern", true, "there are no sinks"));
         }

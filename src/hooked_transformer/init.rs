@@ -152,6 +152,7 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
         Part::LnFinalW => gain(config.norms.last()),
         Part::LnFinalB => bias(config.norms.last()),
         Part::QNormW | Part::KNormW => config.qk_norm().is_some(),
+        Part::LambdaQ1 | Part::LambdaK1 | Part::LambdaQ2 | Part::LambdaK2 => config.attention.differential,
         Part::ZNormW => config.attention.z_norm.is_some_and(gain),
         Part::ZNormB => config.attention.z_norm.is_some_and(bias),
         Part::Sinks => config.use_attention_sinks(),

@@ -6,6 +6,7 @@ use tch::Tensor;
 
 use super::attention_input::AttentionInput;
 use super::context::{Context, FusedMask, AT_ONCE};
+use super::differential::Differential;
 use super::linear::Linear;
 use super::norm::{Norm, NormPoints};
 use super::parameters::module;
@@ -43,6 +44,7 @@ pub(crate) struct Attention {
     pub(crate) norms_rotated: bool,
     /// Of what all heads have mixed, between them and `o`.
     pub(crate) z_norm: Option<Norm>,
+    pub(crate) differential: Option<Differential>,
     /// Whether positions are rotary, be it that this layer is blind to them.
     pub(crate) rotary: bool,
 }
@@ -52,6 +54,7 @@ module!(Attention, () => (), {
     q_norm: (Part::QNormW, Part::QNormB),
     k_norm: (Part::KNormW, Part::KNormB),
     sinks: Part::Sinks,
+    differential: (),
     z_norm: (Part::ZNormW, Part::ZNormB),
     o: (Part::O, Part::OB),
 } plain { layer, n_heads, n_kv_heads, d_head, scale, soft_cap, clip, qk_norm, norms_rotated, rotary, sinks_after_pattern });
@@ -76,6 +79,7 @@ impl Attention {
             qk_norm: config.qk_norm(),
             norms_rotated: config.attention.qk_norm_after_rotation,
             z_norm: None,
+            differential: None,
             rotary: config.positional_embedding_type() == PositionalEmbedding::Rotary,
         }
     }
@@ -101,6 +105,10 @@ impl Attention {
         }
         let q = context.tempered(layer, q)?;
         let z = self.mix(&q, &k, &v, context, tap)?;
+        let z = match &self.differential {
+            Some(differential) => differential.difference(&z)?,
+            None => z,
+        };
         let z = match &self.z_norm {
             Some(norm) => of_all_heads(norm, z, (hook::z_norm_scale(layer), hook::z_norm_normalized(layer)), tap)?,
             None => z,
@@ -178,6 +186,10 @@ impl Attention {
         let records = [q, k, v].iter().any(|x| x.requires_grad());
         let (k, v) = context.keys_and_values(layer, k, v, records)?; // [batch, kv_head, key, d_head]
         let q = q.f_transpose(1, 2)?; // [batch, head, pos, d_head]
+        let v = match &self.differential {
+            Some(differential) => differential.values(&v)?, // [batch, kv_head, key, 2 d_head]
+            None => v,
+        };
         if !tap.plan.forms_pattern(layer) {
             let z = self.mix_unobserved(&q, &k, &v, context)?;
             return Ok(context.without_padding(z.f_transpose(1, 2)?)?); // [batch, pos, head, d_head]

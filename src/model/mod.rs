@@ -9,6 +9,7 @@ pub(crate) mod attention_input;
 pub(crate) mod batch;
 pub(crate) mod block;
 pub(crate) mod context;
+pub(crate) mod differential;
 pub(crate) mod embed;
 pub(crate) mod forward;
 pub(crate) mod key_value_store;

@@ -77,6 +77,11 @@ parts! {
     /// Of all heads: `[n_heads · d_head]`.
     ZNormW: Gain, "attn.z_norm.w";
     ZNormB: Bias, "attn.z_norm.b";
+    /// Of differential attention: `[d_head]` each.
+    LambdaQ1: Parameter, "attn.lambda_q1";
+    LambdaK1: Parameter, "attn.lambda_k1";
+    LambdaQ2: Parameter, "attn.lambda_q2";
+    LambdaK2: Parameter, "attn.lambda_k2";
     /// `[d_model, n_heads · d_head]`
     O: Matrix, "attn.o.weight";
     OB: Bias, "attn.o.bias";
@@ -142,6 +147,7 @@ impl Part {
             Part::QNormW | Part::QNormB => vec![if all_heads { q_rows } else { d_head }],
             Part::KNormW | Part::KNormB => vec![if all_heads { kv_rows } else { d_head }],
             Part::ZNormW | Part::ZNormB => vec![q_rows],
+            Part::LambdaQ1 | Part::LambdaK1 | Part::LambdaQ2 | Part::LambdaK2 => vec![d_head],
             Part::Sinks => vec![config.n_heads as i64],
             Part::O => vec![d_model, q_rows],
             Part::OB | Part::OutB => vec![d_model],

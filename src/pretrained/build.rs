@@ -12,6 +12,7 @@ use super::tasks;
 use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, Positions, QkNorm};
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
+use crate::model::differential::Differential;
 use crate::model::embed::Embed;
 use crate::model::linear::Linear;
 use crate::model::mlp::{Act, Mlp};
@@ -193,6 +194,12 @@ impl Builder<'_> {
         }
         if let Some(kind) = config.attention.z_norm {
             attention.z_norm = Some(self.norm(Part::ZNormW, Part::ZNormB, kind, location)?);
+        }
+        if config.attention.differential {
+            let lambda = |part| self.reader.tensor(part, location);
+            let (q1, k1) = (lambda(Part::LambdaQ1)?, lambda(Part::LambdaK1)?);
+            let lambdas = [q1, k1, lambda(Part::LambdaQ2)?, lambda(Part::LambdaK2)?];
+            attention.differential = Some(Differential::new(config, layer, lambdas));
         }
         if config.use_attention_sinks() {
             attention.sinks = Some(self.reader.tensor(Part::Sinks, location)?);

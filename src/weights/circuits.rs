@@ -7,9 +7,7 @@ use crate::model::Transformer;
 use crate::tensor::factored::{frobenius, positive, FactoredMatrix};
 use crate::tensor::scalar::Scalar;
 use crate::tensor::slice::Slice;
-#[cfg(doc)]
-use crate::Error;
-use crate::Result;
+use crate::{Error, Result};
 
 /// The input of the later head through which two heads compose (Elhage et al. 2021).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,8 +49,14 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
+    /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have; [`Error::Unsupported`] with
+    /// differential attention.
     pub fn ov(&self, layers: impl Into<Slice>) -> Result<FactoredMatrix> {
+        if self.config().attention.differential {
+            return Err(Error::unsupported(
+                "in differential attention W_O reads the difference of two heads, so no head has an OV circuit of its own",
+            ));
+        }
         let layers = layers.into();
         FactoredMatrix::new(&self.w_v(layers.clone())?, &self.w_o(layers)?)
     }

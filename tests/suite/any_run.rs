@@ -2,7 +2,7 @@
 //!
 //! `TCH_LENS_CASES` sets the number of cases.
 
-use crate::common::{child, families, raw};
+use crate::common::{child, families, mechanisms, raw};
 use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
 use tch::{Kind, Tensor};
@@ -293,7 +293,8 @@ fn every_analysis_of_any_run_is_right_or_an_error() {
         return println!("{}", printed.unwrap_or_else(|failure| panic!("{failure}")));
     }
     let cases = std::env::var("TCH_LENS_CASES").map_or(300, |cases| cases.parse().unwrap());
-    let models: Vec<_> = families().into_iter().map(|family| (family.clone(), raw(&family))).collect();
+    let models: Vec<_> =
+        families().into_iter().chain(mechanisms()).map(|family| (family.clone(), raw(&family))).collect();
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let (right, refused) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
     let found = TestRunner::new(config).run(&case(), |case| match check(&models, &case) {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::common::{child, families, raw};
+use crate::common::{child, families, mechanisms, raw};
 use tch::{IndexOp, Kind, Tensor};
 use tch_lens::config::{NormPosition, Normalization};
 use tch_lens::hook::Site;
@@ -75,8 +75,8 @@ impl Model {
             Some(w) => quotient * w,
             None => quotient.shallow_clone(),
         };
-        let has_norm =
-            config.normalization_type() != Normalization::None && config.norm_position() != NormPosition::After;
+        let reads_a_norm = !matches!(config.norm_position(), NormPosition::After | NormPosition::InStream);
+        let has_norm = config.normalization_type() != Normalization::None && reads_a_norm;
         match target {
             Target::Unembed => {
                 let read = cache["unembed.hook_in"].shallow_clone();
@@ -143,8 +143,10 @@ fn breaks(m: &Model, point: HookPoint) -> (bool, bool) {
         Site::Ln1PostNormalized | Site::Ln2PostNormalized => true,
         _ => false,
     };
+    let in_stream = m.model.config().norm_position() == NormPosition::InStream;
     match point.site() {
         Site::ResidPre | Site::ResidMid | Site::ResidPost => (true, true),
+        Site::Ln1Normalized | Site::Ln2Normalized if in_stream => (true, true),
         Site::AttnOut | Site::MlpOut => (false, true),
         _ => (false, is_after),
     }
@@ -243,7 +245,7 @@ fn sums_hold_whatever_a_hook_has_changed() {
     }
     let all = std::env::var_os("TCH_LENS_ALL_TARGETS").is_some();
     let (mut runs, mut refused) = (0, 0);
-    for family in families() {
+    for family in families().into_iter().chain(mechanisms()) {
         let m = Model::open(&family);
         let targets = m.targets();
         for (i, point) in m.points().into_iter().enumerate() {

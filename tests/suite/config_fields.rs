@@ -166,6 +166,7 @@ fn unsupported() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         ("CTRLLMHeadModel", json!({"n_embd": 81, "n_head": 9}), "d_model", "81"),
         ("BioGptForCausalLM", json!({"hidden_act": "mish"}), "hidden_act", "mish"),
         ("XGLMForCausalLM", json!({"d_model": 2, "attention_heads": 1}), "positions.steps", "0"),
+        ("DiffLlamaForCausalLM", json!({"num_attention_heads": 3, "hidden_size": 96}), "n_key_value_heads", "3"),
         ("OpenAIGPTLMHeadModel", json!({"afn": "mish"}), "afn", "mish"),
         ("Qwen2VLForConditionalGeneration", json!({"hidden_act": "mish"}), "hidden_act", "mish"),
         (

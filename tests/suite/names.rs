@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use crate::common::{families, properties, raw};
+use crate::common::{families, mechanisms, properties, raw};
 use proptest::prelude::*;
 use rstest::rstest;
 use tch_lens::hook::{HookName, Site, Stack};
@@ -13,7 +13,12 @@ const PROMPT: [i64; 5] = [5, 14, 3, 10, 9];
 
 /// The shapes of all families: what a name means depends on nothing else.
 fn configs() -> Vec<(Config, Vec<String>)> {
-    families().iter().map(|family| raw(family)).map(|model| (model.config().clone(), model.hook_names())).collect()
+    families()
+        .iter()
+        .chain(&mechanisms())
+        .map(|family| raw(family))
+        .map(|model| (model.config().clone(), model.hook_names()))
+        .collect()
 }
 
 #[test]
@@ -105,7 +110,7 @@ fn the_functions_make_the_points_of_their_names() {
 /// The table's order is the one in which a run fires, of every family, whichever side of a sublayer its norms are on.
 #[test]
 fn points_are_listed_in_the_order_in_which_they_fire() {
-    for family in families() {
+    for family in families().into_iter().chain(mechanisms()) {
         let model = raw(&family);
         let fired = RefCell::new(Vec::new());
         let hooks = Hooks::new().observe(model.hook_names(), |_, point| fired.borrow_mut().push(point.to_string()));

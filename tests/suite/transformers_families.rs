@@ -19,7 +19,6 @@ const EXACT: f64 = 1e-9;
 
 /// Families that are refused, and what the error says.
 const REFUSED: &[(&str, &str)] = &[
-    ("diffllama", "two patterns are taken from each other"),
     ("doge", "chooses"),
     ("gemma3n_text", "several residual streams"),
     ("gemma4_text", "multiply the whole residual stream"),

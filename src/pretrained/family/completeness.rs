@@ -34,6 +34,7 @@ const CHANGE_NOTHING: &[&str] = &[
     "hidden_dropout_prob",
     "init_device",
     "init_std",
+    "lambda_std_dev",
     "layerdrop",
     "learned_pos_emb", // with ALiBi there are none
     "output_router_logits",

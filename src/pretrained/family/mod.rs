@@ -16,6 +16,7 @@ mod cohere_compass;
 mod completeness;
 mod ctrl;
 mod cwm;
+mod diffllama;
 mod emu3_text;
 mod ernie4_5;
 mod exaone4;
@@ -163,6 +164,7 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &biogpt::FAMILY,
     &xglm::FAMILY,
     &openai_gpt::FAMILY,
+    &diffllama::FAMILY,
     &qwen2_vl::FAMILY,
     &qwen2_vl::FAMILY_2_5,
     &qwen3_vl::FAMILY,

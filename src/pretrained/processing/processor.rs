@@ -156,6 +156,9 @@ fn folds_value_biases(config: &Config) -> Decision {
         (true, ..) => (false, "with attention sinks a pattern's rows do not sum to one"),
         (_, Some(_), _) => (false, "values are clamped after their bias"),
         (.., Some(_)) => (false, "a norm stands between values and W_O"),
+        _ if config.attention.differential => {
+            (false, "what the second head of a pair mixes is taken from what the first does")
+        }
         (false, None, None) => (true, ""),
     }
 }
@@ -165,6 +168,8 @@ fn refactors_attention(config: &Config, value_biases_are_folded: bool) -> Decisi
         (false, "what happens between W_Q and W_K is not linear")
     } else if config.n_key_value_heads != config.n_heads {
         (false, "heads share their keys and values")
+    } else if config.attention.differential {
+        (false, "W_O reads the difference of two heads")
     } else if config.attention.z_norm.is_some() {
         (false, "a norm stands between W_V and W_O")
     } else if config.clip_qkv().is_some() {

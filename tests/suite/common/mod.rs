@@ -110,6 +110,23 @@ pub fn families() -> Vec<String> {
     names
 }
 
+/// The fixtures of transformers whose model has what none of [`families`] has.
+pub fn mechanisms() -> Vec<String> {
+    let names = [
+        "bitnet",
+        "cohere2",
+        "ctrl",
+        "diffllama",
+        "falcon_rw",
+        "granite_swa",
+        "hunyuan_v1_dense",
+        "ministral3",
+        "nanochat",
+        "openai-gpt",
+    ];
+    names.map(|name| format!("transformers/{name}")).to_vec()
+}
+
 /// The flags that TransformerLens' `processed.` figures were made with: its defaults but those that change the function.
 pub fn processed_like_transformer_lens(fixture: &Fixture) -> tch_lens::LoadOptions {
     let used: Vec<String> = serde_json::from_value(fixture.meta["processing"]["flags_used"].clone()).unwrap();
