@@ -20,6 +20,16 @@ fn the_readme_lists_the_architectures() {
     assert_eq!(listed, HookedTransformer::supported());
 }
 
+/// Made by the example `conformance`, from the fixtures.
+#[test]
+fn every_architecture_has_a_row_in_the_page_of_conformance() {
+    let conformance = page("docs/conformance.md");
+    let rows: BTreeSet<&str> = conformance.lines().filter_map(|line| line.split(" | ").nth(1)).collect();
+    for architecture in HookedTransformer::supported() {
+        assert!(rows.contains(architecture), "{architecture} has no row: run the example `conformance`");
+    }
+}
+
 #[test]
 fn the_contents_of_the_recipes_are_its_headings() {
     let recipes = page("docs/recipes.md");

@@ -8,8 +8,8 @@ use rstest::rstest;
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
 use tch_lens::{
-    hook, DecomposeOptions, FullOptions, HeadOptions, HookedTransformer, LoadOptions, NeuronOptions, PaddingSide,
-    Target, Tokens,
+    hook, DecomposeOptions, FullOptions, HeadOptions, HookFilter, HookedTransformer, KeyValueStore, LoadOptions,
+    NeuronOptions, PaddingSide, RunOptions, Target, Tokens,
 };
 
 /// Absolute, or relative to the largest entry where that is above one.
@@ -201,6 +201,27 @@ fn padded_rows_are_as_if_alone(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) 
         }
     }
     tally.finish("padded rows");
+}
+
+/// Tokens that come in parts, after a store of keys and values, give what they give at once.
+#[rstest]
+fn runs_in_parts_are_the_whole_run(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) {
+    let mut tally = Tally::default();
+    for case in cases_of(stripe) {
+        let model = LoadOptions::new().no_processing().kind(Kind::Double).open(&case.folder).unwrap();
+        let whole = model.forward(case.tokens()).unwrap();
+        let mut store = KeyValueStore::new(&model, 2, 11).unwrap();
+        for (start, len) in [(0, 5), (5, 1), (6, 5)] {
+            // Every second part with scores and patterns, which attention forms only there.
+            let run = RunOptions::new().past(&mut store);
+            let run = if start == 5 { run.cache(HookFilter::All) } else { run };
+            let tokens = case.tokens().narrow(1, start, len);
+            let logits = model.run(&tokens, run).unwrap().logits.unwrap();
+            let what = format!("{}, {start} + {len}", case.name);
+            relative(&mut tally, &what, &logits, &whole.narrow(1, start, len), EXACT);
+        }
+    }
+    tally.finish("runs in parts");
 }
 
 /// A model that is written is the same when it is read, in our own form and in that of its family.

@@ -1,0 +1,216 @@
+//! Compares every family with its reference, and with itself, and prints `docs/conformance.md`.
+//!
+//! ```text
+//! $ cargo run --release --example conformance > docs/conformance.md
+//! ```
+//!
+//! The tiny checkpoints and the expected figures are those of `tests/fixtures`, so the command runs in the repository.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use tch_lens::tch::{Kind, Tensor};
+use tch_lens::{
+    hook, DecomposeOptions, FullOptions, HookFilter, HookedTransformer, KeyValueStore, LoadOptions, PaddingSide,
+    RunOptions, Target, Tokens,
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const HEAD: &str = "\
+# Conformance
+
+This page is made by `cargo run --release --example conformance > docs/conformance.md`. Each row is a tiny checkpoint of
+`tests/fixtures`, with random weights. The reference is transformers 5.23 (logits, residual streams, attention patterns) and, where the
+row has more than that, TransformerLens 3.9 (all activations). The table has the largest differences, relative to the largest entry of
+what is compared where that is above one.
+
+| column | what is compared |
+| --- | --- |
+| logits | fp32, of the raw model, with the reference |
+| activations | fp32, how many of the reference's there are, and their largest difference |
+| sums | fp64, every decomposition with the stream at every target, and every attribution with the logit |
+| alone | fp64, rows of a batch with the same rows alone |
+| left, right | fp64, rows that are padded on that side with the same rows alone |
+| processed | fp64, log-probabilities after weight processing with those before |
+| cached | fp64, tokens in parts, after a store of keys and values, with all at once |
+
+| checkpoint | architecture | logits | activations | sums | alone | left | right | processed | cached |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |";
+
+fn main() -> Result<()> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    println!("{HEAD}");
+    let (mut rows, mut refused) = (0, Vec::new());
+    for folder in folders(&fixtures)? {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match LoadOptions::new().no_processing().open(&folder) {
+            Ok(model) => {
+                println!("{}", row(&name, &folder, &model)?);
+                rows += 1;
+            }
+            Err(error) => refused.push(format!("| {name} | {error} |")),
+        }
+    }
+    println!("\n{rows} checkpoints are compared. These are refused:\n\n| checkpoint | why |\n| --- | --- |");
+    refused.iter().for_each(|row| println!("{row}"));
+    Ok(())
+}
+
+/// Every folder with a checkpoint and what is expected of it.
+fn folders(fixtures: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for parent in [fixtures.to_path_buf(), fixtures.join("transformers")] {
+        for entry in std::fs::read_dir(parent)? {
+            let folder = entry?.path();
+            let has_config = ["config.json", "cfg.json"].iter().any(|name| folder.join(name).is_file());
+            if has_config && folder.join("expected.safetensors").is_file() {
+                folders.push(folder);
+            }
+        }
+    }
+    folders.sort_by_key(|folder| folder.file_name().map(std::ffi::OsStr::to_os_string));
+    Ok(folders)
+}
+
+fn row(name: &str, folder: &Path, model: &HookedTransformer) -> Result<String> {
+    let expected: BTreeMap<String, Tensor> =
+        Tensor::read_safetensors(folder.join("expected.safetensors"))?.into_iter().collect();
+    let tokens = &expected["tokens"];
+    let logits = ["logits", "hf.logits", "raw.logits"].iter().find_map(|key| expected.get(*key));
+    let logits = logits.ok_or("no logits are expected")?;
+    let of_logits = difference(&model.forward(tokens)?, logits);
+    let (count, of_activations) = activations(model, tokens, &expected)?;
+    let double = LoadOptions::new().no_processing().kind(Kind::Double).open(folder)?;
+    let processed = LoadOptions::new().kind(Kind::Double).open(folder)?;
+    let log_probs =
+        |model: &HookedTransformer| -> Result<Tensor> { Ok(model.forward(tokens)?.log_softmax(-1, Kind::Double)) };
+    let cells = [
+        shown(of_logits),
+        format!("{count}: {}", shown(of_activations)),
+        shown(sums(&double, tokens)?.max(sums(&processed, tokens)?)),
+        shown(alone(&double, tokens, None)?),
+        shown(alone(&double, tokens, Some(PaddingSide::Left))?),
+        shown(alone(&double, tokens, Some(PaddingSide::Right))?),
+        shown(difference(&log_probs(&processed)?, &log_probs(&double)?)),
+        cached(&double, tokens)?.map_or("–".into(), shown),
+    ];
+    let architecture = &model.config().original_architecture;
+    Ok(format!("| {name} | {} | {} |", if architecture.is_empty() { "–" } else { architecture }, cells.join(" | ")))
+}
+
+/// Streams and patterns, or the activations of TransformerLens that have our shape.
+fn activations(
+    model: &HookedTransformer,
+    tokens: &Tensor,
+    expected: &BTreeMap<String, Tensor>,
+) -> Result<(usize, f64)> {
+    let names = model.hook_names();
+    let cache = model.run(tokens, RunOptions::new().cache(names.clone()))?.cache;
+    let last = model.config().n_layers - 1;
+    let (mut count, mut worst) = (0, 0f64);
+    for (key, theirs) in expected {
+        let name = match key.split_once('.') {
+            _ if key == "resid_final" => hook::resid_post(last).to_string(),
+            Some(("hidden", layer)) if layer.parse::<usize>()? <= last => {
+                hook::resid_pre(layer.parse::<usize>()?).to_string()
+            }
+            Some(("pattern", layer)) => hook::pattern(layer.parse::<usize>()?).to_string(),
+            _ => match key.strip_prefix("raw.cache.") {
+                Some(name) if names.iter().any(|known| known == name) => name.to_string(),
+                _ => continue,
+            },
+        };
+        let ours = cache.get(name.as_str())?;
+        if ours.size() == theirs.size() {
+            (count, worst) = (count + 1, worst.max(difference(ours, theirs)));
+        }
+    }
+    Ok((count, worst))
+}
+
+/// Decompositions at every target, and attributions.
+fn sums(model: &HookedTransformer, tokens: &Tensor) -> Result<f64> {
+    let config = model.config();
+    let (_, cache) = model.run_with_cache(tokens)?;
+    let mut targets = vec![(Target::Unembed, hook::resid_post(config.n_layers - 1))];
+    for layer in 0..config.n_layers {
+        targets.push((Target::attn(layer), hook::resid_pre(layer)));
+        if !config.attn_only() {
+            let mid = if config.parallel_attn_mlp { hook::resid_pre(layer) } else { hook::resid_mid(layer) };
+            targets.push((Target::mlp(layer), mid));
+        }
+    }
+    let mut worst = 0f64;
+    for (target, stream) in targets {
+        let sublayers = cache.decompose_resid(DecomposeOptions::new().target(target))?;
+        let full = cache.get_full_resid_decomposition(FullOptions::new().target(target))?;
+        worst = worst.max(difference(&sublayers.sum()?, &cache[stream])).max(difference(&full.sum()?, &cache[stream]));
+    }
+    let logit = cache[hook::unembed_out()].select(-1, 1);
+    let stack = cache.decompose_resid(DecomposeOptions::new())?;
+    for attribution in [cache.logit_attrs(&stack, 1)?, cache.logit_attrs(FullOptions::new(), 1)?] {
+        worst = worst.max(difference(&attribution.sum()?, &logit));
+    }
+    Ok(worst)
+}
+
+/// Rows of a batch, padded to one length or of one length already, with the rows alone.
+fn alone(model: &HookedTransformer, tokens: &Tensor, padding: Option<PaddingSide>) -> Result<f64> {
+    let longest = tokens.size()[1];
+    let mut rows = Vec::new();
+    for row in 0..tokens.size()[0] {
+        let len = if padding.is_some() { (longest - 3 * row).max(1) } else { longest };
+        rows.push(Vec::<i64>::try_from(tokens.select(0, row).narrow(0, 0, len))?);
+    }
+    let batch = Tokens::padded(&rows, 0, padding.unwrap_or(PaddingSide::Right))?;
+    let logits = model.forward(&batch)?;
+    let mut worst = 0f64;
+    for (i, row) in rows.iter().enumerate() {
+        let len = row.len() as i64;
+        let start = if padding == Some(PaddingSide::Left) { longest - len } else { 0 };
+        let alone = model.forward(row.clone())?.select(0, 0);
+        worst = worst.max(difference(&logits.select(0, i as i64).narrow(0, start, len), &alone));
+    }
+    Ok(worst)
+}
+
+/// Tokens in two parts with all at once; `None` where a token sees what follows it.
+fn cached(model: &HookedTransformer, tokens: &Tensor) -> Result<Option<f64>> {
+    if model.config().attention_dir() != tch_lens::config::AttentionDir::Causal {
+        return Ok(None);
+    }
+    let (batch, len) = (tokens.size()[0], tokens.size()[1]);
+    let whole = model.forward(tokens)?;
+    let mut store = KeyValueStore::new(model, batch as usize, len as usize)?;
+    let mut worst = 0f64;
+    for (start, len) in [(0, len - 3), (len - 3, 1), (len - 2, 2)] {
+        let run = RunOptions::new().past(&mut store);
+        let run = if len == 1 { run.cache(HookFilter::All) } else { run };
+        let part = tokens.narrow(1, start, len);
+        let logits = model.run(&part, run)?.logits.ok_or("a run gives logits")?;
+        worst = worst.max(difference(&logits, &whole.narrow(1, start, len)));
+    }
+    Ok(Some(worst))
+}
+
+/// The largest difference, relative to the largest entry where that is above one; of infinities zero where both are the same.
+fn difference(ours: &Tensor, theirs: &Tensor) -> f64 {
+    let (ours, theirs) = (ours.to_kind(Kind::Double), theirs.to_kind(Kind::Double));
+    let same = ours.eq_tensor(&theirs);
+    let finite = theirs.where_self(&theirs.isfinite(), &Tensor::from(0.0));
+    let largest = finite.abs().max().double_value(&[]).max(1.0);
+    let differences = (ours - theirs).abs().where_self(&same.logical_not(), &Tensor::from(0.0));
+    match differences.max().double_value(&[]) / largest {
+        difference if difference.is_nan() => f64::INFINITY,
+        difference => difference,
+    }
+}
+
+fn shown(difference: f64) -> String {
+    match difference {
+        0.0 => "0".into(),
+        _ => format!("{difference:.0e}"),
+    }
+}
