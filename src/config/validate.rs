@@ -52,7 +52,7 @@ impl Config {
             }
             Positions::Sinusoidal(Sinusoids { offset, steps }) => {
                 size("positions.steps", *steps, MAX_SIZE)?;
-                size("positions.offset", *offset + 1, MAX_SIZE)?;
+                size("positions.offset", offset.saturating_add(1), MAX_SIZE)?;
                 if !self.d_model.is_multiple_of(2) {
                     return Err(Error::field(
                         "d_model",
@@ -122,7 +122,7 @@ impl Config {
         for temperature in attention.temperature.values().iter().flatten() {
             between("attention.temperature.beta", temperature.beta, [0.0, 1e6])?;
             between("attention.temperature.period", temperature.period, [1.0, 1e12])?;
-            size("attention.temperature.offset", temperature.offset + 1, MAX_SIZE)?;
+            size("attention.temperature.offset", temperature.offset.saturating_add(1), MAX_SIZE)?;
         }
         for reach in attention.reach.values() {
             if let Reach::Window(window) = reach {

@@ -3,7 +3,7 @@
 use tch::Tensor;
 use tch_lens::config::{
     Activation, ExpertGate, Experts, MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions,
-    QkNorm, Reach, RopeScaling, Rotary, Routing,
+    QkNorm, Reach, RopeScaling, Rotary, Routing, Sinusoids, Temperature,
 };
 use tch_lens::{Config, Error, HookedTransformer, LoadOptions};
 
@@ -79,6 +79,8 @@ fn numbers() -> Vec<Number> {
     }
     vec![
         ("norms.eps", |c, x| c.norms.eps = x),
+        ("norms.last_eps", |c, x| c.norms.last_eps = Some(x)),
+        ("attention.temperature.period", |c, x| temper(c, 0.1, x, 0)),
         ("attention.scale", |c, x| c.attention.scale = Some(x)),
         ("attention.scores_soft_cap", |c, x| c.attention.scores_soft_cap = Some(x)),
         ("attention.clip_qkv", |c, x| c.attention.clip_qkv = Some(x)),
@@ -109,6 +111,11 @@ fn numbers() -> Vec<Number> {
             c.mlp = Some(experts(4, 2, ExpertGate::ClampedSwiglu { alpha: 1.0, limit: x }));
         }),
     ]
+}
+
+/// Queries that grow with their position.
+fn temper(config: &mut Config, beta: f64, period: f64, offset: usize) {
+    config.attention.temperature = PerLayer::All(Some(Temperature { beta, period, offset }));
 }
 
 /// Everything else, each with a value that is refused.
@@ -157,6 +164,36 @@ fn refused() -> Vec<(&'static str, Change)> {
             c.norms = NormConfig { after_embedding: true, ..NormConfig::new(Normalization::None) };
         }),
         row("parallel_attn_mlp", |c| (c.parallel_attn_mlp, c.norms.position) = (true, NormPosition::After)),
+        row("parallel_attn_mlp", |c| (c.parallel_attn_mlp, c.norms.position) = (true, NormPosition::InStream)),
+        row("attention.temperature", |c| c.attention.temperature = PerLayer::Each(vec![None])),
+        row("attention.temperature.beta", |c| temper(c, -0.1, 4.0, 0)),
+        row("attention.temperature.beta", |c| temper(c, f64::NAN, 4.0, 0)),
+        row("attention.temperature.offset", |c| temper(c, 0.1, 4.0, usize::MAX)),
+        row("attention.sinks_after_pattern", |c| c.attention.sinks_after_pattern = true),
+        row("attention.z_norm", |c| c.attention.z_norm = Some(Normalization::None)),
+        row("attention.qk_norm_after_rotation", |c| c.attention.qk_norm_after_rotation = true),
+        row("attention.qk_norm_after_rotation", |c| {
+            c.attention.qk_norm = Some(QkNorm::PerHead(Normalization::RMS));
+            c.attention.qk_norm_after_rotation = true;
+            c.positions = Positions::Learned;
+        }),
+        row("n_key_value_heads", |c| (c.attention.differential, c.n_key_value_heads) = (true, 1)),
+        row("positions", |c| c.positions = Positions::Rotary(PerLayer::All(None))),
+        row("positions", |c| c.positions = Positions::Rotary(PerLayer::Each(vec![Some(Rotary::new(4, 100.0))]))),
+        row("positions.steps", |c| c.positions = Positions::Sinusoidal(Sinusoids { offset: 0, steps: 0 })),
+        row("positions.offset", |c| c.positions = Positions::Sinusoidal(Sinusoids { offset: usize::MAX, steps: 1 })),
+        row("d_model", |c| {
+            (c.d_model, c.positions) = (15, Positions::Sinusoidal(Sinusoids { offset: 0, steps: 7 }));
+        }),
+        row("mlp.norm", |c| c.mlp.as_mut().unwrap().norm = Some(Normalization::None)),
+        row("mlp.norm", |c| {
+            c.mlp = Some(experts(4, 2, ExpertGate::Plain));
+            c.mlp.as_mut().unwrap().norm = Some(Normalization::RMS);
+        }),
+        row("mlp.norm", |c| {
+            c.mlp = Some(MlpConfig::plain(8, Activation::SoluLn));
+            c.mlp.as_mut().unwrap().norm = Some(Normalization::RMS);
+        }),
         row("parallel_attn_mlp", |c| (c.parallel_attn_mlp, c.norms.position) = (true, NormPosition::BeforeAndAfter)),
         row("attention.reach", |c| c.attention.reach = PerLayer::All(Reach::Window(0))),
         row("attention.reach", |c| c.attention.reach = PerLayer::All(Reach::Window(usize::MAX))),
