@@ -15,9 +15,10 @@ pub(super) struct Resume {
 }
 
 impl Resume {
-    /// From tokens.
-    pub(super) fn from_tokens(point: HookPoint, config: &Config) -> Self {
-        Resume { layer: None, direct: None, ..Resume::of(point, config) }
+    /// The latest start for a hook at a point.
+    pub(super) fn hooked(point: HookPoint, config: &Config) -> Self {
+        let resume = Resume::of(point, config);
+        Resume { layer: point.layer().or(resume.layer), direct: None, ..resume }
     }
 
     /// The latest start for a patch at a point.

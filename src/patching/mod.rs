@@ -16,6 +16,8 @@
 //! # Ok::<(), tch_lens::Error>(())
 //! ```
 //!
+//! [`path_patch`] patches the paths from one part of the model to another.
+//!
 //! # What a sweep computes
 //!
 //! Each figure is that of a run of the corrupted prompt in which one activation is the clean one. The runs of a sweep share what they
@@ -27,12 +29,14 @@ mod axes;
 mod groups;
 mod index;
 mod map;
+mod path;
 mod sweep;
 mod transformer_lens;
 
 pub use axes::{MapAxis, PatchAxis};
 pub use index::PatchIndex;
 pub use map::MetricMap;
+pub use path::{path_patch, path_patch_together, PathOptions};
 pub use transformer_lens::*;
 
 use crate::cache::ActivationCache;

@@ -19,7 +19,7 @@ use crate::text::input::Tokens;
 use crate::text::positions::Positions;
 use crate::{Error, Result};
 
-/// The metric of the corrupted run with each of the patches.
+/// The metric of the corrupted run with each of the patches, whose values are those of the clean cache.
 pub(super) fn sweep(
     model: &HookedTransformer,
     tokens: &Tokens,
@@ -28,20 +28,22 @@ pub(super) fn sweep(
     parts: &[HookPart],
     options: &PatchingOptions,
 ) -> Result<Swept> {
-    let config = model.config();
     if parts.is_empty() {
         return Err(Error::NothingSelected { what: "the index of patches".into(), hint: String::new() });
     }
     let parts = parts.iter().map(|part| resolved(part, model)).collect::<Result<Vec<_>>>()?;
-    let needs = metric.needs(config)?;
-    let of_metric = metric.resolve(model, model.tokenizer().ok(), tokens, 0)?;
-    let base = Base::run(model, tokens, metric, &parts, &needs)?;
-    let sweep = Sweep { model, tokens, clean: clean_values(clean, &base, &parts)?, metric: of_metric, needs, base };
-    sweep.run(&parts, options.budget)
+    let points: Vec<HookPoint> = parts.iter().map(HookPart::point).collect();
+    let sweep = Sweep::new(model, tokens, metric, &points, &[])?;
+    let values = aligned(clean, &sweep.base, &points)?;
+    let patches = parts.into_iter().map(|part| {
+        let value = values.get(&part.point).ok_or(Error::Internal("a patch has no clean value"))?;
+        Ok(vec![Write { value: value.shallow_clone(), part }])
+    });
+    sweep.run(&patches.collect::<Result<Vec<_>>>()?, options.budget)
 }
 
 /// The part at a point of this model.
-fn resolved(part: &HookPart, model: &HookedTransformer) -> Result<HookPart> {
+pub(super) fn resolved(part: &HookPart, model: &HookedTransformer) -> Result<HookPart> {
     let point = part.point.resolve(model.config())?;
     let failed = |what| Error::HookPart { name: point.to_string(), what };
     if point.expert().is_some() {
@@ -51,9 +53,16 @@ fn resolved(part: &HookPart, model: &HookedTransformer) -> Result<HookPart> {
     Ok(HookPart { point, ..part.clone() })
 }
 
-/// The corrupted run.
-struct Base {
-    cache: ActivationCache,
+/// Entries that a patch sets.
+pub(super) struct Write {
+    pub(super) part: HookPart,
+    /// The activation from which the entries are taken, as large as that of the base run.
+    pub(super) value: Tensor,
+}
+
+/// The run that is patched.
+pub(super) struct Base {
+    pub(super) cache: ActivationCache,
     /// At the metric's positions: `[batch, pos, d_vocab_out]`.
     logits: Tensor,
     /// What runs that start behind some positions continue; absent where they cannot.
@@ -65,16 +74,12 @@ impl Base {
         model: &HookedTransformer,
         tokens: &Tokens,
         metric: &Metric<'_>,
-        parts: &[HookPart],
-        needs: &[HookPoint],
+        kept: Vec<HookPoint>,
+        shares_prefix: bool,
     ) -> Result<Self> {
-        let config = model.config();
-        let terms = parts.iter().flat_map(|part| Resume::of(part.point, config).terms(config));
-        let kept = parts.iter().map(|part| part.point).chain(terms).chain(needs.iter().copied());
-        let kept = kept.map(|point| point.resolve(config)).collect::<Result<Vec<_>>>()?;
-        let causal = config.attention_dir() == AttentionDir::Causal;
+        let causal = model.config().attention_dir() == AttentionDir::Causal;
         let (batch, pos) = shape(tokens);
-        let mut store = match causal && tokens.mask.is_none() && needs.is_empty() && pos > 1 {
+        let mut store = match causal && tokens.mask.is_none() && shares_prefix && pos > 1 {
             true => Some(KeyValueStore::new(model, batch as usize, pos as usize)?),
             false => None,
         };
@@ -90,18 +95,25 @@ impl Base {
 }
 
 /// The rows and positions of tokens.
-fn shape(tokens: &Tokens) -> (i64, i64) {
+pub(super) fn shape(tokens: &Tokens) -> (i64, i64) {
     let size = tokens.ids.size();
     (size.first().copied().unwrap_or(0), size.get(1).copied().unwrap_or(0))
 }
 
-/// The clean activation of each point, as large as the corrupted one.
-fn clean_values(clean: &ActivationCache, base: &Base, parts: &[HookPart]) -> Result<BTreeMap<HookPoint, Tensor>> {
+/// The clean activation of each point, as large as that of the base run.
+pub(super) fn aligned(
+    clean: &ActivationCache,
+    base: &Base,
+    points: &[HookPoint],
+) -> Result<BTreeMap<HookPoint, Tensor>> {
     let mut values = BTreeMap::new();
     if !clean.has_batch_dim() {
         return Err(Error::no_axis("batch", "a clean cache needs its batch dimension, which was removed"));
     }
-    for point in parts.iter().map(|part| part.point) {
+    for point in points.iter().copied() {
+        if values.contains_key(&point) {
+            continue;
+        }
         let (found, corrupted) = (clean.get(point)?, base.cache.get(point)?);
         let (held, wanted) = (clean.positions_of(point)?, base.cache.positions_of(point)?);
         let differs = || Error::Shape {
@@ -131,38 +143,58 @@ fn clean_values(clean: &ActivationCache, base: &Base, parts: &[HookPart]) -> Res
 /// A patch, and the first column at which it changes anything.
 struct Item<'s> {
     index: usize,
-    point: HookPoint,
-    selected: Selected<'s>,
+    writes: Vec<(Selected<'s>, &'s Write)>,
     first: i64,
 }
 
-struct Sweep<'s, 'm, 'a> {
-    model: &'s HookedTransformer,
-    tokens: &'s Tokens,
-    /// Each point's clean activation.
-    clean: BTreeMap<HookPoint, Tensor>,
+/// A run that is patched, and what is measured of it.
+pub(super) struct Sweep<'s, 'm, 'a> {
+    pub(super) model: &'s HookedTransformer,
+    pub(super) tokens: &'s Tokens,
     metric: ResolvedMetric<'m, 'a>,
     needs: Vec<HookPoint>,
-    base: Base,
+    pub(super) base: Base,
 }
 
-impl Sweep<'_, '_, '_> {
-    fn run(&self, parts: &[HookPart], budget: u64) -> Result<Swept> {
+impl<'s, 'm, 'a> Sweep<'s, 'm, 'a> {
+    /// The base run, for patches at these points. It keeps `others` as well.
+    pub(super) fn new(
+        model: &'s HookedTransformer,
+        tokens: &'s Tokens,
+        metric: &'m Metric<'a>,
+        points: &[HookPoint],
+        others: &[HookPoint],
+    ) -> Result<Self> {
+        let config = model.config();
+        let needs = metric.needs(config)?;
+        let resolved = metric.resolve(model, model.tokenizer().ok(), tokens, 0)?;
+        let terms = points.iter().flat_map(|point| {
+            let hooked = Resume::hooked(*point, config).terms(config).into_iter();
+            hooked.chain(Resume::of(*point, config).terms(config))
+        });
+        let kept = points.iter().chain(others).chain(&needs).copied().chain(terms);
+        let kept = kept.map(|point| point.resolve(config)).collect::<Result<Vec<_>>>()?;
+        let base = Base::run(model, tokens, metric, kept, needs.is_empty())?;
+        Ok(Sweep { model, tokens, metric: resolved, needs, base })
+    }
+
+    /// The metric of the base run with each of the patches, each of which sets some entries.
+    pub(super) fn run(&self, patches: &[Vec<Write>], budget: u64) -> Result<Swept> {
         let (batch, pos) = shape(self.tokens);
         let baseline = self.metric.values(&self.base.logits, 1, Some(&self.base.cache))?;
         let mut groups: BTreeMap<Resume, Vec<Item>> = BTreeMap::new();
-        for item in self.items(parts)? {
-            groups.entry(self.resume(item.point)).or_default().push(item);
+        for item in self.items(patches)? {
+            groups.entry(self.resume(&item)).or_default().push(item);
         }
         // The order in which patches run, and their values; a patch that changes nothing has the value without one.
-        let mut places: Vec<i64> = vec![0; parts.len()];
+        let mut places: Vec<i64> = vec![0; patches.len()];
         let mut values = vec![baseline.by_run().shallow_clone()]; // [1, batch or 1]
         let mut done = 1;
         for (resume, mut items) in groups {
             // The last column first, so that patches of late positions run together.
             items.sort_by_key(|item| (-item.first, item.index));
-            let starts_late =
-                self.base.store.is_some() && resume.layer.is_none_or(|layer| layer < self.model.config().n_layers);
+            let n_layers = self.model.config().n_layers;
+            let starts_late = self.base.store.is_some() && resume.layer.is_none_or(|layer| layer < n_layers);
             let firsts: Vec<i64> = items.iter().map(|item| if starts_late { item.first } else { 0 }).collect();
             let earliest = firsts.last().copied().unwrap_or(0);
             let most = self.most_patches(&resume, pos - earliest, budget)?;
@@ -183,49 +215,62 @@ impl Sweep<'_, '_, '_> {
     }
 
     /// From where the run of a patch starts.
-    fn resume(&self, point: HookPoint) -> Resume {
-        match self.needs.is_empty() {
-            true => Resume::of(point, self.model.config()),
+    fn resume(&self, item: &Item) -> Resume {
+        let config = self.model.config();
+        let points = || item.writes.iter().map(|(_, write)| write.part.point);
+        let resume = match item.writes.len() {
+            1 => points().map(|point| Resume::of(point, config)).next(),
+            _ => points().map(|point| Resume::hooked(point, config)).min_by_key(|resume| resume.layer),
+        };
+        let otherwise = points().filter_map(|point| Resume::of(point, config).otherwise).max();
+        match resume {
+            Some(resume) if self.needs.is_empty() => Resume { otherwise, ..resume },
             // The metric may need any activation.
-            false => Resume::from_tokens(point, self.model.config()),
+            _ => Resume { layer: None, direct: None, otherwise },
         }
     }
 
     /// The patches that change anything, as far as the metric can see.
-    fn items<'p>(&self, parts: &'p [HookPart]) -> Result<Vec<Item<'p>>> {
-        let mut differs: BTreeMap<HookPoint, Tensor> = BTreeMap::new();
-        for (point, clean) in &self.clean {
-            let differs_in_a_row = clean.f_ne_tensor(self.base.cache.get(*point)?)?;
-            differs.insert(*point, differs_in_a_row);
-        }
+    fn items<'p>(&self, patches: &'p [Vec<Write>]) -> Result<Vec<Item<'p>>> {
+        // Whether a write changes anything, by column.
         let (mut items, mut flags, mut columns) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, part) in parts.iter().enumerate() {
-            let point = part.point;
-            let selected = Selected::new(&part.selection, self.tokens, 0)?;
-            let Some(differs) = differs.get(&point) else { return Err(Error::Internal("a patch has no clean value")) };
-            let held = self.base.cache.positions_of(point)?;
-            // A position at which the run forms no logits has no effect after the last layer.
-            let Some(selected) = selected.within(held) else { continue };
-            let chosen =
-                selected.part_of(point, self.model.config(), &held.of_rows(selected.rows()), &differs.size())?;
-            let chosen = chosen.read_undropped(differs)?;
-            // Whether anything differs, by position: of a column for each row, of all of them together.
-            let of_rows = selected.columns().is_some_and(Columns::is_per_row);
-            let axis = point.axes().position.filter(|_| !of_rows);
-            let by_position = match axis {
-                Some(axis) => chosen.f_transpose(0, axis as i64)?.f_flatten(1, -1)?.f_any_dim(1, false)?,
-                None => chosen.f_any()?.f_view([1])?,
-            };
-            let own = selected.columns().unwrap_or(held);
-            let own = match (axis, of_rows) {
-                (Some(_), _) => own.of_row(0),
-                // The first column that can change.
-                (None, true) => vec![(0..selected.rows().len()).flat_map(|row| own.of_row(row)).min().unwrap_or(0)],
-                (None, false) => vec![0],
-            };
-            columns.push(own);
-            flags.push(by_position);
-            items.push(Item { index, point, selected, first: 0 });
+        for (index, writes) in patches.iter().enumerate() {
+            let mut item = Item { index, writes: Vec::new(), first: 0 };
+            let mut of_item = Vec::new();
+            for write in writes {
+                let (part, point) = (&write.part, write.part.point);
+                let held = self.base.cache.positions_of(point)?;
+                // A position at which the run forms no logits has no effect after the last layer.
+                let Some(selected) = Selected::new(&part.selection, self.tokens, 0)?.within(held) else { continue };
+                let own = held.of_rows(selected.rows());
+                let chosen = selected.part_of(point, self.model.config(), &own, &write.value.size())?;
+                let before = chosen.read_undropped(self.base.cache.get(point)?)?;
+                let differs = chosen.read_undropped(&write.value)?.f_ne_tensor(&before)?;
+                // By position; of a column for each row, of all of them together.
+                let of_rows = selected.columns().is_some_and(Columns::is_per_row);
+                let axis = point.axes().position.filter(|_| !of_rows);
+                flags.push(match axis {
+                    Some(axis) => differs.f_transpose(0, axis as i64)?.f_flatten(1, -1)?.f_any_dim(1, false)?,
+                    None => differs.f_any()?.f_view([1])?,
+                });
+                let own = selected.columns().unwrap_or(held);
+                of_item.extend(match (axis, of_rows) {
+                    (Some(_), _) => own.of_row(0),
+                    // The first column that can change.
+                    (None, true) => {
+                        (0..selected.rows().len()).flat_map(|row| own.of_row(row)).min().into_iter().collect()
+                    }
+                    (None, false) => vec![0],
+                });
+                item.writes.push((selected, write));
+            }
+            if !item.writes.is_empty() {
+                items.push(item);
+                columns.push(of_item);
+            }
+        }
+        if flags.is_empty() {
+            return Ok(Vec::new());
         }
         // The only values that a sweep copies from its device.
         let mut flags = Vec::<bool>::try_from(Tensor::f_cat(&flags, 0)?)?.into_iter();
@@ -249,7 +294,7 @@ impl Sweep<'_, '_, '_> {
     }
 
     /// How many patches a batch may have.
-    fn most_patches(&self, resume: &Resume, new: i64, budget: u64) -> Result<usize> {
+    pub(super) fn most_patches(&self, resume: &Resume, new: i64, budget: u64) -> Result<usize> {
         let config = self.model.config();
         let (batch, pos) = shape(self.tokens);
         let d_head = config.d_head * (config.n_heads + 2 * config.n_key_value_heads);
@@ -290,18 +335,20 @@ impl Sweep<'_, '_, '_> {
                 _ => Ok(x.shallow_clone()),
             }
         };
-        // Of each point, the entries to write and their clean values, by patch.
+        // Of each point, the entries to write and their values, by patch.
         let mut writes: BTreeMap<HookPoint, Vec<(i64, Part, Tensor)>> = BTreeMap::new();
         for (i, item) in items.iter().enumerate() {
-            let clean = new(&self.clean[&item.point], item.point)?;
-            let held = match item.point.site().place() {
-                Place::After => self.base.cache.logit_positions(),
-                _ => &columns,
-            };
-            let Some(selected) = item.selected.within(held) else { continue };
-            let part = selected.part_of(item.point, config, &held.of_rows(selected.rows()), &clean.size())?;
-            let value = part.read_undropped(&clean)?;
-            writes.entry(item.point).or_default().push((i as i64 * batch, part, value));
+            for (selected, Write { part, value }) in &item.writes {
+                let (point, value) = (part.point, new(value, part.point)?);
+                let held = match point.site().place() {
+                    Place::After => self.base.cache.logit_positions(),
+                    _ => &columns,
+                };
+                let Some(selected) = selected.within(held) else { continue };
+                let part = selected.part_of(point, config, &held.of_rows(selected.rows()), &value.size())?;
+                let value = part.read_undropped(&value)?;
+                writes.entry(point).or_default().push((i as i64 * batch, part, value));
+            }
         }
         let write = |activation: &Tensor, writes: &[(i64, Part, Tensor)]| -> Result<()> {
             for (row, part, value) in writes {
@@ -379,7 +426,7 @@ fn fresh_columns(columns: &Columns, from: i64) -> (Vec<i64>, Option<Vec<i64>>) {
 }
 
 /// All rows, `n` times: `[batch, …]` to `[n · batch, …]`.
-fn tiled(x: &Tensor, n: i64) -> Result<Tensor> {
+pub(super) fn tiled(x: &Tensor, n: i64) -> Result<Tensor> {
     let size = x.size();
     let expanded: Vec<i64> = std::iter::once(n).chain(size.iter().copied()).collect();
     let merged: Vec<i64> = std::iter::once(n * size[0]).chain(size[1..].iter().copied()).collect();

@@ -42,6 +42,7 @@ mod names;
 mod padding;
 mod parameters;
 mod patching;
+mod path_patching;
 mod positions;
 mod processing;
 mod real_models;
