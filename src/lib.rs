@@ -24,6 +24,7 @@
 //! | combine hooks, a cache and other settings in one run | [`RunOptions`], [`HookedTransformer::run`] |
 //! | measure a run: a logit difference, a probability, a divergence, a function of yours | [`Metric`] |
 //! | patch activations of a clean run into a corrupted run | [`patching`] |
+//! | find heads by what they look at | [`heads`] |
 //! | name an activation | [`hook`], [`HookPoint`] |
 //! | decompose the residual stream, attribute logits, read a logit lens | [`analysis`] |
 //! | read the weights, the circuits of heads and their composition | [`weights`] |
@@ -43,6 +44,7 @@ pub mod config;
 mod error;
 mod format;
 pub mod generate;
+pub mod heads;
 pub mod hook;
 mod hooked_transformer;
 mod layer;

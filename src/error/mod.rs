@@ -268,7 +268,7 @@ pub enum Error {
     },
     /// A hook or a patch put NaN where there were numbers.
     #[error(
-        "the hook at `{name}` left NaN where there were numbers: check what it computes, such as a division by zero"
+        "the hook at `{name}` left NaN where there were numbers: check what it computes, such as a division by zero, or a query that may look at nothing"
     )]
     HookNaN {
         /// The hook point.

@@ -3,7 +3,10 @@
 use tch::Tensor;
 
 use super::patch::Patch;
-use crate::hook::{HookPoint, HookTarget};
+use crate::hook::{self, HookPart, HookPoint, HookTarget};
+use crate::layer::Layer;
+use crate::tensor::slice::Slice;
+use crate::text::positions::Positions;
 
 /// What a hook may fail with.
 pub type HookError = Box<dyn std::error::Error + Send + Sync>;
@@ -170,6 +173,32 @@ impl<'a> Hooks<'a> {
     /// ```
     pub fn stop_gradient(self, target: impl Into<HookTarget<'a>>) -> Self {
         self.add(target, Action::StopGradient)
+    }
+
+    /// Attention knockout (Geva et al. 2023, "Dissecting Recall of Factual Associations"): in these layers, no head looks from the
+    /// positions `queries` at the positions `keys`. Their scores become −∞, so that the rest of the attention grows in their place.
+    ///
+    /// For some heads only, it is a patch: `hook::attn_scores(2).head(1).pos(-1).key(4)` with `Patch::set(f64::NEG_INFINITY)`. A query that
+    /// may look at nothing any more ends the run with [`Error::HookNaN`](crate::Error::HookNaN).
+    ///
+    /// ```
+    /// use tch_lens::{HookedTransformer, Hooks};
+    /// let model = HookedTransformer::toy()?;
+    /// let prompt = "When Mary and John went to the shop, John gave a bag to";
+    /// let hooks = Hooks::new().knock_out_attention(0..4, -1, 2); // the last token does not see " Mary"
+    /// let logits = model.run_with_hooks(prompt, hooks)?;
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn knock_out_attention<L: Into<Layer>>(
+        self,
+        layers: impl IntoIterator<Item = L>,
+        queries: impl Into<Positions>,
+        keys: impl Into<Slice>,
+    ) -> Self {
+        let (queries, keys) = (queries.into(), keys.into());
+        let part = |layer: L| hook::attn_scores(layer).pos(queries.clone()).key(keys.clone());
+        let parts: Vec<HookPart> = layers.into_iter().map(part).collect();
+        self.patch(parts, Patch::set(f64::NEG_INFINITY))
     }
 
     /// All hooks of `other`, after these.

@@ -11,7 +11,7 @@ use super::part::Part;
 use super::plan::{HookedPart, Plan};
 use super::selected::Selected;
 use super::sink::{self, Sink, SinkEntry};
-use crate::hook::{End, HookPoint, PointSet};
+use crate::hook::{End, HookPoint, PointSet, Site};
 use crate::text::input::Tokens;
 use crate::{Error, Result};
 
@@ -186,10 +186,14 @@ impl<'r, 'h> Tap<'r, 'h> {
         if point.site().is_alias() {
             tensor = tensor.f_alias_copy()?;
         }
+        let before = tensor.shallow_clone();
         for (nth, part) in self.plan.hooked.iter().enumerate() {
             if part.points.contains(point) {
                 tensor = self.act(nth, point, tensor)?;
             }
+        }
+        if point.site() == Site::AttnScores && self.plan.changed.contains(point) {
+            self.compare_scores(point, &before, &tensor)?;
         }
         if self.plan.cached.contains(point)
             && let Some(Kept { kept, flowing }) = self.positions.keep(point, &tensor, indices)?
@@ -207,6 +211,19 @@ impl<'r, 'h> Tap<'r, 'h> {
             return Err(Halt::Done);
         }
         Ok(tensor)
+    }
+
+    /// Remembers whether a query that could look at something can no longer look at anything: its pattern would be NaN.
+    fn compare_scores(&mut self, point: HookPoint, before: &Tensor, after: &Tensor) -> Result<()> {
+        // The difference of a row's two largest scores is −∞ where it is blind now, and NaN where it was before.
+        let largest = |x: &Tensor| Ok::<_, Error>(x.f_detach()?.f_amax([-1i64].as_slice(), false)?);
+        let difference = largest(after)?.f_sub(&largest(before)?)?;
+        let blind = difference.f_isneginf()?.f_any()?.f_to_kind(Kind::Float)?;
+        // 0 ÷ 0 is NaN.
+        let none = blind.f_logical_not()?.f_to_kind(Kind::Float)?;
+        let mark = none.f_div(&none)?;
+        self.largest.push((point, blind, mark));
+        Ok(())
     }
 
     /// What the cache holds of an activation that is kept.

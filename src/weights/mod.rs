@@ -7,6 +7,7 @@
 //! | attention | `w_q`, `w_k`, `w_v`, `w_o`, `b_q`, `b_k`, `b_v`, `b_o`; per key-value head in grouped-query models: `w_k_grouped`, `w_v_grouped`, `b_k_grouped`, `b_v_grouped` |
 //! | MLPs | `w_in`, `w_gate`, `w_out`, `b_in`, `b_gate`, `b_pre_linear`, `b_out` |
 //! | circuits, as [`FactoredMatrix`](crate::FactoredMatrix) | `qk`, `ov`, `all_composition_scores`, `all_head_labels` |
+//! | what heads copy, and singular vectors as tokens | `copying_scores`, [`SvdInterpreter`] |
 //! | directions in the stream | `tokens_to_residual_directions`, `accumulated_bias` |
 //!
 //! Methods for the weights of layers take one layer, which adds no axis, or several layers, which are stacked:
@@ -28,7 +29,10 @@ mod accumulated_bias;
 mod by_name;
 mod circuits;
 mod contributions;
+mod copying;
+mod svd_interpreter;
 
 pub use circuits::Composition;
+pub use svd_interpreter::{SvdInterpreter, SvdMatrix};
 
 pub(crate) use contributions::NeuronWriter;

@@ -24,6 +24,7 @@ mod generate;
 mod gradients;
 mod gradual;
 mod half_precision;
+mod heads;
 mod hook_parts;
 mod hooks;
 #[cfg(feature = "hub")]
