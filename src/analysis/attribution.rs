@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use super::answer::Answer;
+use super::frozen_head::FrozenHead;
 use super::frozen_norm::FrozenNorm;
 use super::interventions;
 use super::labelled::{Additive, LabelledTensor, Quantity};
@@ -110,7 +111,8 @@ impl ActivationCache {
     /// How much each row adds to the answer's logit: direct logit attribution, `[component, batch, pos]`.
     ///
     /// Each row passes through the linear part of the last norm at the scale that it had in the run, and is projected onto the
-    /// answer's column of `W_U`: `attr = (x − mean) / scale · w · W_U[:, answer]`. Given [`HeadOptions`], [`NeuronOptions`] or
+    /// answer's column of `W_U`: `attr = (x − mean) / scale · w · W_U[:, answer]`. The neurons of a prediction head are linear at their
+    /// gates `act(x) / x` and their norm's scale in the run, and what their biases add is a constant, `head`. Given [`HeadOptions`], [`NeuronOptions`] or
     /// [`FullOptions`] in place of a stack, rows are projected without being formed, which needs neither `[…, heads, d_model]` nor
     /// `[…, d_mlp, d_model]`.
     ///
@@ -192,7 +194,7 @@ pub(crate) fn of_stack(stack: &ResidualStack, answer: &Answer) -> Result<Attribu
     let readout = answer.readout(stack.cache(), stack.window().size())?;
     let end = UnembeddingView::new(stack.view(), &readout)?;
     let values = match stack.is_normalized() {
-        true => Directions::plain(readout.direction()).project(stack.values())?,
+        true => Directions::plain(&end.direction).project(stack.values())?,
         false => end.onto.project(stack.values())?,
     };
     let mut rows = stack.row_values(values);
@@ -206,7 +208,11 @@ pub(crate) fn of_stack(stack: &ResidualStack, answer: &Answer) -> Result<Attribu
 struct UnembeddingView<'a> {
     view: View<'a>,
     readout: &'a Readout,
-    /// The readout's direction, through the last norm as it was in the run.
+    /// The readout's direction as that of what the last norm gives: `[batch or 1, pos or 1, d_model, 1]`.
+    direction: Tensor,
+    /// What the biases of a prediction head add: `[batch, pos]`.
+    of_head: Option<Tensor>,
+    /// The direction, through the last norm as it was in the run.
     onto: Directions,
     /// What the last norm adds, whatever it reads: `[d_model]`.
     bias: Option<Tensor>,
@@ -216,14 +222,25 @@ impl<'a> UnembeddingView<'a> {
     fn new(view: View<'a>, readout: &'a Readout) -> Result<Self> {
         let norm = view.model().norm_before(Target::Unembed)?;
         let bias = FrozenNorm::bias_of(norm)?;
-        let onto = Directions::through(readout.direction(), FrozenNorm::of_run(norm, &view)?)?;
-        Ok(UnembeddingView { view, readout, onto, bias })
+        let head = FrozenHead::of_run(&view)?;
+        let (direction, of_head) = match &head {
+            Some(head) => (head.pull_back(readout.direction())?, Some(head.constant(readout.direction())?)),
+            None => (readout.direction().shallow_clone(), None),
+        };
+        let onto = Directions::through(&direction, FrozenNorm::of_run(norm, &view)?)?;
+        Ok(UnembeddingView { view, readout, direction, of_head, onto, bias })
     }
 
     /// Adds what hooks have changed between the stream and the logits to rows that make up the whole stream. Normalised rows have what
     /// was changed before the unembedding already.
     fn intervene(&self, rows: &mut RowValues, normalized: bool) -> Result<()> {
         let View { cache, .. } = self.view;
+        if self.of_head.is_some() && cache.is_changed(crate::hook::unembed_in()) {
+            return Err(Error::ChangedOnTheWay {
+                changed: crate::hook::unembed_in().to_string(),
+                needed: crate::hook::unembed_out().to_string(),
+            });
+        }
         let reading = interventions::changed_reading(&self.view, Target::Unembed)?;
         if reading.is_none() && !cache.is_changed(crate::hook::unembed_out()) {
             return Ok(());
@@ -231,7 +248,7 @@ impl<'a> UnembeddingView<'a> {
         let stream = self.view.stream(&Target::Unembed.reach(cache.model().config())?)?;
         let from_stream = self.onto.project(&stream)?; // [1, batch, pos, 1]
         let read = match &reading {
-            Some(reading) => Directions::plain(self.readout.direction()).project(reading)?,
+            Some(reading) => Directions::plain(&self.direction).project(reading)?,
             None => from_stream.shallow_clone(),
         };
         if reading.is_some() && !normalized {
@@ -251,8 +268,13 @@ impl<'a> UnembeddingView<'a> {
     fn constants(&self) -> Result<Vec<(&'static str, Tensor)>> {
         let (batch, pos) = self.view.window.size();
         let mut constants = vec![("b_U", self.readout.bias().f_expand([batch, pos], false)?)];
+        if let Some(of_head) = &self.of_head {
+            constants.push(("head", of_head.f_expand([batch, pos], false)?));
+        }
         if let Some(bias) = &self.bias {
-            constants.push(("ln_final.b", self.readout.of_reading(bias)?.f_expand([batch, pos], false)?));
+            let direction = self.direction.f_squeeze_dim(-1)?; // [batch or 1, pos or 1, d_model]
+            let product = direction.f_mul(bias)?.f_sum_dim_intlist([-1i64].as_slice(), false, None)?;
+            constants.push(("ln_final.b", product.f_expand([batch, pos], false)?));
         }
         Ok(constants)
     }

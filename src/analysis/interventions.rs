@@ -83,7 +83,8 @@ pub(crate) fn changed_reading(view: &View, target: Target) -> Result<Option<Tens
             }
         }
         Target::Mlp(layer) => input = Some(hook::mlp_in(layer)).filter(|point| is_changed(*point)),
-        Target::Unembed if is_changed(hook::unembed_in()) => {
+        // A prediction head comes between what the last norm gives and this point.
+        Target::Unembed if is_changed(hook::unembed_in()) && view.model().head().is_none() => {
             let read = view.get(hook::unembed_in())?;
             let bias = FrozenNorm::bias_of(view.model().norm_before(target)?)?;
             let read = match &bias {

@@ -15,6 +15,7 @@
 
 mod answer;
 mod attribution;
+mod frozen_head;
 mod frozen_norm;
 mod full;
 mod heads;

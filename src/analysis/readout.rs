@@ -90,8 +90,12 @@ impl Readout {
             let stream = view.get(Target::Unembed.reach(view.model().config())?.stream(view.model().config()))?;
             let norm = FrozenNorm::of_stream(view.model().norm_before(Target::Unembed)?, &stream)?;
             let normalized = norm.apply(&stream)?;
-            match &norm.b {
+            let normalized = match &norm.b {
                 Some(bias) => normalized.f_add(bias)?,
+                None => normalized,
+            };
+            match view.model().head() {
+                Some(_) => widened(&view.model().through_head(normalized.f_to_kind(view.model().kind())?)?)?,
                 None => normalized,
             }
         };

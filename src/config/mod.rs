@@ -81,6 +81,10 @@ pub struct Config {
     pub norms: NormConfig,
     /// Attention and MLP both read the stream before the block, which has no `resid_mid`.
     pub parallel_attn_mlp: bool,
+    /// The activation function of the neurons between the last norm and the unembedding, `norm(act(x W + b))` (ModernBERT). They are
+    /// as many as `d_model`.
+    #[serde(default)]
+    pub head: Option<Activation>,
     /// Logits are squashed to ± this: `c tanh(x / c)`.
     pub output_logits_soft_cap: Option<f64>,
     /// The unembedding is the embedding: one tensor. In a model that is loaded, what is true of its memory: processing unties
@@ -114,6 +118,7 @@ impl Config {
             mlp: Some(MlpConfig::plain(d_model.saturating_mul(4), Activation::GeluNew)),
             norms: NormConfig::default(),
             parallel_attn_mlp: false,
+            head: None,
             output_logits_soft_cap: None,
             tie_word_embeddings: false,
         }

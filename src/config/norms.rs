@@ -24,6 +24,8 @@ pub struct NormConfig {
     pub last_eps: Option<f64>,
     /// A norm stands between the embedding and the first block (BLOOM).
     pub after_embedding: bool,
+    /// The first block's attention reads the stream without a norm (ModernBERT).
+    pub bare_first_attention: bool,
 }
 
 impl Default for NormConfig {
@@ -42,6 +44,7 @@ impl NormConfig {
             eps: 1e-5,
             last_eps: None,
             after_embedding: false,
+            bare_first_attention: false,
         }
     }
 

@@ -200,6 +200,15 @@ impl Config {
     fn validate_norms(&self) -> Result<()> {
         between("norms.eps", self.norms.eps, [FP32[0], 1.0])?;
         between("norms.last_eps", self.norms.last_eps(), [FP32[0], 1.0])?;
+        if self.norms.bare_first_attention
+            && (self.norms.kind == Normalization::None
+                || !matches!(self.norms.position, NormPosition::Before | NormPosition::BeforeAndAfter))
+        {
+            return Err(Error::field("norms.bare_first_attention", true, "no attention reads through a norm"));
+        }
+        if let Some(activation @ (Activation::SoluLn | Activation::Xielu)) = self.head {
+            return Err(Error::field("head", format!("{activation:?}"), "it belongs to an MLP"));
+        }
         if self.norms.after_embedding && self.norms.kind == Normalization::None {
             return Err(Error::field(
                 "norms.after_embedding",

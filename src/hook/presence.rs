@@ -19,10 +19,14 @@ pub(crate) enum Presence {
 
 use Presence::{Absent, Default, OnRequest};
 
-/// Whether a model of this shape has `point`, whatever its layer.
+/// Whether a model of this shape has `point`, whose layer counts from the first.
 pub(crate) fn presence(point: HookPoint, config: &Config) -> Presence {
     if point.stack().is_some_and(|stack| stack != Stack::Blocks) {
         return Absent("it is one stack of blocks, without encoder or decoder");
+    }
+    let is_first_norm = matches!(point.site(), Site::Ln1Scale | Site::Ln1Normalized) && point.layer() == Some(0);
+    if is_first_norm && config.norms.bare_first_attention {
+        return Absent("its first attention reads the stream without a norm");
     }
     match (point.expert(), config.experts()) {
         (Some(expert), Some(moe)) if expert >= moe.num_experts => Absent("it has fewer experts"),

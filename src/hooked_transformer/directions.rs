@@ -36,8 +36,13 @@ impl HookedTransformer {
     /// # Errors
     ///
     /// [`Error::NoTokenizer`], [`Error::NotOneToken`] and [`Error::UnknownWord`] for texts; [`Error::TokenOutOfRange`] for ids outside the
-    /// output vocabulary; [`Error::Shape`] for a tensor that does not hold integers.
+    /// output vocabulary; [`Error::Shape`] for a tensor that does not hold integers; [`Error::Unsupported`] of a model with a prediction head.
     pub fn tokens_to_residual_directions(&self, tokens: impl Into<OutputTokens>) -> Result<Tensor> {
+        if self.config().head.is_some() {
+            return Err(Error::unsupported(
+                "neurons stand between the last norm and the unembedding, so no direction is that of a token",
+            ));
+        }
         let (ids, d_vocab) = (self.output_ids(tokens.into())?, self.config().d_vocab_out);
         if ids.numel() > 0 {
             for id in [ids.f_min()?, ids.f_max()?] {

@@ -12,6 +12,7 @@ pub(crate) mod context;
 pub(crate) mod differential;
 pub(crate) mod embed;
 pub(crate) mod forward;
+pub(crate) mod head;
 pub(crate) mod key_value_store;
 pub(crate) mod layout;
 pub(crate) mod linear;

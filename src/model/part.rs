@@ -118,6 +118,11 @@ parts! {
     Ln2PostB: Bias, "ln2_post.b";
     LnFinalW: Gain, "ln_final.w";
     LnFinalB: Bias, "ln_final.b";
+    /// Of the neurons between the last norm and the unembedding: `[d_model, d_model]`.
+    HeadW: Matrix, "head.weight";
+    HeadB: Bias, "head.bias";
+    HeadLnW: Gain, "head.ln.w";
+    HeadLnB: Bias, "head.ln.b";
     /// `[d_vocab_out, d_model]`
     U: Matrix, "unembed.weight";
     UB: Bias, "unembed.b_U";
@@ -158,6 +163,8 @@ impl Part {
             Part::Out => vec![d_model, d_mlp],
             Part::XieluAlphaP | Part::XieluAlphaN | Part::XieluPositive | Part::XieluNegative => vec![1],
             Part::XieluBeta | Part::XieluEps => vec![1],
+            Part::HeadW => vec![d_model, d_model],
+            Part::HeadB | Part::HeadLnW | Part::HeadLnB => vec![d_model],
             Part::U => vec![d_vocab_out, d_model],
             Part::UB => vec![d_vocab_out],
         }

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::head::Head;
 use super::linear::Linear;
 use super::norm::Norm;
 use super::parameters::module;
@@ -11,31 +12,44 @@ use crate::run::{Flow, Tap};
 use crate::tensor::scalar::Scalar;
 use crate::Result;
 
-/// The last norm, and the product with `W_U`.
+/// The last norm, the neurons of a prediction head where there are any, and the product with `W_U`.
 #[derive(Clone, Debug)]
 pub(crate) struct Unembed {
     pub(crate) ln_final: Norm,
+    pub(crate) head: Option<Head>,
     /// `d_model` to `d_vocab_out`.
     pub(crate) u: Linear,
     pub(crate) soft_cap: Option<f64>,
 }
 
-module!(Unembed, () => (), { ln_final: (Part::LnFinalW, Part::LnFinalB), u: (Part::U, Part::UB) } plain { soft_cap });
+module!(Unembed, () => (), {
+    ln_final: (Part::LnFinalW, Part::LnFinalB),
+    head: (),
+    u: (Part::U, Part::UB),
+} plain { soft_cap });
 
 impl Unembed {
     /// `[batch, pos, d_model]` to `[batch, pos, d_vocab_out]`.
     pub(crate) fn forward(&self, resid: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let points = (hook::ln_final_scale(), hook::ln_final_normalized());
-        let normalized = self.ln_final.forward(resid, points, tap)?;
-        let normalized = tap.at(hook::unembed_in(), normalized.into_tensor())?; // [batch, pos, d_model]
-        let logits = self.u.forward(&normalized)?;
+        let normalized = self.ln_final.forward(resid, points, tap)?.into_tensor();
+        let read = tap.at(hook::unembed_in(), self.through_head(normalized)?)?; // [batch, pos, d_model]
+        let logits = self.u.forward(&read)?;
         let logits = tap.at(hook::unembed_out(), logits)?; // [batch, pos, d_vocab_out]
         Ok(self.cap(logits)?)
     }
 
     /// Logits of a stream that no hook point shows, as if the model ended there: `[…, d_model]` to `[…, d_vocab_out]`.
     pub(crate) fn read(&self, resid: &Tensor) -> Result<Tensor> {
-        self.cap(self.u.forward(&self.ln_final.apply(resid)?)?)
+        self.cap(self.u.forward(&self.through_head(self.ln_final.apply(resid)?)?)?)
+    }
+
+    /// What `W_U` reads of what the last norm gives: `[…, d_model]`.
+    pub(crate) fn through_head(&self, normalized: Tensor) -> Result<Tensor> {
+        match &self.head {
+            Some(head) => head.forward(&normalized),
+            None => Ok(normalized),
+        }
     }
 
     /// Logits squashed to the cap, where the model has one (Gemma 2).

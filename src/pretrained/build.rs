@@ -14,6 +14,7 @@ use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::differential::Differential;
 use crate::model::embed::Embed;
+use crate::model::head::Head;
 use crate::model::linear::Linear;
 use crate::model::mlp::{Act, Mlp};
 use crate::model::moe::{Expert, MixtureOfExperts};
@@ -118,7 +119,15 @@ impl Builder<'_> {
             false => self.reader.tensor(Part::U, OUTSIDE)?,
         };
         let u = Linear { weight, bias: self.reader.optional(Part::UB, OUTSIDE)? };
-        let mut unembed = Unembed { ln_final, u, soft_cap: self.config.output_logits_soft_cap };
+        let head = match self.config.head {
+            None => None,
+            Some(activation) => Some(Head {
+                dense: self.linear(Part::HeadW, Part::HeadB, OUTSIDE)?,
+                act: Act::new(activation),
+                norm: self.norm(Part::HeadLnW, Part::HeadLnB, self.config.normalization_type(), OUTSIDE)?,
+            }),
+        };
+        let mut unembed = Unembed { ln_final, head, u, soft_cap: self.config.output_logits_soft_cap };
         if !tied {
             self.processor.unembed(&mut unembed)?;
         }
@@ -158,7 +167,10 @@ impl Builder<'_> {
             }),
         };
         let mut block = Block {
-            ln1: norm(Part::Ln1W, Part::Ln1B)?,
+            ln1: match layer == 0 && config.norms.bare_first_attention {
+                true => Norm::none(),
+                false => norm(Part::Ln1W, Part::Ln1B)?,
+            },
             attn: self.attention(layer)?,
             ln1_post: norm_after(Part::Ln1PostW, Part::Ln1PostB)?,
             ln2: if mlp.is_some() { norm(Part::Ln2W, Part::Ln2B)? } else { Norm::none() },

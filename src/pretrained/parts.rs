@@ -47,6 +47,11 @@ impl Entry {
         Entry { first, ..self }
     }
 
+    /// The first block that has the part.
+    pub(crate) fn first_block(&self) -> usize {
+        self.blocks.0
+    }
+
     /// Whether the part is there at this place.
     pub(crate) fn is_at(&self, location: Location) -> bool {
         location.layer.is_none_or(|layer| (self.blocks.0..self.blocks.1).contains(&layer))

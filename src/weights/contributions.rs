@@ -3,7 +3,9 @@
 use tch::Tensor;
 
 use crate::component::Target;
+use crate::hook;
 use crate::model::block::{Block, MlpOrExperts};
+use crate::model::head::Head;
 use crate::model::linear::Linear;
 use crate::model::placed_norm::PlacedNorm;
 use crate::model::Transformer;
@@ -80,6 +82,21 @@ impl Transformer {
             Some(MlpOrExperts::Experts(mixture)) => mixture.chosen(weights, indices),
             _ => Err(Error::model_has_no("experts", format!("layer {layer} has one MLP, or none"))),
         }
+    }
+
+    /// The neurons between the last norm and the unembedding.
+    pub(crate) fn head(&self) -> Option<&Head> {
+        self.weights().unembed.head.as_ref()
+    }
+
+    /// The norm of those neurons, which has no hook points.
+    pub(crate) fn head_norm<'m>(&self, head: &'m Head) -> PlacedNorm<'m> {
+        PlacedNorm { norm: &head.norm, points: (hook::unembed_in(), hook::unembed_in()) }
+    }
+
+    /// What the unembedding reads of what the last norm gives: `[…, d_model]`.
+    pub(crate) fn through_head(&self, normalized: Tensor) -> Result<Tensor> {
+        self.weights().unembed.through_head(normalized)
     }
 
     /// `W_U`, as `[d_vocab_out, d_model]`, and `b_U`.

@@ -78,6 +78,9 @@ impl Model {
         let reads_a_norm = !matches!(config.norm_position(), NormPosition::After | NormPosition::InStream);
         let has_norm = config.normalization_type() != Normalization::None && reads_a_norm;
         match target {
+            Target::Unembed if config.head.is_some() => {
+                Some(times(&cache[hook::ln_final_normalized()], "ln_final.w".into()))
+            }
             Target::Unembed => {
                 let read = cache["unembed.hook_in"].shallow_clone();
                 Some(match self.weight("ln_final.b") {
@@ -90,7 +93,7 @@ impl Model {
                 if inputs.into_iter().any(|point| cache.is_changed(point)) {
                     return None;
                 }
-                Some(match has_norm {
+                Some(match has_norm && !(config.norms.bare_first_attention && layer == 0) {
                     true => times(&cache[hook::ln1_normalized(layer)], format!("blocks.{layer}.ln1.w")),
                     false => cache[hook::resid_pre(layer)].shallow_clone(),
                 })
@@ -249,6 +252,12 @@ fn sums_hold_whatever_a_hook_has_changed() {
         let m = Model::open(&family);
         let targets = m.targets();
         for (i, point) in m.points().into_iter().enumerate() {
+            if m.model.config().head.is_some() && point == hook::unembed_in() {
+                let cache = m.changed(point).unwrap();
+                let error = cache.logit_attrs(FullOptions::new(), 4).unwrap_err();
+                assert!(matches!(error, Error::ChangedOnTheWay { .. }), "{error}");
+                continue;
+            }
             let what = format!("{family}, {point} changed");
             let targets = if all { &targets[..] } else { &targets[i % targets.len()..][..1] };
             match m.changed(point) {

@@ -167,6 +167,7 @@ fn unsupported() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         ("BioGptForCausalLM", json!({"hidden_act": "mish"}), "hidden_act", "mish"),
         ("XGLMForCausalLM", json!({"d_model": 2, "attention_heads": 1}), "positions.steps", "0"),
         ("DiffLlamaForCausalLM", json!({"num_attention_heads": 3, "hidden_size": 96}), "n_key_value_heads", "3"),
+        ("ModernBertDecoderForCausalLM", json!({"classifier_activation": "xielu"}), "head", "Xielu"),
         ("OpenAIGPTLMHeadModel", json!({"afn": "mish"}), "afn", "mish"),
         ("Qwen2VLForConditionalGeneration", json!({"hidden_act": "mish"}), "hidden_act", "mish"),
         (

@@ -21,6 +21,7 @@ const NAMES: &[(&str, &str)] = &[
     ("transformer.tokens_embed.weight", "lm_head.weight"),
     ("biogpt.embed_tokens.weight", "output_projection.weight"),
     ("gpt_neox_japanese.embed_in.weight", "embed_out.weight"),
+    ("model.embeddings.tok_embeddings.weight", "decoder.weight"),
 ];
 
 /// The language models whose folders of their own there are none of, or whose embedding has other rows than the unembedding.

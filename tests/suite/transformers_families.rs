@@ -24,7 +24,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("gemma4_text", "multiply the whole residual stream"),
     ("gemma4_unified_text", "multiply the whole residual stream"),
     ("hrm_text", "run several times"),
-    ("modernbert-decoder", "between the last norm and the unembedding"),
 ];
 
 /// The cases are run so many at once.

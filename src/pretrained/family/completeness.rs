@@ -23,6 +23,7 @@ const CHANGE_NOTHING: &[&str] = &[
     "attn_config.attn_pdrop",
     "attn_pdrop",
     "classifier_dropout",
+    "cls_token_id",
     "dropout",
     "emb_pdrop",
     "embd_pdrop",
@@ -33,9 +34,11 @@ const CHANGE_NOTHING: &[&str] = &[
     "hidden_dropout",
     "hidden_dropout_prob",
     "init_device",
+    "initializer_cutoff_factor",
     "init_std",
     "lambda_std_dev",
     "layerdrop",
+    "mlp_dropout",
     "learned_pos_emb", // with ALiBi there are none
     "output_router_logits",
     "pretraining_tp",
@@ -80,7 +83,8 @@ const COUNT_ELSEWHERE: &[(&str, &str)] = &[
     ("qwen2_5_vl_text", "max_window_layers"),
     ("qwen2_5_vl_text", "sliding_window"),
     ("qwen2_5_vl_text", "use_sliding_window"),
-    ("smollm3", "no_rope_layer_interval"), // `no_rope_layers` counts
+    ("modernbert-decoder", "local_attention"), // `sliding_window` counts
+    ("smollm3", "no_rope_layer_interval"),     // `no_rope_layers` counts
     ("smollm3", "sliding_window"),
     ("smollm3", "use_sliding_window"),
     ("falcon", "num_kv_heads"), // of the new architecture, as the next one

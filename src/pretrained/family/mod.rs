@@ -49,6 +49,7 @@ mod ministral3;
 mod mistral;
 mod mixtral;
 mod mllama_text;
+mod modernbert_decoder;
 mod mpt;
 mod nanochat;
 mod nemotron;
@@ -165,6 +166,7 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &xglm::FAMILY,
     &openai_gpt::FAMILY,
     &diffllama::FAMILY,
+    &modernbert_decoder::FAMILY,
     &qwen2_vl::FAMILY,
     &qwen2_vl::FAMILY_2_5,
     &qwen3_vl::FAMILY,

@@ -5,7 +5,6 @@ const LOOPS: &str = "the same layers run several times, and here a layer runs on
 const CHOSEN_KEYS: &str = "each query sees only keys that a network of its own chooses, and here masks are fixed";
 const STATE: &str = "a state that passes from token to token stands in for attention";
 const STREAM_SCALE: &str = "layers multiply the whole residual stream, and here they add to it";
-const HEAD: &str = "a layer of neurons stands between the last norm and the unembedding";
 
 /// transformers' `model_type`s and what the names of their architectures begin with.
 const REFUSED: &[(&[&str], &[&str], &str)] = &[
@@ -14,7 +13,6 @@ const REFUSED: &[(&[&str], &[&str], &str)] = &[
     (&["hrm_text"], &["HrmText"], LOOPS),
     (&["doge"], &["Doge"], CHOSEN_KEYS),
     (&["gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"], &["Gemma4"], STREAM_SCALE),
-    (&["modernbert-decoder"], &["ModernBertDecoder"], HEAD),
     (&["mamba", "mamba2", "falcon_mamba", "bamba"], &["Mamba", "FalconMamba", "Bamba"], STATE),
     (
         &["rwkv", "recurrent_gemma", "xlstm", "jamba", "zamba", "zamba2"],

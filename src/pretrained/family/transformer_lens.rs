@@ -240,20 +240,21 @@ pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
         Gate => config.gated_mlp(),
         _ => false,
     };
-    let first = |entry: &Entry| has(&entry.tensor_name(Location::default(), 0));
+    let first = |entry: &Entry| has(&entry.tensor_name(Location::block(entry.first_block()), 0));
     let table = table(config, has("blocks.0.attn._W_K"));
     table.into_iter().filter(|entry| !optional(entry) || needed(entry) || first(entry)).collect()
 }
 
 /// All that TransformerLens has names for; keys and values that query heads share have names of their own.
 pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
+    let normed = usize::from(config.norms.bare_first_attention); // the first block whose attention has a norm
     let mut all = vec![
         entry(WE, "embed.W_E", AsIs),
         entry(WPos, "pos_embed.W_pos", AsIs),
         entry(EmbedLnW, "embed.ln.w", AsIs),
         entry(EmbedLnB, "embed.ln.b", AsIs),
-        entry(Ln1W, "blocks.{l}.ln1.w", AsIs),
-        entry(Ln1B, "blocks.{l}.ln1.b", AsIs),
+        entry(Ln1W, "blocks.{l}.ln1.w", AsIs).in_blocks(normed..usize::MAX),
+        entry(Ln1B, "blocks.{l}.ln1.b", AsIs).in_blocks(normed..usize::MAX),
         entry(Q, "blocks.{l}.attn.W_Q", Heads),
         entry(QB, "blocks.{l}.attn.b_Q", Flat),
         entry(K, if grouped { "blocks.{l}.attn._W_K" } else { "blocks.{l}.attn.W_K" }, Heads),
@@ -289,6 +290,10 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         entry(Ln2PostB, "blocks.{l}.ln2_post.b", AsIs),
         entry(LnFinalW, "ln_final.w", AsIs),
         entry(LnFinalB, "ln_final.b", AsIs),
+        entry(HeadW, "head.weight", AsIs),
+        entry(HeadB, "head.bias", AsIs),
+        entry(HeadLnW, "head.ln.w", AsIs),
+        entry(HeadLnB, "head.ln.b", AsIs),
         entry(U, "unembed.W_U", Transposed),
         entry(UB, "unembed.b_U", AsIs),
     ];

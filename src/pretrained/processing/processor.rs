@@ -105,7 +105,11 @@ impl Processor {
 
     pub(crate) fn unembed(&self, unembed: &mut Unembed) -> Result<()> {
         if self.fold_ln {
-            fold(&mut unembed.ln_final, vec![&mut unembed.u])?;
+            let reader = unembed.head.as_mut().map_or(&mut unembed.u, |head| &mut head.dense);
+            fold(&mut unembed.ln_final, vec![reader])?;
+            if let Some(head) = &mut unembed.head {
+                fold(&mut head.norm, vec![&mut unembed.u])?;
+            }
         }
         if self.center_unembed {
             center_outputs(&unembed.u)?;

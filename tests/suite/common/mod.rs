@@ -121,6 +121,7 @@ pub fn mechanisms() -> Vec<String> {
         "granite_swa",
         "hunyuan_v1_dense",
         "ministral3",
+        "modernbert-decoder",
         "nanochat",
         "openai-gpt",
     ];
