@@ -243,6 +243,34 @@ fn saved_models_are_the_same(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) {
     tally.finish("saved models");
 }
 
+/// A language model is found under each of the names that checkpoints of multimodal models have for its place.
+#[rstest]
+#[case("model.language_model.", "lm_head.weight")]
+#[case("language_model.model.", "language_model.lm_head.weight")]
+#[case("model.text_model.", "lm_head.weight")]
+#[case("text_model.model.", "text_model.lm_head.weight")]
+#[case("language_model.", "lm_head.weight")]
+#[case("model.", "lm_head.weight")]
+fn language_models_are_found_where_they_lie(#[case] place: &str, #[case] unembedding: &str) {
+    let case = Case::open("llava_multimodal");
+    let expected = LoadOptions::new().no_processing().open(&case.folder).unwrap().forward(case.tokens()).unwrap();
+    let tensors = read(&case.folder.join("model.safetensors"));
+    let embedding = tensors.keys().find(|name| name.ends_with("embed_tokens.weight")).unwrap();
+    let old = embedding.strip_suffix("embed_tokens.weight").unwrap();
+    let rename = |name: &String| match name.strip_prefix(old) {
+        Some(rest) => format!("{place}{rest}"),
+        None if name.ends_with("lm_head.weight") => unembedding.to_string(),
+        None => name.clone(),
+    };
+    let renamed: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (rename(name), tensor)).collect();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(case.folder.join("config.json"), folder.path().join("config.json")).unwrap();
+    Tensor::write_safetensors(&renamed, folder.path().join("model.safetensors")).unwrap();
+    let model = LoadOptions::new().no_processing().open(folder.path()).unwrap();
+    assert_eq!(model.forward(case.tokens()).unwrap(), expected);
+    assert_eq!(model.config().original_architecture, "LlamaForCausalLM");
+}
+
 #[test]
 fn refused_families_say_why() {
     for (name, why) in REFUSED {
