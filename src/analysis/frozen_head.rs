@@ -46,7 +46,8 @@ impl FrozenHead {
         let bias = head.dense.bias.as_deref().map(widened).transpose()?;
         let pre = read.f_linear(&weight, bias.as_ref())?;
         let post = head.act.apply(Temporary::shared(pre.shallow_clone()))?;
-        let gates = post.f_div(&pre)?.fill_where(&pre.f_eq(0.0)?, 0.0)?;
+        let is_zero = pre.f_abs()?.gt_number(0.0)?.f_logical_not()?;
+        let gates = post.f_div(&pre)?.fill_where(&is_zero, 0.0)?;
         let norm = FrozenNorm::of_stream(Some(view.model().head_norm(head)), &post)?;
         Ok(Some(FrozenHead { gates, norm, weight, bias }))
     }
@@ -77,6 +78,6 @@ impl FrozenHead {
         let u = self.norm.pull_back(directions)?;
         let size = self.gates.size();
         let u = u.f_expand([size[0], size[1], size[2], 1], false)?;
-        Ok(self.norm.divide(&u.f_mul(&self.gates.f_unsqueeze(-1)?)?)?)
+        self.norm.divide(&u.f_mul(&self.gates.f_unsqueeze(-1)?)?)
     }
 }

@@ -22,7 +22,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
         true => json.get::<serde_json::Value>("sliding_window_pattern").map(|_| 1)?,
         false => json.get_or("sliding_window_pattern", 4usize)?,
     };
-    let local = |layer: usize| window.is_some() && (layer + 1) % pattern.max(1) != 0;
+    let local = |layer: usize| window.is_some() && !(layer + 1).is_multiple_of(pattern.max(1));
     config.attention.reach = layer_types(json, config.n_layers, window, local)?;
     if window.is_some() {
         let reach = config.attention.reach.clone();
