@@ -136,7 +136,7 @@ fn describe(model: &HookedTransformer) {
     };
     let mlp = match &config.mlp {
         None => "no MLPs".to_string(),
-        Some(MlpConfig { d_mlp, activation, kind }) => match kind {
+        Some(MlpConfig { d_mlp, activation, kind, norm: _ }) => match kind {
             MlpKind::Plain => format!("d_mlp {d_mlp} ({activation:?})"),
             MlpKind::Gated => format!("d_mlp {d_mlp} ({activation:?}, gated)"),
             MlpKind::Experts(experts) => {
@@ -152,6 +152,7 @@ fn describe(model: &HookedTransformer) {
         tch_lens::config::NormPosition::Before => "before each sublayer",
         tch_lens::config::NormPosition::After => "after each sublayer",
         tch_lens::config::NormPosition::BeforeAndAfter => "before and after each sublayer",
+        tch_lens::config::NormPosition::InStream => "of the stream after each sublayer",
     };
     row("norms", format!("{:?}, {place}", config.normalization_type()));
     let local = (0..config.n_layers).filter(|layer| config.reach(*layer) != Reach::Global);
