@@ -3,7 +3,8 @@
 //!
 //! Lines: `forward B P`, `cache B P` (every activation that fires by default), `resid B P` (`resid_post` of all layers),
 //! `layer L B P` (that of layer L, and nothing after it); `full B P` (every neuron's, head's and embedding's part in one logit,
-//! out of a cache that is there already), `heads B P` (that of the heads alone); `memory`, the largest memory so far over that
+//! out of a cache that is there already), `heads B P` (that of the heads alone); `sweep SITE` (TransformerLens' patching function of
+//! that site, out of a cache that is there already: all layers and positions of `resid_pre`, all heads of the others); `memory`, the largest memory so far over that
 //! of the weights.
 
 use std::error::Error;
@@ -11,7 +12,7 @@ use std::io::BufRead;
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
-use tch_lens::{hook, FullOptions, HeadOptions, HookedTransformer, ReturnType, RunOptions};
+use tch_lens::{hook, patching, FullOptions, HeadOptions, HookedTransformer, Metric, ReturnType, RunOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     tch_lens::tune_allocator();
@@ -22,6 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
+        if let ["sweep", site] = words[..] {
+            println!("{}", sweep(&model, site)?);
+            continue;
+        }
         let numbers = words.iter().skip(1).map(|word| word.parse()).collect::<Result<Vec<i64>, _>>()?;
         let cache = match (words.first(), &numbers[..]) {
             (Some(&("full" | "heads")), [batch, pos]) => Some(model.run_with_cache(tokens(*batch, *pos))?.1),
@@ -49,6 +54,29 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{}", start.elapsed().as_secs_f64() * 1e3);
     }
     Ok(())
+}
+
+/// The milliseconds of a sweep over a site: two rows of 15 tokens, which differ from those of the clean run from the second on.
+fn sweep(model: &HookedTransformer, site: &str) -> Result<f64, Box<dyn Error>> {
+    let clean = tokens(2, 15);
+    let corrupted = Tensor::cat(&[clean.narrow(1, 0, 1), clean.narrow(1, 1, 14) + 1], 1);
+    let (_, cache) = model.run_with_cache(&clean)?;
+    let metric = Metric::logit_diff(TOKEN, TOKEN + 2);
+    let patch = match site {
+        "resid_pre" => patching::get_act_patch_resid_pre,
+        "z" => patching::get_act_patch_attn_head_out_all_pos,
+        "q" => patching::get_act_patch_attn_head_q_all_pos,
+        "k" => patching::get_act_patch_attn_head_k_all_pos,
+        "v" => patching::get_act_patch_attn_head_v_all_pos,
+        "pattern" => patching::get_act_patch_attn_head_pattern_all_pos,
+        _ => return Err(format!("no sweep over {site}").into()),
+    };
+    let start = Instant::now();
+    let map = patch(model, &corrupted, &cache, &metric)?;
+    let value = map.tensor().sum(Kind::Double).double_value(&[]);
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    eprintln!("{site}: the values sum to {value:.4}");
+    Ok(milliseconds)
 }
 
 /// Whose logit is attributed.

@@ -140,6 +140,18 @@ for what, line, bound in [
     took = ", ".join(f"{peer.name} {median(t):.1f} (± {spread(t):.0f} %)" for (peer, _), t in times.items())
     print(f"{what}: {took}", flush=True)
     row(f"{what} / TransformerLens 4.3's", ratio(times, (us, line), (others["tl43"], line)), bound)
+# A sweep of TransformerLens takes minutes, so it is asked once, without a round to warm up.
+SWEEPS = [("all layers and positions of resid_pre", ["resid_pre"], 12 * 15), ("all heads' outputs", ["z"], 144)]
+SWEEPS += [("all heads' q, k, v and patterns", ["q", "k", "v", "pattern"], 4 * 144)]
+for what, sites, patches in SWEEPS:
+    times = in_turns([(us, "forward 2 15")] + [(us, f"sweep {site}") for site in sites])
+    took = [sum(of_round) for of_round in zip(*(times[us, f"sweep {site}"] for site in sites))]
+    alone = [patches * forward for forward in times[us, "forward 2 15"]]
+    row(f"sweep of {what} / as many own forward passes", ratio({"a": took, "b": alone}, "a", "b"), 0.35)
+    for name, peer in others.items():
+        theirs = sum(peer.ask(f"sweep {site}") for site in sites)
+        print(f"sweep of {what}: ours {median(took):.0f} (± {spread(took):.0f} %), {name} {theirs:.0f}", flush=True)
+        row(f"sweep of {what} / {name}'s", (median(took) / theirs, spread(took)), 0.20)
 value = median(starts["ours"]) / median(starts["tl43"])
 row(f"start to first logits / TransformerLens 4.3's ({median(starts['ours']):.0f} / {median(starts['tl43']):.0f} ms)", (value, spread(starts["ours"])), 0.10)
 row("peak memory, load and one run at 1 x 128 / weights", (memory, 0), 1.5)

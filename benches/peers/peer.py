@@ -1,7 +1,8 @@
 """One peer, alive: loads the checkpoint, runs 16 positions, prints "first", and answers a line with milliseconds.
 
 Lines: "forward B P", "cache B P" (every activation that fires by default), "resid B P" (resid_post of all layers), "full B P"
-(every neuron's, head's and embedding's part in one logit, out of a cache that is there already), "heads B P" (the heads'), "peak", the
+(every neuron's, head's and embedding's part in one logit, out of a cache that is there already), "heads B P" (the heads'), "sweep SITE" (the patching function of
+that site, out of a cache that is there already), "peak", the
 rate in GFLOP/s of one large matrix product, by the faster of the two libraries that libtorch has.
 """
 
@@ -62,6 +63,18 @@ if which != "transformers":
         return model.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_resid_post"))
 
 
+    def sweep(site):
+        """Milliseconds of a sweep: two rows of 15 tokens, which differ from those of the clean run from the second on."""
+        from transformer_lens import patching
+
+        clean = tokens(2, 15)
+        corrupted = torch.cat([clean[:, :1], clean[:, 1:] + 1], 1)
+        _, activations = model.run_with_cache(clean)
+        names = {"resid_pre": "resid_pre", "z": "attn_head_out_all_pos"}
+        patch = getattr(patching, "get_act_patch_" + names.get(site, f"attn_head_{site}_all_pos"))
+        return 1e3 * seconds(lambda: patch(model, corrupted, activations, lambda logits: (logits[:, -1, 5] - logits[:, -1, 7]).mean()))
+
+
 def product(x, w):
     """GFLOP/s: the median of five, by the faster library."""
 
@@ -84,6 +97,9 @@ for line in sys.stdin:
     if what == "peak":
         x, w = torch.randn(2048, 3072), torch.randn(3072, 3072)
         print(product(x, w), flush=True)
+        continue
+    if what == "sweep":
+        print(sweep(*size), flush=True)
         continue
     ids = tokens(*map(int, size))
     if what in ("full", "heads"):

@@ -62,8 +62,17 @@ impl RepeatedTokens {
         self
     }
 
-    /// The rows of tokens, and how many of each come before the first repetition.
-    fn tokens(&self, model: &HookedTransformer) -> Result<(Vec<Vec<i64>>, usize)> {
+    /// The rows of tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OptionValue`] for lengths that repeat nothing; [`Error::TokenOutOfRange`].
+    pub fn tokens(&self, model: &HookedTransformer) -> Result<Vec<Vec<i64>>> {
+        Ok(self.drawn(model)?.0)
+    }
+
+    /// The rows of tokens, and how many of each come before those that are repeated.
+    fn drawn(&self, model: &HookedTransformer) -> Result<(Vec<Vec<i64>>, usize)> {
         let RepeatedTokens { len, times, rows, seed, among } = self.clone();
         let d_vocab = model.config().d_vocab;
         for (name, value, least) in [("len", len, 2), ("times", times, 2), ("rows", rows, 1)] {
@@ -118,7 +127,7 @@ impl RepeatedTokens {
 ///
 /// [`Error::OptionValue`] for lengths that repeat nothing; [`Error::PromptTooLong`].
 pub fn induction_scores(model: &HookedTransformer, tokens: RepeatedTokens) -> Result<Tensor> {
-    let (rows, bos) = tokens.tokens(model)?;
+    let (rows, bos) = tokens.drawn(model)?;
     let len = (rows[0].len() - bos) / tokens.times;
     let on = |query: usize, key: usize| query >= bos + len && key + len == query + 1;
     mean_attention(model, rows, bos + len, on)
@@ -133,7 +142,7 @@ pub fn induction_scores(model: &HookedTransformer, tokens: RepeatedTokens) -> Re
 ///
 /// Those of [`induction_scores`].
 pub fn prefix_matching_scores(model: &HookedTransformer, tokens: RepeatedTokens) -> Result<Tensor> {
-    let (rows, bos) = tokens.tokens(model)?;
+    let (rows, bos) = tokens.drawn(model)?;
     let len = (rows[0].len() - bos) / tokens.times;
     let on = |query: usize, key: usize| key > bos && key <= query && (query + 1 - key).is_multiple_of(len);
     mean_attention(model, rows, bos + len, on)

@@ -111,7 +111,11 @@ impl PatchIndex {
             }
         }
         let site = match what {
-            What::Parts(parts) => return Ok((vec![MapAxis::new("patch", parts)], parts.clone())),
+            What::Parts(parts) => {
+                let resolved = |part: &HookPart| Ok(HookPart { point: part.point.resolve(config)?, ..part.clone() });
+                let parts = parts.iter().map(resolved).collect::<Result<Vec<_>>>()?;
+                return Ok((vec![MapAxis::new("patch", &parts)], parts));
+            }
             What::Grid(site, _) => site,
         };
         let point = |layer: i64| -> Result<HookPoint> {

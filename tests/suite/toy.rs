@@ -10,7 +10,10 @@ use language::{sentence, Split, Task};
 use rand::rngs::StdRng;
 use rand::SeedableRng;
 use rstest::rstest;
-use tch_lens::HookedTransformer;
+use tch_lens::heads::RepeatedTokens;
+use tch_lens::hook::HookPart;
+use tch_lens::patching::{path_patch, path_patch_together, PatchAxis, PatchIndex, PathOptions};
+use tch_lens::{hook, HookedTransformer, Hooks, Metric, PaddingSide, Patch, RunOptions};
 
 #[rstest]
 #[case(Task::IndirectObject)]
@@ -75,4 +78,101 @@ fn held_out_is_never_trained() {
         let seen: HashSet<_> = neighbours(&held_out.prompt).into_iter().filter(|pair| trained.contains(pair)).collect();
         assert!(seen.len() <= 1, "{}: {seen:?}", held_out.prompt);
     }
+}
+
+// --- what the examples say of the model's circuits -------------------------------------------------------------------
+
+/// `induction_heads`: heads of layer 1 look at the fifth word after the earlier occurrence, whatever the span; L0H1 and L0H3 look five
+/// and four words back.
+#[test]
+fn layer_1_finds_earlier_occurrences_through_what_layer_0_carries() {
+    let model = HookedTransformer::toy().unwrap();
+    let is_word = |id: &i64| {
+        let text = model.to_single_str_token(*id).unwrap();
+        let word = text.strip_prefix(' ').unwrap_or_default().to_string();
+        word.len() > 1 && word.chars().all(char::is_lowercase)
+    };
+    let words: Vec<i64> = (0..model.config().d_vocab as i64).filter(is_word).collect();
+    for len in [10, 16] {
+        let tokens = RepeatedTokens::new().len(len as usize).rows(16).among(words.clone()).tokens(&model).unwrap();
+        let (_, cache) = model.run_with_cache_of(tokens, "pattern").unwrap();
+        let most = |layer: i64, head: i64| {
+            let pattern = cache[hook::pattern(layer)].select(1, head).mean_dim([0i64].as_slice(), false, None); // [query, key]
+            let first = len + 2;
+            let share =
+                |back: &i64| pattern.diagonal(-back, 0, 1).slice(0, first - back, None, 1).mean(None).double_value(&[]);
+            let best = (0..first).max_by(|a, b| share(a).total_cmp(&share(b))).unwrap();
+            (best, share(&best))
+        };
+        for head in 0..4 {
+            let (back, share) = most(1, head);
+            assert!(back == len - 5 && share > 0.35, "L1H{head}, {len} words: {back} back, {share:.2}");
+        }
+        assert_eq!((most(0, 1).0, most(0, 3).0), (5, 4));
+    }
+}
+
+/// `path_patching`: the heads of layer 3 move names, and L3H1 hears them in its values from layer 1.
+#[test]
+fn heads_of_layer_3_move_names_that_layer_1_tells_their_values() {
+    let model = HookedTransformer::toy().unwrap();
+    let base = "When Mary and John went to the shop, John gave a bag to";
+    let (_, source) = model.run_with_cache_of("When Mary and John went to the shop, Mary gave a bag to", "z").unwrap();
+    let metric = Metric::logit_diff(" Mary", " John");
+    let heads = PatchIndex::new("z", [PatchAxis::Layer, PatchAxis::Head]);
+    let options = PathOptions::new().through_mlps();
+    let end = vec![hook::resid_post(-1).into()];
+    let map = path_patch_together(&model, base, &source, &metric, &heads, end, options.clone()).unwrap();
+    let whole = map.baseline().double_value(&[]);
+    for (layer, head) in (0..4usize).flat_map(|layer| (0..4usize).map(move |head| (layer, head))) {
+        let lost = whole - map.value(&[layer, head]).unwrap();
+        assert_eq!(layer == 3, lost > 1.7, "L{layer}H{head}: {lost:.2} of {whole:.2}");
+    }
+    let to = |site: &str| {
+        let receiver = PatchIndex::new(site, [PatchAxis::Layer, PatchAxis::Head]).layers(3).heads(1);
+        let map = path_patch(&model, base, &source, &metric, &heads, &receiver, options.clone()).unwrap();
+        map.tensor().view([4, 4]) - whole // [layer, head]
+    };
+    for site in ["q", "k"] {
+        assert!(to(site).abs().max().double_value(&[]) < 0.15, "{site}");
+    }
+    let values = to("v");
+    assert!(values.get(1).max().double_value(&[]) < -0.8, "{values}");
+    assert!(
+        values.index_select(0, &tch::Tensor::from_slice(&[0i64, 2])).abs().max().double_value(&[]) < 0.5,
+        "{values}"
+    );
+}
+
+/// `ablation`: what each task needs.
+#[test]
+fn ablated_induction_heads_cost_repetition_and_no_facts() {
+    let model = HookedTransformer::toy().unwrap();
+    let mut rng = StdRng::seed_from_u64(7);
+    let texts = (0..100).map(|n| sentence(Task::ALL[n % 5], Split::Train, &mut rng));
+    let texts: Vec<String> = texts.map(|s| s.prompt).collect();
+    let run = RunOptions::new().cache("z").padding_side(PaddingSide::Right);
+    let mean = Patch::mean(&model.run(texts, run).unwrap().cache);
+    let right = |task, heads: HookPart| {
+        let mut ablated = model.with_hooks(Hooks::new().patch(heads, mean.clone()));
+        let mut rng = StdRng::seed_from_u64(2024);
+        let mut right = 0;
+        for _ in 0..100 {
+            let sentence = sentence(task, Split::HeldOut, &mut rng);
+            let run = RunOptions::new().logits_at(-1);
+            let logits = ablated.run(sentence.prompt.as_str(), run).unwrap().take_logits().unwrap();
+            let said = model.to_single_str_token(logits.view(-1).argmax(-1, false).int64_value(&[])).unwrap();
+            right += usize::from(sentence.answers.contains(&said));
+        }
+        right
+    };
+    let (carrier, induction, movers) = (hook::z(0).head(1), hook::z(1).head(0..3), HookPart::from(hook::z(3)));
+    let of =
+        |heads: &HookPart| [Task::Repetition, Task::Fact, Task::IndirectObject].map(|task| right(task, heads.clone()));
+    let [repetition, fact, _] = of(&carrier);
+    assert!(repetition < 10 && fact > 95, "L0H1: {repetition}, {fact}");
+    let [repetition, fact, _] = of(&induction);
+    assert!(repetition < 60 && fact > 90, "L1H0 to L1H2: {repetition}, {fact}");
+    let [repetition, fact, names] = of(&movers);
+    assert!(repetition > 90 && fact > 90 && names < 85, "layer 3: {repetition}, {fact}, {names}");
 }
