@@ -2,10 +2,13 @@
 //! run.
 
 use tch::{Device, Kind, Tensor};
+use tch_lens::heads::{detect_head, DetectHeadOptions, HeadPattern};
+use tch_lens::patching::{self, PatchAxis, PatchIndex, PatchingOptions};
+use tch_lens::weights::{SvdInterpreter, SvdMatrix};
 use tch_lens::{
     autodiff, cuda_if_available, hook, AccumulateOptions, Bos, Composition, Config, DecomposeOptions, FullOptions,
-    HeadOptions, HookFilter, HookedTransformer, Hooks, KeyValueStore, LoadOptions, Mode, NeuronOptions, Occurrence,
-    Result, ReturnType, RunOptions, Target, TokenOptions,
+    HeadOptions, HookFilter, HookedTransformer, Hooks, KeyValueStore, LoadOptions, Metric, Mode, NeuronOptions,
+    Occurrence, Result, ReturnType, RunOptions, Target, TokenOptions,
 };
 
 const PAGE: &str = include_str!("../../docs/transformer_lens.md");
@@ -67,6 +70,17 @@ fn the_lines_of_the_page_run() -> Result<()> {
     });
     let _ = model.run_with_hooks(&tokens, hooks)?;
     assert_eq!(hook::k(2).to_string(), "blocks.2.attn.hook_k");
+    let _ = model.with_hooks(Hooks::new().replace(name, |z, _point| z * 0.5));
+
+    let clean = model.run_with_cache(&tokens)?.1;
+    let metric = Metric::logit_diff(" Mary", " John");
+    let _ = patching::get_act_patch_resid_pre(&model, &tokens, &clean, &metric)?;
+    let _ = patching::get_act_patch_attn_head_out_all_pos(&model, &tokens, &clean, &metric)?;
+    let _ = patching::get_act_patch_block_every(&model, &tokens, &clean, &metric)?;
+    #[rustfmt::skip]
+    let _ = patching::activation_patch(&model, &tokens, &clean, &metric, &PatchIndex::new("z", [PatchAxis::Layer, PatchAxis::Head]), PatchingOptions::new())?;
+    let _ = detect_head(&model, text, &HeadPattern::Induction, DetectHeadOptions::new())?;
+    let _ = SvdInterpreter::new(&model).get_singular_vectors(SvdMatrix::ov(2, 1), 3)?;
 
     let _: &Tensor = &cache["blocks.0.attn.hook_q"];
     let _: &Tensor = &cache[("q", 0)];
