@@ -1,5 +1,6 @@
 //! [`Resume`]: from where the run of a patch starts, and [`chunks`]: which patches run as one batch.
 
+use crate::config::NormPosition;
 use crate::hook::{self, HookPoint, Place, Site};
 use crate::Config;
 
@@ -31,10 +32,13 @@ impl Resume {
                 _ => hooked(None),
             };
         };
+        // Where norms are in the stream, its terms do not add up to it.
+        let adds_up = config.norm_position() != NormPosition::InStream;
         match point.site() {
             Site::ResidPre => from_stream(layer),
-            Site::ResidPost | Site::MlpOut => from_stream(layer + 1),
-            Site::AttnOut if config.parallel_attn_mlp || config.attn_only() => from_stream(layer + 1),
+            Site::ResidPost => from_stream(layer + 1),
+            Site::MlpOut if adds_up => from_stream(layer + 1),
+            Site::AttnOut if adds_up && (config.parallel_attn_mlp || config.attn_only()) => from_stream(layer + 1),
             Site::Pattern | Site::AttnScores => Resume { otherwise: Some(Site::Pattern), ..hooked(Some(layer)) },
             // Heads read streams of their own, and norms before them have an axis more.
             Site::AttnIn | Site::QInput | Site::KInput | Site::VInput => {
