@@ -12,7 +12,7 @@ use tch_lens::{
 };
 
 use crate::common::models::in_fp64;
-use crate::common::{families, fixtures, max_diff, raw, read, Tally};
+use crate::common::{families, fixtures, max_diff, mechanisms, raw, read, Tally};
 
 /// Of TransformerLens' figures.
 const TOLERANCE: f64 = 1e-4;
@@ -193,7 +193,7 @@ fn compare_sweeps(models: Vec<(String, HookedTransformer)>, tolerance: f64) -> T
 #[test]
 fn sweeps_are_one_run_a_patch_on_every_family() {
     compare_sweeps(in_fp64(), 1e-9).finish("sweeps in fp64");
-    let models = families().into_iter().map(|family| (family.clone(), raw(&family))).collect();
+    let models = families().into_iter().chain(mechanisms()).map(|family| (family.clone(), raw(&family))).collect();
     compare_sweeps(models, SAME).finish("sweeps in fp32");
 }
 

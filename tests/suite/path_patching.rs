@@ -67,6 +67,8 @@ fn by_hand(
 #[case("gemma2")]
 #[case("mixtral")]
 #[case("toy_attn_only_2l_ln")]
+#[case("transformers/openai-gpt")]
+#[case("transformers/diffllama")]
 fn path_patching_is_three_runs_by_hand(#[case] family: &str) {
     let model = raw(family);
     let n_layers = model.config().n_layers;
