@@ -21,6 +21,7 @@
 //! | compute logits or a loss | [`HookedTransformer::forward`], [`HookedTransformer::loss`] |
 //! | cache activations | [`HookedTransformer::run_with_cache`], [`HookFilter`] |
 //! | change activations | [`Hooks`], [`Patch`], [`HookedTransformer::run_with_hooks`] |
+//! | differentiate a logit, a loss or any other number | [`HookedTransformer::run_with_grad`], [`gradient`] |
 //! | combine hooks, a cache and other settings in one run | [`RunOptions`], [`HookedTransformer::run`] |
 //! | measure a run: a logit difference, a probability, a divergence, a function of yours | [`Metric`] |
 //! | patch activations of a clean run into a corrupted run | [`patching`] |
@@ -44,6 +45,7 @@ pub mod config;
 mod error;
 mod format;
 pub mod generate;
+pub mod gradient;
 pub mod heads;
 pub mod hook;
 mod hooked_transformer;
@@ -71,6 +73,7 @@ pub use config::Config;
 pub use error::{Error, HubError, KeyValueStoreError, Result, UnknownWord};
 pub use format::FormatError;
 pub use generate::{GenerateOptions, Sampler, SamplingOptions, StopReason};
+pub use gradient::{GradientCache, GradientOutput, Jacobian};
 pub use hook::{HookFilter, HookPoint};
 pub use hooked_transformer::{
     AnswerPosition, HookedTransformer, Init, ModelWithHooks, Occurrence, OutputTokens, PromptTest, PromptTestOptions,
@@ -87,8 +90,8 @@ pub use pretrained::hub::Hub;
 pub use pretrained::processing::{Processing, Step};
 pub use pretrained::LoadOptions;
 pub use run::{
-    FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry, RunValues, Sink,
-    SinkEntry,
+    BackwardRules, FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry,
+    RunValues, Sink, SinkEntry,
 };
 pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};

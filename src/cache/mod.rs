@@ -227,6 +227,12 @@ impl ActivationCache {
         self.entries.is_empty()
     }
 
+    /// A cache of the same run, its tokens and positions, with other tensors.
+    pub(crate) fn with_entries(&self, entries: impl IntoIterator<Item = (HookPoint, Tensor)>) -> Self {
+        let entries = entries.into_iter().map(|(point, tensor)| (point, SharedTensor::from(tensor))).collect();
+        ActivationCache { entries: Arc::new(entries), ..self.clone() }
+    }
+
     /// Adds an activation behind another one, in its place among the entries.
     pub(crate) fn insert_after(&mut self, before: HookPoint, point: HookPoint, tensor: Tensor) {
         let entries = Arc::make_mut(&mut self.entries);

@@ -10,6 +10,7 @@ use crate::hook::{End, HookFilter, Section, Start};
 use crate::layer::Layer;
 use crate::model::batch::Batch;
 use crate::model::layout::Layout;
+use crate::run::backward::BackwardPass;
 use crate::run::kept::KeptPositions;
 use crate::run::sink::Budget;
 use crate::run::{Halt, Hooks, Plan, Sink, Tap};
@@ -29,14 +30,19 @@ impl HookedTransformer {
     /// - for hooks: [`Error::Hook`], [`Error::HookPanicked`], [`Error::EditedInPlace`], [`Error::Replacement`], [`Error::Patch`], [`Error::Sink`];
     /// - for memory: [`Error::Budget`] if one entry exceeds the budget, [`Error::Torch`] if memory runs out.
     pub fn run<'a>(&self, input: impl Into<Input>, run: RunOptions<'a>) -> Result<RunOutput> {
+        Ok(self.run_recorded(input.into(), run)?.0)
+    }
+
+    /// [`HookedTransformer::run`], with what a backward pass through the run needs.
+    pub(crate) fn run_recorded<'a>(&self, input: Input, run: RunOptions<'a>) -> Result<(RunOutput, BackwardPass<'a>)> {
         let plan = self.plan(&run)?;
         let output = run.return_type_or_default();
         let RunOptions {
             hooks, positions, past: mut store, tokens, logits_at, bos, padding_side, budget, sink, ..
         } = run;
         let RunInput { tokens, stream } = match plan.section.start {
-            Start::Tokens => self.token_input(input.into(), bos, padding_side, plan.past)?,
-            _ => self.stream_input(input.into(), tokens, plan.past)?,
+            Start::Tokens => self.token_input(input, bos, padding_side, plan.past)?,
+            _ => self.stream_input(input, tokens, plan.past)?,
         };
         let [batch, pos] = [tokens.ids.size()[0], tokens.ids.size()[1]].map(|n| n as usize);
         let section = &plan.section;
@@ -62,7 +68,7 @@ impl HookedTransformer {
             Err(Halt::Done) => None,
             Err(Halt::Failed(error)) => return Err(error),
         };
-        let recording = tap.finish()?;
+        let (recording, backward) = tap.finish()?;
         if let (Some(store), Some(addition)) = (&mut store, addition) {
             store.commit(addition);
         }
@@ -81,7 +87,7 @@ impl HookedTransformer {
                 outcome.logits = Some(logits);
             }
         }
-        Ok(outcome)
+        Ok((outcome, backward))
     }
 
     /// The plan of a run: what it would compute and keep. The model is not run.
@@ -103,7 +109,7 @@ impl HookedTransformer {
         let positions = [run.positions.clone(), run.logits_at.clone()];
         let model = (self.shared_config(), self.kind());
         let past = run.past.as_ref().map(|store| store.len());
-        let plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), section, past)?;
+        let plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), section, past, run.differentiation)?;
         if plan.section.end != End::Logits && !run.logits_at.is_all() && !plan.reaches_logits() {
             let why = "the run ends before it computes logits, at the last hook point that is used";
             return Err(refused("logits_at", why));

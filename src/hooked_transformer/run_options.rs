@@ -8,7 +8,7 @@ use crate::layer::Layer;
 use crate::model::KeyValueStore;
 #[cfg(doc)]
 use crate::run::Plan;
-use crate::run::{Hooks, Sink};
+use crate::run::{BackwardRules, Differentiation, Hooks, Order, Sink};
 use crate::text::input::Tokens;
 use crate::text::positions::Positions;
 use crate::text::tokenizer::{Bos, PaddingSide};
@@ -68,6 +68,8 @@ pub struct RunOptions<'a> {
     pub(super) padding_side: PaddingSide,
     pub(super) budget: Option<u64>,
     pub(super) sink: Option<Box<dyn Sink + 'a>>,
+    /// What is recorded for gradients.
+    pub(super) differentiation: Differentiation,
 }
 
 /// Where a run starts.
@@ -327,6 +329,25 @@ impl<'a> RunOptions<'a> {
         self
     }
 
+    /// Rules that change what a backward pass through the run computes: frozen norms and patterns, and those of relevance patching. No value
+    /// of the run changes.
+    pub fn backward_rules(mut self, rules: BackwardRules) -> Self {
+        self.differentiation.rules = rules;
+        self
+    }
+
+    /// Whether activations to keep were selected.
+    pub(crate) fn keeps_activations(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    /// Records gradients of what the run keeps: of everything that fires by default, if nothing was selected.
+    pub(crate) fn differentiable(mut self, order: Order) -> Self {
+        self.differentiation.order = order;
+        self.cache.get_or_insert_default();
+        self
+    }
+
     /// What the run returns; logits by default.
     pub(super) fn return_type_or_default(&self) -> ReturnType {
         self.return_type.unwrap_or_default()
@@ -345,6 +366,10 @@ impl<'a> RunOptions<'a> {
             if let Some((setting, _)) = unused.into_iter().find(|(_, given)| *given) {
                 return refuse(setting, "the run keeps no activations, so select some with `cache`");
             }
+        }
+        if self.differentiation.order != Order::None && (self.sink.is_some() || self.budget.is_some()) {
+            let setting = if self.sink.is_some() { "sink" } else { "budget" };
+            return refuse(setting, "gradients need the activations in memory");
         }
         if self.sink.is_some() && self.budget.is_some() {
             return refuse("budget", "the run has a `sink`, so its cache stays empty: use one of the two");

@@ -8,7 +8,7 @@ use super::attention_input::AttentionInput;
 use super::context::{Context, FusedMask, AT_ONCE};
 use super::differential::Differential;
 use super::linear::Linear;
-use super::norm::{Norm, NormPoints};
+use super::norm::{constant_if, Norm, NormPoints};
 use super::parameters::module;
 use super::part::Part;
 use crate::config::{PositionalEmbedding, QkNorm};
@@ -183,6 +183,9 @@ impl Attention {
     /// Scores and pattern are formed where a hook point shows them.
     fn mix(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
+        let frozen = tap.plan.rules().frozen_patterns;
+        let q = &constant_if(frozen, q.shallow_clone())?;
+        let k = &constant_if(frozen, k.shallow_clone())?;
         let records = [q, k, v].iter().any(|x| x.requires_grad());
         let (k, v) = context.keys_and_values(layer, k, v, records)?; // [batch, kv_head, key, d_head]
         let q = q.f_transpose(1, 2)?; // [batch, head, pos, d_head]
@@ -203,11 +206,13 @@ impl Attention {
             false => self.softmax(&scores)?,
         };
         let pattern = context.without_padding(pattern.f_transpose(1, 2)?)?.f_transpose(1, 2)?;
+        let pattern = constant_if(frozen, pattern)?;
         let pattern = tap.at(hook::pattern(layer), pattern)?; // [batch, head, query, key]
         let mut z = pattern.f_matmul(&v)?; // [batch, head, pos, d_head]
         if let (true, Some(sinks)) = (self.sinks_after_pattern, &self.sinks) {
             let positions = scores.f_logsumexp([-1i64].as_slice(), true)?; // [batch, head, query, 1]
-            z = z.f_mul(&positions.f_sub(&sinks.f_view([1, -1, 1, 1])?)?.f_sigmoid()?)?;
+            let share = positions.f_sub(&sinks.f_view([1, -1, 1, 1])?)?.f_sigmoid()?;
+            z = z.f_mul(&constant_if(frozen, share)?)?;
         }
         Ok(z.f_transpose(1, 2)?) // [batch, pos, head, d_head]
     }

@@ -31,13 +31,14 @@ impl Block {
             None => value_stream.shallow_clone(),
         };
         let pos_embed = context.shortformer_pos_embed();
+        let frozen = tap.plan.rules().frozen_norms;
         if pos_embed.is_none() && q.is_none() && k.is_none() && v.is_none() {
             return Ok(AttentionInput::Shared(normalized));
         }
         let branch = |x: Option<Tensor>| -> Result<Tensor> {
             let x = match (x, norm) {
                 (None, _) if v.is_none() => normalized.shallow_clone(),
-                (x, Some(norm)) => norm.norm.apply(x.as_ref().unwrap_or(resid_pre))?,
+                (x, Some(norm)) => norm.norm.apply_by(x.as_ref().unwrap_or(resid_pre), frozen)?,
                 (x, None) => x.unwrap_or_else(|| resid_pre.shallow_clone()),
             };
             Ok(match pos_embed {

@@ -3,13 +3,13 @@
 use tch::Tensor;
 
 use super::linear::Linear;
-use super::norm::Norm;
+use super::norm::{valued, Norm};
 use super::parameters::module;
 use super::part::Part;
 use super::temporary::Temporary;
 use crate::config::Activation;
 use crate::hook;
-use crate::run::{Flow, Tap};
+use crate::run::{BackwardRules, Flow, Tap};
 use crate::tensor::precision::widened;
 use crate::tensor::scalar::Scalar;
 use crate::unchecked::onednn::Epilogue;
@@ -64,7 +64,7 @@ impl Mlp {
             Some(gate) => {
                 let gates = self.activated(gate, x, tap)?; // [batch, pos, d_mlp]
                 let linear = tap.at(hook::pre_linear(layer), self.w_in.forward(x)?)?; // [batch, pos, d_mlp]
-                let product = gates.f_mul(&linear)?;
+                let product = product(&gates, &linear, tap.plan.rules())?;
                 match &self.b_product {
                     Some(b) => product.f_add(b)?,
                     None => product,
@@ -91,9 +91,21 @@ impl Mlp {
             return Ok(post);
         }
         let pre = Temporary::new(linear.forward(x)?).at(point, tap)?; // [batch, pos, d_mlp]
-        Ok(self.act.apply(pre)?)
+        Ok(self.act.apply_by(pre, tap.plan.rules())?)
     }
 }
+
+/// The product of gates and linear part, each of which gets half of its gradient where the rules say so.
+pub(super) fn product(gates: &Tensor, linear: &Tensor, rules: BackwardRules) -> Result<Tensor> {
+    let product = gates.f_mul(linear)?;
+    match rules.half_products && product.requires_grad() {
+        true => valued(&product, &product.mul_number(0.5)?),
+        false => Ok(product),
+    }
+}
+
+/// So small that a function of it is as good as linear, and large enough for its quotient.
+const NEAR_ZERO: f64 = 1e-6;
 
 impl Act {
     pub(crate) fn new(function: Activation) -> Self {
@@ -109,6 +121,21 @@ impl Act {
             Activation::Silu => Some(Epilogue::Silu),
             Activation::Relu2 | Activation::QuickGelu | Activation::SoluLn | Activation::Xielu => None,
         }
+    }
+
+    /// [`Act::apply`], as a multiplication by the constant `f(x) / x` for gradients where the rules say so.
+    pub(crate) fn apply_by(&self, x: Temporary, rules: BackwardRules) -> Result<Tensor> {
+        if !rules.identity_activations || !x.requires_grad() {
+            return self.apply(x);
+        }
+        let x = x.into_tensor();
+        let value = self.apply(Temporary::shared(x.f_detach()?))?;
+        // At zero, the quotient's limit.
+        let wide = widened(&x.f_detach()?)?;
+        let zero = wide.gt_number(0.0)?.f_logical_or(&wide.f_neg()?.gt_number(0.0)?)?.f_logical_not()?;
+        let apart = wide.fill_where(&zero, NEAR_ZERO)?;
+        let ratio = self.apply(Temporary::shared(apart.shallow_clone()))?.f_div(&apart)?.f_to_kind(x.f_kind()?)?;
+        valued(&value, &x.f_mul(&ratio)?)
     }
 
     /// The function of `x`, in its memory where that may be.

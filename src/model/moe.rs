@@ -3,13 +3,14 @@
 use tch::Tensor;
 
 use super::linear::Linear;
-use super::mlp::Act;
+use super::mlp::{product, Act};
+use super::norm::constant_if;
 use super::parameters::module;
 use super::part::Part;
 use super::temporary::Temporary;
 use crate::config::{ExpertGate, Experts, Routing};
 use crate::hook;
-use crate::run::{Flow, Tap};
+use crate::run::{BackwardRules, Flow, Tap};
 use crate::tensor::precision::widened;
 use crate::tensor::routed::all_hits;
 use crate::tensor::scalar::Scalar;
@@ -50,6 +51,7 @@ impl MixtureOfExperts {
         let size = x.size();
         let logits = self.router.forward(x)?; // [batch, pos, expert]
         let (weights, indices) = self.route(&logits)?;
+        let weights = constant_if(tap.plan.rules().frozen_routers, weights)?;
         let weights = tap.at(hook::expert_weights(layer), weights)?; // [batch, pos, expert]
         let indices = tap.at(hook::expert_indices(layer), indices)?; // [batch, pos, chosen]
         let chosen = self.chosen(&weights, &indices)?.f_to_kind(x.f_kind()?)?; // [batch, pos, chosen]
@@ -70,7 +72,7 @@ impl MixtureOfExperts {
                 false => Temporary::new(gate),
             }; // [hit, d_mlp]
             let pre = tap.at_expert(point[1], mlp.w_in.forward(&input)?, &indices)?; // [hit, d_mlp]
-            let post = tap.at_expert(point[2], self.gated(gate, &pre)?, &indices)?; // [hit, d_mlp]
+            let post = tap.at_expert(point[2], self.gated(gate, &pre, tap.plan.rules())?, &indices)?; // [hit, d_mlp]
             let weight = chosen.f_index(&[Some(&rows), Some(&place)])?.f_unsqueeze(1)?; // [hit, 1]
             out = out.f_index_add_(0, &rows, &mlp.w_out.forward(&post)?.f_mul(&weight)?)?;
         }
@@ -102,13 +104,14 @@ impl MixtureOfExperts {
         }
     }
 
-    fn gated(&self, gate: Temporary, pre: &Tensor) -> Result<Tensor> {
+    fn gated(&self, gate: Temporary, pre: &Tensor, rules: BackwardRules) -> Result<Tensor> {
         match self.moe.gate {
-            ExpertGate::Plain => Ok(self.act.apply(gate)?.f_mul(pre)?),
+            ExpertGate::Plain => product(&self.act.apply_by(gate, rules)?, pre, rules),
             ExpertGate::ClampedSwiglu { alpha, limit } => {
                 let gate = gate.at_most(limit)?;
                 let pre = pre.between(-limit, limit)?.add_number(1.0)?;
-                Ok(gate.mul_number(alpha)?.f_sigmoid()?.f_mul(&gate)?.f_mul(&pre)?)
+                let factor = constant_if(rules.identity_activations, gate.mul_number(alpha)?.f_sigmoid()?)?;
+                product(&factor.f_mul(&gate)?, &pre, rules)
             }
         }
     }

@@ -42,11 +42,12 @@ impl Norm {
         if self.kind == Normalization::None {
             return Ok(Temporary::shared(x.shallow_clone()));
         }
+        let frozen = tap.plan.rules().frozen_norms;
         if !(tap.live(points.0) || tap.live(points.1)) {
-            return Ok(Temporary::new(self.apply(x)?));
+            return Ok(Temporary::new(self.apply_by(x, frozen)?));
         }
         let wide = widened(x)?;
-        let normalized = if self.kind.centers() && !tap.carries(points.0, &wide) {
+        let normalized = if self.kind.centers() && !frozen && !tap.carries(points.0, &wide) {
             // The fused kernel's quotient, with the scale beside it.
             let d = x.size().last().copied().unwrap_or(0);
             let none = None::<&Tensor>;
@@ -55,7 +56,7 @@ impl Norm {
             normalized
         } else {
             let centered = if self.kind.centers() { wide.f_sub(&mean(&wide)?)? } else { wide };
-            let scale = tap.at(points.0, rms(&centered, self.eps)?)?; // […, 1]
+            let scale = tap.at(points.0, constant_if(frozen, rms(&centered, self.eps)?)?)?; // […, 1]
             centered.f_div(&scale)?
         };
         let normalized = Temporary::new(normalized.f_to_kind(x.f_kind()?)?).at(points.1, tap)?; // […, d]
@@ -84,6 +85,20 @@ impl Norm {
         }
     }
 
+    /// [`Norm::apply`], at a scale that is a constant for gradients if it is `frozen`.
+    pub(crate) fn apply_by(&self, x: &Tensor, frozen: bool) -> Result<Tensor> {
+        if !frozen || !x.requires_grad() || self.kind == Normalization::None {
+            return self.apply(x);
+        }
+        let wide = widened(x)?;
+        let centered = if self.kind.centers() { wide.f_sub(&mean(&wide)?)? } else { wide };
+        let scale = rms(&centered, self.eps)?.f_detach()?;
+        let normalized = Temporary::new(centered.f_div(&scale)?.f_to_kind(x.f_kind()?)?);
+        // The gradient is that of the division; the value is what `apply` gives, to the last bit.
+        let linear = self.affine(normalized)?.into_tensor();
+        valued(&self.apply(&x.f_detach()?)?, &linear)
+    }
+
     /// What the norm divides `x` by, in fp32 or better: `[…, 1]`.
     pub(crate) fn scale(&self, x: &Tensor) -> Result<Tensor> {
         let wide = widened(x)?;
@@ -102,6 +117,16 @@ impl Norm {
             (None, None) => normalized,
         })
     }
+}
+
+/// The tensor, as a constant for gradients if that is asked for.
+pub(super) fn constant_if(frozen: bool, x: Tensor) -> Result<Tensor> {
+    Ok(if frozen { x.f_detach()? } else { x })
+}
+
+/// A tensor with the value of `value` and the gradient of `of`.
+pub(super) fn valued(value: &Tensor, of: &Tensor) -> Result<Tensor> {
+    Ok(value.f_detach()?.f_add(&of.f_sub(&of.f_detach()?)?)?)
 }
 
 /// The mean over the last axis, kept.

@@ -23,6 +23,8 @@ pub type HookError = Box<dyn std::error::Error + Send + Sync>;
 /// | change entries in place | [`edit`](Hooks::edit) | `&mut Tensor`, a copy of its own |
 /// | compute another tensor | [`replace`](Hooks::replace) | `&Tensor` |
 /// | keep gradients from flowing | [`stop_gradient`](Hooks::stop_gradient) | nothing |
+/// | look at a gradient | [`observe_gradient`](Hooks::observe_gradient) | `&Tensor` |
+/// | compute another gradient | [`replace_gradient`](Hooks::replace_gradient) | `&Tensor` |
 ///
 /// ```
 /// use tch_lens::{hook, Hooks, HookedTransformer, Patch};
@@ -77,6 +79,10 @@ pub(crate) enum Action<'a> {
     Patch(Patch),
     /// The value stays, gradients end here.
     StopGradient,
+    /// Something looks at the gradient.
+    ObserveGradient(Box<Observer<'a>>),
+    /// Another tensor may be put in place of the gradient.
+    ReplaceGradient(Box<Replacer<'a>>),
 }
 
 impl<'a> Entry<'a> {
@@ -87,6 +93,8 @@ impl<'a> Entry<'a> {
             Action::Edit(f) => Action::Edit(Box::new(move |tensor, point| f(tensor, point))),
             Action::Patch(patch) => Action::Patch(patch.clone()),
             Action::StopGradient => Action::StopGradient,
+            Action::ObserveGradient(f) => Action::ObserveGradient(Box::new(move |tensor, point| f(tensor, point))),
+            Action::ReplaceGradient(f) => Action::ReplaceGradient(Box::new(move |tensor, point| f(tensor, point))),
         };
         Entry { target: self.target.by_ref(), action }
     }
@@ -97,6 +105,7 @@ impl Action<'_> {
     pub(crate) fn changes(&self) -> bool {
         match self {
             Action::Observe(_) | Action::StopGradient => false,
+            Action::ObserveGradient(_) | Action::ReplaceGradient(_) => false,
             Action::Replace(_) | Action::Edit(_) | Action::Patch(_) => true,
         }
     }
@@ -105,8 +114,14 @@ impl Action<'_> {
     pub(crate) fn is_closure(&self) -> bool {
         match self {
             Action::Observe(_) | Action::Replace(_) | Action::Edit(_) => true,
+            Action::ObserveGradient(_) | Action::ReplaceGradient(_) => true,
             Action::Patch(_) | Action::StopGradient => false,
         }
+    }
+
+    /// Whether it acts on the gradient, in the backward pass.
+    pub(crate) fn is_backward(&self) -> bool {
+        matches!(self, Action::ObserveGradient(_) | Action::ReplaceGradient(_))
     }
 }
 
@@ -223,6 +238,40 @@ impl<'a> Hooks<'a> {
     /// ```
     pub fn by_ref(&mut self) -> Hooks<'_> {
         Hooks { entries: self.entries.iter_mut().map(Entry::by_ref).collect() }
+    }
+
+    /// Adds a hook that looks at the gradient, in [`run_with_grad`](crate::HookedTransformer::run_with_grad): `f` gets the gradient of
+    /// the scalar with respect to the activation, in the activation's shape, and the point. It returns nothing or a `Result`.
+    ///
+    /// Hooks on gradients run from the last point to the first; those at one point act in the order in which they were added. A gradient is
+    /// complete when it is shown: all paths from the activation to the scalar count.
+    pub fn observe_gradient<R: HookResult>(
+        self,
+        target: impl Into<HookTarget<'a>>,
+        mut f: impl FnMut(&Tensor, HookPoint) -> R + 'a,
+    ) -> Self {
+        self.add(target, Action::ObserveGradient(Box::new(move |tensor, point| f(tensor, point).into_result())))
+    }
+
+    /// Adds a hook that returns what stands in the gradient's place: of the same shape, kind and device, without NaN. All that comes
+    /// before the point gets its gradient from there. It returns a tensor, an `Option` of one (`None` leaves what is there), or a
+    /// `Result` of either.
+    ///
+    /// ```
+    /// use tch_lens::{hook, Hooks, HookedTransformer, RunOptions};
+    /// let model = HookedTransformer::toy()?;
+    /// let hooks = Hooks::new().replace_gradient("mlp_out", |gradient, _| gradient * 0.0); // nothing flows back through MLPs
+    /// let run = RunOptions::new().cache("resid_pre").hooks(hooks);
+    /// let output = model.run_with_grad("When Mary and John", run, |output| Ok(output.logits()?.sum(None)))?;
+    /// assert_eq!(output.gradients.keys().len(), 4);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn replace_gradient<R: HookReplacement>(
+        self,
+        target: impl Into<HookTarget<'a>>,
+        mut f: impl FnMut(&Tensor, HookPoint) -> R + 'a,
+    ) -> Self {
+        self.add(target, Action::ReplaceGradient(Box::new(move |tensor, point| f(tensor, point).into_replacement())))
     }
 
     /// Whether nothing is done anywhere.

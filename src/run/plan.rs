@@ -5,14 +5,34 @@ use std::sync::Arc;
 
 use tch::Kind;
 
+use super::backward::is_differentiable;
 use super::hooks::{Action, Hooks};
 use super::kept::KeptPositions;
+use super::rules::BackwardRules;
 use super::sink::PlannedEntry;
 use crate::config::NormPosition;
 use crate::hook::{self, End, HookFilter, HookName, HookPoint, Place, PointSet, Section, Selection, Site};
 use crate::tensor::span::Span;
 use crate::text::positions::{PositionAxis, Positions};
 use crate::{Config, Error, Result};
+
+/// What a run records for gradients.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Differentiation {
+    pub(crate) order: Order,
+    pub(crate) rules: BackwardRules,
+}
+
+/// How often what a run computes can be differentiated with respect to what it keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Not at all, but for what the caller's own tensors record.
+    #[default]
+    None,
+    Once,
+    /// Twice: fused attention has no second derivative, so it is not used.
+    Twice,
+}
 
 /// What a run must compute: at which hook points something is done, how far the run has to go, what is made of its end.
 ///
@@ -25,6 +45,10 @@ pub struct Plan {
     pub(crate) changed: PointSet,
     /// Points that the cache keeps.
     pub(crate) cached: PointSet,
+    /// Points at which the graph of gradients is cut, for hooks on gradients.
+    pub(crate) cuts: PointSet,
+    /// What is recorded for gradients.
+    pub(crate) differentiation: Differentiation,
     /// The part of the model that the run passes through.
     pub(crate) section: Section,
     /// How many positions the run's key-value store holds before it.
@@ -59,12 +83,15 @@ impl Plan {
         cache: Option<&HookFilter<'_>>,
         section: Section,
         past: Option<usize>,
+        differentiation: Differentiation,
     ) -> Result<Plan> {
         let (config, weights) = of;
         let mut plan = Plan {
             live: PointSet::default(),
             changed: PointSet::default(),
             cached: PointSet::default(),
+            cuts: PointSet::default(),
+            differentiation,
             section,
             past: past.unwrap_or(0),
             n_live: 0,
@@ -93,6 +120,7 @@ impl Plan {
                 plan.live.insert(point);
             }
         }
+        plan.cut_layers();
         plan.n_live = plan.live.len();
         if past.is_some() && plan.section.end == End::LastPoint {
             // The store gets the keys and values of every block.
@@ -116,6 +144,19 @@ impl Plan {
         if let Action::Patch(patch) = action {
             patch.check(point, *weights)?;
         }
+        if action.is_backward() {
+            if self.differentiation.order == Order::None {
+                let why = format!(
+                    "the hook on the gradient at `{point}` cannot act: the run computes no gradients, so use `run_with_grad`"
+                );
+                return Err(Error::setting("hooks", why));
+            }
+            if !is_differentiable(point.kind(*weights)) {
+                let why = format!("the hook on the gradient at `{point}` cannot act: whole numbers have no gradient");
+                return Err(Error::setting("hooks", why));
+            }
+            self.cuts.insert(point);
+        }
         self.live.insert(point);
         if action.changes() {
             // Heads of a group share keys and values, so a stream for each query head does not say what these read.
@@ -125,6 +166,29 @@ impl Plan {
             self.changed.insert(point);
         }
         Ok(selection)
+    }
+
+    /// Cuts the graph before each layer where it is cut anywhere, so that no segment of the backward pass is longer than a layer.
+    fn cut_layers(&mut self) {
+        if self.cuts.len() == 0 {
+            return;
+        }
+        for layer in self.section.layers.clone() {
+            self.cuts.insert(hook::resid_pre(layer));
+            self.live.insert(hook::resid_pre(layer));
+        }
+    }
+
+    /// Whether what `point` shows has a gradient in this run.
+    #[inline]
+    pub(crate) fn records(&self, point: HookPoint) -> bool {
+        self.differentiation.order != Order::None && (self.cached.contains(point) || self.cuts.contains(point))
+    }
+
+    /// What a backward pass takes for constant.
+    #[inline]
+    pub(crate) fn rules(&self) -> BackwardRules {
+        self.differentiation.rules
     }
 
     /// Whether something is done at a point after the last layer.
@@ -139,7 +203,9 @@ impl Plan {
 
     /// Whether attention of layer `layer` must form its scores and pattern.
     pub(crate) fn forms_pattern(&self, layer: usize) -> bool {
-        self.live.contains(hook::attn_scores(layer)) || self.live.contains(hook::pattern(layer))
+        self.live.contains(hook::attn_scores(layer))
+            || self.live.contains(hook::pattern(layer))
+            || self.differentiation.order == Order::Twice
     }
 
     /// Whether something is done at `point`: a hook acts there, or the cache keeps what is there.

@@ -5,6 +5,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use indexmap::IndexMap;
 use tch::{Kind, Tensor};
 
+use super::backward::{is_differentiable, BackwardPass, Cut};
 use super::hooks::{Action, Hooks};
 use super::kept::{Kept, KeptPositions};
 use super::part::Part;
@@ -51,6 +52,8 @@ pub(crate) struct Tap<'r, 'h> {
     largest: Vec<(HookPoint, Tensor, Tensor)>,
     /// Where kept activations go, if not to the cache's memory.
     sink: Option<Box<dyn Sink + 'h>>,
+    /// Where the graph is cut, for hooks on gradients.
+    cuts: Vec<Cut>,
     /// Live points that have not fired yet.
     remaining: usize,
 }
@@ -87,12 +90,12 @@ impl<'r, 'h> Tap<'r, 'h> {
         if let Some(sink) = &mut sink {
             let size = input.0.ids.size();
             let planned = plan.planned(size[0] as usize, size[1] as usize, positions);
-            guarded(None, || sink.begin(&planned))?.map_err(|source| sink::failed(None, source))?;
+            guarded(SINK, || sink.begin(&planned))?.map_err(|source| sink::failed(None, source))?;
         }
         let cache = IndexMap::with_capacity(plan.cached.len());
-        let (versions, changed, remaining) = (Vec::new(), PointSet::default(), plan.n_live);
+        let (versions, changed, cuts, remaining) = (Vec::new(), PointSet::default(), Vec::new(), plan.n_live);
         let largest = Vec::new();
-        Ok(Tap { plan, hooks, selected, positions, cache, versions, changed, largest, sink, remaining })
+        Ok(Tap { plan, hooks, selected, positions, cache, versions, changed, largest, sink, cuts, remaining })
     }
 
     /// What the run has kept.
@@ -100,9 +103,9 @@ impl<'r, 'h> Tap<'r, 'h> {
     /// # Errors
     ///
     /// [`Error::EditedInPlace`] where a hook changed a kept activation that it was shown before; the sink's.
-    pub(crate) fn finish(mut self) -> Result<Recording> {
+    pub(crate) fn finish(mut self) -> Result<(Recording, BackwardPass<'h>)> {
         if let Some(sink) = &mut self.sink {
-            guarded(None, || sink.finish())?.map_err(|source| sink::failed(None, source))?;
+            guarded(SINK, || sink.finish())?.map_err(|source| sink::failed(None, source))?;
         }
         for ((point, tensor), version) in self.cache.iter().zip(&self.versions) {
             if tensor.f_internal_version()? != *version {
@@ -110,7 +113,8 @@ impl<'r, 'h> Tap<'r, 'h> {
             }
         }
         self.refuse_nan()?;
-        Ok(Recording { entries: self.cache, changed: self.changed })
+        let backward = BackwardPass { hooks: self.hooks, cuts: self.cuts, positions: self.positions.clone() };
+        Ok((Recording { entries: self.cache, changed: self.changed }, backward))
     }
 
     /// An error where a hook left NaN and got none.
@@ -158,7 +162,7 @@ impl<'r, 'h> Tap<'r, 'h> {
     /// of, does. Elsewhere it may be shown beside what flows on.
     #[inline]
     pub(crate) fn carries(&self, point: HookPoint, from: &Tensor) -> bool {
-        self.live(point) && (self.plan.changed.contains(point) || from.requires_grad())
+        self.live(point) && (self.plan.changed.contains(point) || from.requires_grad() || self.plan.records(point))
     }
 
     /// Passes an activation through `point`: one look-up in a bit set where nothing is done there.
@@ -195,6 +199,9 @@ impl<'r, 'h> Tap<'r, 'h> {
         if point.site() == Site::AttnScores && self.plan.changed.contains(point) {
             self.compare_scores(point, &before, &tensor)?;
         }
+        if self.plan.records(point) && is_differentiable(tensor.f_kind()?) {
+            tensor = self.recorded(point, tensor, indices)?;
+        }
         if self.plan.cached.contains(point)
             && let Some(Kept { kept, flowing }) = self.positions.keep(point, &tensor, indices)?
         {
@@ -224,6 +231,36 @@ impl<'r, 'h> Tap<'r, 'h> {
         let mark = none.f_div(&none)?;
         self.largest.push((point, blind, mark));
         Ok(())
+    }
+
+    /// An activation that has a gradient: itself, or a leaf of the same value where nothing before it is recorded, or where the graph is cut.
+    fn recorded(&mut self, point: HookPoint, tensor: Tensor, indices: Option<&Tensor>) -> Result<Tensor> {
+        if self.plan.cuts.contains(point) {
+            let mut hooked = Vec::new();
+            for (part, selected) in self.plan.hooked.iter().zip(&self.selected) {
+                if part.points.contains(point) && self.hooks.entries[part.hook].action.is_backward() {
+                    let of_hook = selected
+                        .as_ref()
+                        .map(|selected| selected.part(point, self.plan.config(), self.positions, &tensor.size()));
+                    hooked.push((part.hook, of_hook.transpose()?));
+                }
+            }
+            let after = leaf(&tensor)?;
+            self.cuts.push(Cut {
+                point,
+                hooked,
+                before: tensor,
+                after: after.shallow_clone(),
+                indices: indices.map(Tensor::shallow_clone),
+                kept_before: self.cache.len(),
+            });
+            return Ok(after);
+        }
+        if tensor.requires_grad() {
+            Ok(tensor)
+        } else {
+            leaf(&tensor)
+        }
     }
 
     /// What the cache holds of an activation that is kept.
@@ -282,6 +319,8 @@ impl<'r, 'h> Tap<'r, 'h> {
                     return Ok(stopped);
                 }
             },
+            // They act on the way back.
+            Action::ObserveGradient(_) | Action::ReplaceGradient(_) => return Ok(tensor),
         };
         self.changed.insert(point);
         let before = shown_part(&part)?;
@@ -298,29 +337,35 @@ impl<'r, 'h> Tap<'r, 'h> {
     }
 }
 
+/// The same values, where a record of gradients begins.
+fn leaf(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.f_detach()?.f_set_requires_grad(true)?)
+}
+
+const SINK: &str = "the run's sink";
+
 /// Runs a function of the caller's that must not change `tensor` in place.
-fn shown<T>(point: HookPoint, tensor: &Tensor, f: impl FnOnce() -> T) -> Result<T> {
+pub(super) fn shown<T>(point: HookPoint, tensor: &Tensor, f: impl FnOnce() -> T) -> Result<T> {
     // Views share their version, so a change through any of them counts.
     let before = tensor.f_internal_version()?;
-    let result = guarded(Some(point), f)?;
+    let result = guarded(point, f)?;
     match tensor.f_internal_version()? == before {
         true => Ok(result),
         false => Err(Error::EditedInPlace { name: point.to_string() }),
     }
 }
 
-/// Runs a function of the caller's; a panic in it is an error that names the point.
-fn guarded<T>(point: Option<HookPoint>, f: impl FnOnce() -> T) -> Result<T> {
+/// Runs a function of the caller's; a panic in it is an error that names the point, or whatever else it is of.
+pub(super) fn guarded<T>(of: impl ToString, f: impl FnOnce() -> T) -> Result<T> {
     // What the function may have left half done is the caller's, who gets the error.
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        let name = point.map_or("the run's sink".into(), |point| point.to_string());
-        Error::HookPanicked { name, message: text.unwrap_or("it did not say why").into() }
+        Error::HookPanicked { name: of.to_string(), message: text.unwrap_or("it did not say why").into() }
     })
 }
 
 /// A replacement must be what it replaces: shape, kind and device.
-fn check(point: HookPoint, expected: &Tensor, found: &Tensor) -> Result<()> {
+pub(super) fn check(point: HookPoint, expected: &Tensor, found: &Tensor) -> Result<()> {
     if !found.defined() {
         return Err(Error::wrong_input(format!("the hook at `{point}` returned an undefined tensor")));
     }
@@ -343,6 +388,7 @@ mod tests {
     use super::*;
     use crate::hook::Section;
     use crate::hook::{all_points, HookFilter};
+    use crate::run::Differentiation;
     use crate::unchecked::counting::allocations;
     use crate::Config;
 
@@ -360,6 +406,7 @@ mod tests {
             select,
             Section::whole(&config),
             None,
+            Differentiation::default(),
         )
         .unwrap();
         let positions = KeptPositions::everything(1);

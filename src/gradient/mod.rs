@@ -1,0 +1,20 @@
+//! Gradients of a number that a run computes, with respect to its activations.
+//!
+//! | question | item |
+//! | --- | --- |
+//! | how does this number change with each activation? | [`run_with_grad`](crate::HookedTransformer::run_with_grad) |
+//! | how does one activation change with another? | [`Jacobian`]: products with vectors, from both sides |
+//!
+//! A [`GradientCache`] holds the gradients under the activations' names. Hooks on gradients are
+//! [`Hooks::observe_gradient`](crate::Hooks::observe_gradient) and [`Hooks::replace_gradient`](crate::Hooks::replace_gradient);
+//! [`BackwardRules`](crate::BackwardRules) change what the backward pass takes for constant.
+//!
+//! Parameters stay as they are: they need not record gradients, and nothing is added to the gradients that they have.
+
+mod cache;
+mod jacobian;
+mod run;
+
+pub use cache::GradientCache;
+pub use jacobian::Jacobian;
+pub use run::GradientOutput;

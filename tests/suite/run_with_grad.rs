@@ -1,0 +1,392 @@
+//! `run_with_grad`, hooks on gradients, rules of the backward pass and Jacobians: against TransformerLens, finite differences, and runs
+//! that do the same in the forward pass.
+
+use crate::common::models::in_fp64;
+use crate::common::{families, max_diff, processed_like_transformer_lens, raw, shaped_like, Fixture, Tally};
+use rstest::rstest;
+use tch::{Kind, Tensor};
+use tch_lens::{
+    hook, BackwardRules, GradientOutput, HookFilter, HookPoint, HookedTransformer, Hooks, LoadOptions, ReturnType,
+    RunOptions, RunOutput, Tokens,
+};
+
+/// Half of a central difference's distance: errors of rounding and of the third derivative are both near 1e-10 in fp64.
+const STEP: f64 = 1e-5;
+
+/// Six models of different structure: norms before, after and around the sublayers, grouped queries, parallel blocks, a mixture.
+const STRUCTURES: [&str; 6] = ["gpt2", "llama_gqa_tied", "gemma2", "gpt_neox", "olmo2", "mixtral"];
+
+fn in_double(family: &str) -> HookedTransformer {
+    LoadOptions::new().no_processing().kind(Kind::Double).open(Fixture::folder(family)).unwrap()
+}
+
+fn tokens() -> Tokens {
+    Tokens::new(&Tensor::from_slice2(&[[5i64, 14, 3, 10], [9, 6, 11, 5]])).unwrap()
+}
+
+/// Numbers of the same shape that depend on nothing but the seed.
+fn random_like(x: &Tensor, seed: i64) -> Tensor {
+    let n = x.numel() as i64;
+    let numbers: Vec<f64> = (0..n).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f64 / 504.5 - 1.0).collect();
+    Tensor::from_slice(&numbers).view(x.size().as_slice()).to_kind(x.kind())
+}
+
+/// A number that depends on all logits.
+fn score(output: &RunOutput) -> tch_lens::Result<Tensor> {
+    let logits = output.logits()?;
+    Ok((logits * random_like(logits, 3)).sum(Kind::Double))
+}
+
+fn graded(model: &HookedTransformer, run: RunOptions<'_>) -> GradientOutput {
+    model.run_with_grad(&tokens(), run, score).unwrap()
+}
+
+/// Compares two caches of gradients at the points that both have.
+fn compare(tally: &mut Tally, what: &str, ours: &GradientOutput, theirs: &GradientOutput, tolerance: f64) {
+    for (point, gradient) in ours.gradients.items() {
+        let other = &theirs.gradients[point];
+        if other.numel() == 0 {
+            continue; // an expert that no token goes to
+        }
+        let scale = 1.0 + other.abs().max().double_value(&[]);
+        tally.compare(&format!("{what}, {point}"), &(gradient / scale), &(other / scale), tolerance);
+    }
+}
+
+/// TransformerLens' backward cache of the mean loss: with raw and with processed weights, and where heads read apart.
+#[test]
+fn gradients_are_transformer_lens_own() {
+    let (mut tally, mut splits) = (Tally::default(), 0);
+    for family in families() {
+        let fixture = Fixture::open(&family);
+        let processed = processed_like_transformer_lens(&fixture);
+        for setting in ["raw", "processed"] {
+            let model = match setting {
+                "raw" => raw(&family),
+                _ => processed.open(Fixture::folder(&family)).unwrap(),
+            };
+            if model.config().d_vocab != model.config().d_vocab_out {
+                continue; // no loss
+            }
+            let loss = |names: HookFilter<'_>| {
+                let run = RunOptions::new().cache(names).return_type(ReturnType::Loss);
+                model
+                    .run_with_grad(fixture.want("tokens"), run, |output| Ok(output.loss_tensor()?.shallow_clone()))
+                    .unwrap()
+            };
+            let by_default = loss(HookFilter::All);
+            for key in ["grad", "grad_sum", "split_grad"]
+                .into_iter()
+                .flat_map(|kind| fixture.keys(&format!("{setting}.{kind}.")))
+            {
+                let (kind, name) = key.strip_prefix(setting).unwrap()[1..].split_once('.').unwrap();
+                // Where TransformerLens passes a point several times, the cache has the last time; the sum is the point's.
+                let theirs = match kind {
+                    "grad" if fixture.get(&format!("{setting}.grad_sum.{name}")).is_some() => continue,
+                    _ => fixture.want(&key),
+                };
+                splits += usize::from(kind == "split_grad");
+                let alone = (!by_default.gradients.contains(name)).then(|| loss(name.into()));
+                let ours = &alone.as_ref().unwrap_or(&by_default).gradients[name];
+                let (size, heads) = (ours.size(), theirs.size());
+                let theirs = match size.len() == 4 && heads.len() == 4 && size[2] < heads[2] {
+                    // TransformerLens repeats keys and values for each head of a group.
+                    true => {
+                        let groups = theirs.view([size[0], size[1], size[2], -1, size[3]]);
+                        groups.sum_dim_intlist([3i64].as_slice(), false, None)
+                    }
+                    false => theirs,
+                };
+                let point = by_default.gradients.keys().next().unwrap();
+                let ours = shaped_like(ours, &theirs, point, &model);
+                tally.compare(&format!("{family}, {key}"), &ours, &theirs, 1e-4);
+            }
+        }
+    }
+    assert!(tally.count > 1000 && splits >= 6, "{}, {splits}", tally.count);
+    tally.finish("TransformerLens' gradients");
+}
+
+/// Every gradient is the slope of the number in a direction, and the value is the run's.
+#[test]
+fn gradients_are_slopes() {
+    let mut tally = Tally::default();
+    for family in STRUCTURES {
+        let model = in_double(family);
+        let output = graded(&model, RunOptions::new());
+        assert_eq!(output.gradients.keys().len() + whole_numbers(&output), output.output.cache.len(), "{family}");
+        for (point, gradient) in output.gradients.items() {
+            let shown = &output.output.cache[point];
+            if shown.numel() == 0 {
+                continue; // an expert that no token goes to
+            }
+            // −∞ in masked scores stays.
+            let direction = random_like(shown, 1).where_self(&shown.isfinite(), &Tensor::from(0.0));
+            let slope = (gradient * &direction).sum(Kind::Double).double_value(&[]);
+            let moved = |by: f64| {
+                let hooks = Hooks::new().replace(point, |x, _| x + &direction * by);
+                let run = RunOptions::new().hooks(hooks).cache(HookFilter::All);
+                score(&model.run(&tokens(), run).unwrap()).unwrap().double_value(&[])
+            };
+            let found = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+            let scale = 1.0 + slope.abs();
+            tally.compare(
+                &format!("{family}, {point}"),
+                &Tensor::from(slope / scale),
+                &Tensor::from(found / scale),
+                1e-6,
+            );
+        }
+        let plain = score(&model.run(&tokens(), RunOptions::new()).unwrap()).unwrap().double_value(&[]);
+        assert!((plain - output.value).abs() < 1e-9, "{family}");
+    }
+    assert!(tally.count > 200, "{}", tally.count);
+    tally.finish("finite differences");
+}
+
+fn whole_numbers(output: &GradientOutput) -> usize {
+    output.output.cache.values().filter(|x| x.kind() == Kind::Int64).count()
+}
+
+/// Cutting the graph at every point changes no gradient, and every hook sees the gradient that the cache has, from the last point to the
+/// first.
+#[test]
+fn hooks_see_the_gradients() {
+    let mut tally = Tally::default();
+    for (what, model) in in_fp64() {
+        let plain = graded(&model, RunOptions::new());
+        let points: Vec<HookPoint> = plain.gradients.keys().collect();
+        let mut seen = Vec::new();
+        let hooks = Hooks::new().observe_gradient(points.clone(), |g, point| seen.push((point, g.copy())));
+        let hooked = graded(&model, RunOptions::new().hooks(hooks));
+        compare(&mut tally, &what, &hooked, &plain, 1e-10);
+        seen.reverse();
+        assert_eq!(seen.iter().map(|(point, _)| *point).collect::<Vec<_>>(), points, "{what}");
+        for (point, gradient) in seen {
+            assert_eq!(max_diff(&what, &gradient, &hooked.gradients[point]), 0.0, "{what}, {point}");
+        }
+        assert!(!hooked.output.logits().unwrap().requires_grad());
+        assert!(hooked.output.cache.values().all(|x| !x.requires_grad()), "{what}");
+    }
+    tally.finish("gradients through cuts");
+}
+
+/// A factor on a gradient is the same as a function of the activation with that factor as its slope. Gradients before the point change, at
+/// it as well, and those after it do not.
+#[test]
+fn a_replaced_gradient_flows_on() {
+    let mut tally = Tally::default();
+    for family in STRUCTURES {
+        let model = in_double(family);
+        let plain = graded(&model, RunOptions::new());
+        let points: Vec<HookPoint> = plain.gradients.keys().collect();
+        for point in points.iter().copied().step_by(3) {
+            let hooks = Hooks::new()
+                .replace_gradient(point, |g, _| g * 2.0)
+                .replace_gradient(point, |_, _| None)
+                .replace_gradient(point, |g, _| g * 0.25);
+            let hooked = graded(&model, RunOptions::new().hooks(hooks));
+            // The same value with half of the slope.
+            let forward = Hooks::new().replace(point, |x, _| {
+                let finite = x.where_self(&x.isfinite(), &x.detach().zeros_like());
+                x.detach() + (&finite - finite.detach()) * 0.5
+            });
+            let replaced = graded(&model, RunOptions::new().hooks(forward));
+            let what = format!("{family}, {point}");
+            for (other, gradient) in hooked.gradients.items() {
+                let expected = match other == point {
+                    true => plain.gradients[point].shallow_clone() * 0.5,
+                    false => replaced.gradients[other].shallow_clone(),
+                };
+                if other == point || plain.output.cache[point].isfinite().all().int64_value(&[]) == 1 {
+                    tally.compare(&format!("{what}, at {other}"), gradient, &expected, 1e-9);
+                }
+            }
+        }
+    }
+    tally.finish("replaced gradients");
+}
+
+/// Kept positions have the gradients that they have among all, with hooks on gradients and without.
+#[rstest]
+#[case("gpt2")]
+#[case("mixtral")]
+fn kept_positions_have_their_gradients(#[case] family: &str) {
+    let model = in_double(family);
+    let mut tally = Tally::default();
+    let whole = graded(&model, RunOptions::new().hooks(halved()));
+    let plain = graded(&model, RunOptions::new());
+    for columns in [vec![3i64], vec![2, 0]] {
+        let run = || RunOptions::new().pos(columns.clone());
+        for (what, found, of) in
+            [("hooked", graded(&model, run().hooks(halved())), &whole), ("plain", graded(&model, run()), &plain)]
+        {
+            for (point, gradient) in found.gradients.items() {
+                let Some(axis) = point.axes().position else { continue }; // an expert's rows
+                let expected = of.gradients[point].index_select(axis as i64, &Tensor::from_slice(&columns));
+                tally.compare(&format!("{family}, {what}, {point} at {columns:?}"), gradient, &expected, 1e-9);
+            }
+        }
+    }
+    tally.finish("gradients at positions");
+}
+
+fn halved<'a>() -> Hooks<'a> {
+    Hooks::new().replace_gradient(["z", "resid_post"], |g, _| g * 0.5)
+}
+
+/// Rules change no value, and each is what hooks can say of it.
+#[test]
+fn rules_are_what_they_say() {
+    let mut tally = Tally::default();
+    for (what, model) in in_fp64() {
+        let plain = graded(&model, RunOptions::new());
+        let ruled = |rules: BackwardRules| {
+            let output = graded(&model, RunOptions::new().backward_rules(rules));
+            for (point, x) in &output.output.cache {
+                // A norm's own quotient may be another kernel's.
+                tally_value(&what, *point, x, &plain.output.cache[*point]);
+            }
+            output
+        };
+        let off = BackwardRules::relp()
+            .frozen_norms(false)
+            .frozen_patterns(false)
+            .identity_activations(false)
+            .half_products(false)
+            .frozen_routers(false);
+        for (point, gradient) in ruled(off).gradients.items() {
+            assert_eq!(max_diff(&what, gradient, &plain.gradients[point]), 0.0, "{what}, {point}: rules that are off");
+        }
+
+        let scales = HookFilter::names(|name| name.ends_with("hook_scale"));
+        let names: Vec<HookPoint> = scales.resolve(model.config()).unwrap_or_default();
+        if !names.is_empty() {
+            let stopped = graded(&model, RunOptions::new().hooks(Hooks::new().stop_gradient(names)));
+            compare(
+                &mut tally,
+                &format!("{what}, norms"),
+                &ruled(BackwardRules::new().frozen_norms(true)),
+                &stopped,
+                1e-10,
+            );
+        }
+        let stopped = graded(&model, RunOptions::new().hooks(Hooks::new().stop_gradient("pattern")));
+        compare(
+            &mut tally,
+            &format!("{what}, patterns"),
+            &ruled(BackwardRules::new().frozen_patterns(true)),
+            &stopped,
+            1e-10,
+        );
+        if model.config().experts().is_some() {
+            let stopped = graded(&model, RunOptions::new().hooks(Hooks::new().stop_gradient("expert_weights")));
+            compare(
+                &mut tally,
+                &format!("{what}, routers"),
+                &ruled(BackwardRules::new().frozen_routers(true)),
+                &stopped,
+                1e-10,
+            );
+        }
+
+        // Neurons: what comes of the rules by hand.
+        let rules = BackwardRules::new().identity_activations(true).half_products(true);
+        let output = ruled(rules);
+        let dense = !model.config().attn_only() && model.config().experts().is_none();
+        let has_norm = output.gradients.contains(("mid", 0));
+        // TransformerLens' gated MLP adds a bias to the product.
+        if dense && !has_norm && !what.starts_with("toy_gated") {
+            let (pre, post) = (&output.output.cache[("pre", 0)], &output.output.cache[("post", 0)]);
+            let of_post = &output.gradients[("post", 0)];
+            let expected = match output.output.cache.get(("pre_linear", 0)) {
+                Ok(linear) => {
+                    tally.compare(
+                        &format!("{what}, linear"),
+                        &(&output.gradients[("pre_linear", 0)] * linear),
+                        &(of_post * post * 0.5),
+                        1e-9,
+                    );
+                    of_post * post * 0.5
+                }
+                Err(_) => of_post * post,
+            };
+            tally.compare(&format!("{what}, gates"), &(&output.gradients[("pre", 0)] * pre), &expected, 1e-9);
+        }
+    }
+    tally.finish("rules of the backward pass");
+}
+
+#[track_caller]
+fn tally_value(what: &str, point: HookPoint, ours: &Tensor, theirs: &Tensor) {
+    let diff = max_diff(what, ours, theirs);
+    assert!(diff < 1e-10, "{what}, {point}: a rule changed the value by {diff:.1e}");
+}
+
+/// Products with the Jacobian: from the left the gradient, from the right the finite difference, and both the same bilinear form.
+#[test]
+fn jacobians_multiply_from_both_sides() {
+    let mut tally = Tally::default();
+    for family in STRUCTURES {
+        let model = in_double(family);
+        let pairs = [
+            (hook::resid_post(-1), hook::embed()),
+            (hook::attn_out(1), hook::resid_pre(1)),
+            (hook::mlp_out(0), hook::mlp_in(0)),
+            (hook::unembed_out(), hook::z(0)),
+            (hook::pattern(1), hook::attn_out(0)),
+            (hook::z(0), hook::z(0)),
+        ];
+        for (of, at) in pairs {
+            let what = format!("{family}, {of} by {at}");
+            let jacobian = model.jacobian(&tokens(), RunOptions::new(), of, at).unwrap();
+            let (u, v) = (random_like(&jacobian.at(), 5), random_like(&jacobian.of(), 7));
+            let (ju, vj) = (jacobian.jvp(&u).unwrap(), jacobian.vjp(&v).unwrap());
+            let scale = 1.0 + vj.abs().max().double_value(&[]);
+            tally.compare(
+                &what,
+                &((&ju * &v).sum(Kind::Double) / scale),
+                &((&vj * &u).sum(Kind::Double) / scale),
+                1e-9,
+            );
+
+            let moved = |by: f64| {
+                let hooks = Hooks::new().replace(at, |x, _| x + &u * by);
+                model.run(&tokens(), RunOptions::new().hooks(hooks).cache([of, at])).unwrap().cache[of].copy()
+            };
+            let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+            let scale = 1.0 + slope.abs().max().double_value(&[]);
+            tally.compare(&format!("{what}, slope"), &(ju / scale), &(slope / scale), 1e-6);
+
+            let output = model
+                .run_with_grad(&tokens(), RunOptions::new().cache([of, at]), |output| {
+                    Ok((&output.cache[of] * &v).sum(None))
+                })
+                .unwrap();
+            tally.compare(&format!("{what}, gradient"), &vj, &output.gradients[at], 1e-9);
+        }
+        // Nothing before depends on what comes after.
+        let jacobian = model.jacobian(&tokens(), RunOptions::new(), hook::z(0), hook::resid_post(1)).unwrap();
+        assert_eq!(jacobian.vjp(&jacobian.of()).unwrap().abs().max().double_value(&[]), 0.0);
+        assert_eq!(jacobian.jvp(&jacobian.at()).unwrap().abs().max().double_value(&[]), 0.0);
+    }
+    tally.finish("Jacobians");
+}
+
+/// Parameters keep what they had: neither do they begin to record gradients, nor is anything added to theirs.
+#[test]
+fn parameters_are_left_alone() {
+    let model = in_double("gpt2");
+    graded(&model, RunOptions::new());
+    assert!(model.parameters().into_iter().all(|(_, weight)| !weight.requires_grad() && !weight.grad().defined()));
+    let variables = model.var_store().unwrap();
+    score(&model.run(&tokens(), RunOptions::new()).unwrap()).unwrap().backward();
+    let before: Vec<Tensor> = variables.trainable_variables().iter().map(|w| w.grad().copy()).collect();
+    assert!(before.iter().all(Tensor::defined));
+    let recorded = graded(&model, RunOptions::new());
+    for (weight, before) in variables.trainable_variables().iter().zip(&before) {
+        assert_eq!(&weight.grad(), before);
+    }
+    let frozen = graded(&in_double("gpt2"), RunOptions::new());
+    compare(&mut Tally::default(), "recorded", &recorded, &frozen, 1e-12);
+}
