@@ -22,6 +22,7 @@
 //! | cache activations | [`HookedTransformer::run_with_cache`], [`HookFilter`] |
 //! | change activations | [`Hooks`], [`Patch`], [`HookedTransformer::run_with_hooks`] |
 //! | differentiate a logit, a loss or any other number | [`HookedTransformer::run_with_grad`], [`gradient`] |
+//! | find the circuit of a task | [`circuits`] |
 //! | combine hooks, a cache and other settings in one run | [`RunOptions`], [`HookedTransformer::run`] |
 //! | measure a run: a logit difference, a probability, a divergence, a function of yours | [`Metric`] |
 //! | patch activations of a clean run into a corrupted run | [`patching`] |
@@ -40,6 +41,7 @@
 
 pub mod analysis;
 mod cache;
+pub mod circuits;
 mod component;
 pub mod config;
 mod error;

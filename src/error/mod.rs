@@ -352,6 +352,14 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// A node or an edge of a circuit that the model does not have, or a name of none.
+    #[error("there is no `{}`: {why}", shortened(.name))]
+    NoCircuitPart {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        why: String,
+    },
     /// Two stacks of different batch rows or positions of one run.
     #[error("stacks can be joined where both are of the same batch rows and positions, with the same axes: one is of positions {ours}, the other of {theirs}")]
     OtherWindow {

@@ -1,4 +1,4 @@
-//! Models in another kind and on another device.
+//! Models in another kind, on another device, and without groups of heads.
 
 use tch::{Device, Kind};
 
@@ -44,5 +44,32 @@ impl HookedTransformer {
     /// [`Error::NoDevice`](crate::Error::NoDevice) where there is no such device; libtorch's own, where memory runs out.
     pub fn to(&self, device: Device) -> Result<Self> {
         Ok(HookedTransformer { model: self.model.to(device)?, ..self.clone() })
+    }
+
+    /// The model with keys and values of its own for each query head: those of the head's group, repeated. TransformerLens'
+    /// `ungroup_grouped_query_attention`.
+    ///
+    /// It computes the same, and its hook points of keys, values and what they read have an entry for each query head. The repeated weights
+    /// take memory of their own; all others are shared. A model whose heads share no keys is returned as it is.
+    ///
+    /// ```
+    /// use tch_lens::{hook, Config, HookedTransformer};
+    /// let grouped = HookedTransformer::init(Config { n_key_value_heads: 2, ..Config::new(2, 32, 4, 50, 12) }, 0)?;
+    /// let model = grouped.ungrouped()?;
+    /// let (logits, cache) = model.run_with_cache([3, 1, 4])?;
+    /// assert_eq!(cache[hook::k(0)].size(), [1, 3, 4, 8]); // [batch, pos, head, d_head]
+    /// assert!(logits.allclose(&grouped.forward([3, 1, 4])?, 1e-5, 1e-5, false));
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// libtorch's own, where memory runs out.
+    pub fn ungrouped(&self) -> Result<Self> {
+        if self.config().n_key_value_heads == self.config().n_heads {
+            return Ok(self.clone());
+        }
+        // It is no longer what the checkpoint's configuration says.
+        Ok(HookedTransformer { model: self.model.ungrouped()?, hugging_face: None, ..self.clone() })
     }
 }

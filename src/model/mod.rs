@@ -27,6 +27,7 @@ pub(crate) mod rotary;
 pub(crate) mod tables;
 pub(crate) mod temporary;
 pub(crate) mod unembed;
+mod ungrouped;
 mod variables;
 
 use std::sync::Arc;

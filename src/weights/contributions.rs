@@ -55,6 +55,13 @@ impl Transformer {
         Ok(&self.block(layer)?.attn.o)
     }
 
+    /// The weights with which a layer's queries, keys and values read the stream: `[head, d_head, d_model]`, the heads of queries, then
+    /// of keys, then of values.
+    pub(crate) fn head_readers(&self, layer: usize) -> Result<Tensor> {
+        let attn = &self.block(layer)?.attn;
+        Ok(attn.qkv.weight.f_reshape([attn.n_heads + 2 * attn.n_kv_heads, attn.d_head, -1])?)
+    }
+
     /// The output of each head of a layer, before any norm after attention: `[batch, pos, head, d_model]`.
     ///
     /// `z` is `[batch, pos, head, d_head]`.

@@ -279,7 +279,8 @@ fn takes_number(method: &str) -> bool {
     let name = name.strip_suffix("_out").unwrap_or(name);
     let in_place = name.strip_suffix('_').unwrap_or(name);
     let listed = WITH_NUMBER.contains(&name) || WITH_NUMBER.contains(&in_place);
-    let scalar = name.split('_').any(|word| word.starts_with("scalar"));
+    // `Metric::scalar` is no call of libtorch.
+    let scalar = name != "scalar" && name.split('_').any(|word| word.starts_with("scalar"));
     (listed || scalar && name != "scalar_tensor") && (fallible || !AMBIGUOUS.contains(&in_place))
 }
 

@@ -13,6 +13,7 @@ mod budget;
 mod changed_runs;
 #[cfg(feature = "chat")]
 mod chat;
+mod circuits;
 mod config_bounds;
 mod config_fields;
 mod documentation;

@@ -1,0 +1,277 @@
+//! Scores of all edges: by gradients (EAP and its relatives), exactly, and by information flow.
+//!
+//! A gradient method scores the edge from sender `s` to receiver `r` as `Σ (ablated_s − clean_s) · ∂metric/∂input_r`, over rows of the batch,
+//! positions and `d_model`: to first order, by how much the metric changes where the edge is ablated (Syed et al. 2023). The gradients at all
+//! receivers of a layer are made from those at its queries, keys and values, which one backward pass gives: through the weights that read,
+//! and the derivative of the norm before them. The scores of the layer are then one product of matrices. A norm after attention is part of
+//! what heads write: its derivative acts on their differences. So the scores of a node's edges sum to the node's score.
+
+use tch::Tensor;
+
+use super::circuit::Circuit;
+use super::linear_norm::LinearNorm;
+use super::scores::{add_weighted, EdgeScores};
+use super::senders::{of_attention, real_tokens};
+use super::task::CircuitTask;
+use crate::cache::ActivationCache;
+use crate::component::Target;
+use crate::hook::{self, HookPoint};
+use crate::run::{Hooks, Patch};
+use crate::tensor::precision::widened;
+use crate::tensor::scalar::Scalar;
+use crate::text::input::Tokens;
+use crate::{Error, Result, RunOptions};
+
+/// How edges are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EdgeMethod {
+    /// EAP: the gradient at the clean run (Syed et al. 2023). One backward pass.
+    Gradient,
+    /// EAP-IG: the mean of the gradients where the embeddings go from ablated to clean in equal steps, the clean one left out (Hanna et al.
+    /// 2024). A backward pass for each step.
+    IntegratedInputs {
+        /// How many.
+        steps: usize,
+    },
+    /// EAP-IG on activations: the mean of the gradients where what one group of nodes computes (the input, a layer's heads, an MLP) goes from
+    /// ablated to clean, the ablated one left out, over all groups. A backward pass for each step and group.
+    IntegratedActivations {
+        /// How many.
+        steps: usize,
+    },
+    /// The mean of the gradients at the clean and at the counterfactual run.
+    CleanAndCounterfactual,
+    /// The change of the metric where this edge alone is ablated. A forward pass for each edge.
+    Exact,
+    /// Information flow routes (Ferrando and Voita 2024): how close what a sender writes is to what the receiver reads,
+    /// `max(0, ‖input‖₁ − ‖input − written‖₁)`, as a share among all senders, averaged over positions and rows. It needs neither metric nor
+    /// ablation.
+    InformationFlow,
+}
+
+impl CircuitTask<'_, '_> {
+    /// A score for every edge.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HookedTransformer::run_with_grad`](crate::HookedTransformer::run_with_grad); [`Error::OptionValue`] without steps;
+    /// [`Error::Setting`] where a method needs a counterfactual and the ablation is another, or where rules of the backward pass are given
+    /// to a method without one.
+    pub fn edge_scores(&self, method: EdgeMethod) -> Result<EdgeScores> {
+        let scores = match method {
+            EdgeMethod::Gradient => self.by_gradient(&self.tokens, Hooks::new(), &self.differences()?)?,
+            EdgeMethod::IntegratedInputs { steps } => {
+                let differences = self.differences()?;
+                let mut sum = None;
+                for hooks in self.inputs_between(steps)? {
+                    let scores = self.by_gradient(&self.tokens, hooks, &differences)?;
+                    sum = Some(add_weighted(sum, &scores, 1.0 / steps as f64)?);
+                }
+                sum.ok_or(Error::Internal("an integral has no steps"))?
+            }
+            EdgeMethod::IntegratedActivations { steps } => {
+                let differences = self.differences()?;
+                let runs = self.activations_between(steps)?;
+                let (mut sum, weight) = (None, 1.0 / runs.len() as f64);
+                for hooks in runs {
+                    sum = Some(add_weighted(sum, &self.by_gradient(&self.tokens, hooks, &differences)?, weight)?);
+                }
+                sum.ok_or(Error::Internal("an integral has no steps"))?
+            }
+            EdgeMethod::CleanAndCounterfactual => {
+                let Some(counterfactual) = &self.counterfactual else {
+                    let why = "the gradient at the counterfactual needs one: use `Ablation::counterfactual`";
+                    return Err(Error::setting("ablation", why));
+                };
+                let differences = self.differences()?;
+                let clean = self.by_gradient(&self.tokens, Hooks::new(), &differences)?;
+                let other = self.by_gradient(counterfactual, Hooks::new(), &differences)?;
+                clean.f_add(&other)?.mul_number(0.5)?
+            }
+            EdgeMethod::Exact => {
+                self.refuse_rules("exact scores")?;
+                let full = Circuit::full(self.graph);
+                return EdgeScores::from_fn(self.graph, |edge| {
+                    let metric = self.metric_of(&full.without([edge])?)?;
+                    Ok(metric - self.clean_metric)
+                });
+            }
+            EdgeMethod::InformationFlow => {
+                self.refuse_rules("information flow")?;
+                self.information_flow()?
+            }
+        };
+        EdgeScores::of_tensor(self.graph, &scores)
+    }
+
+    fn refuse_rules(&self, what: &str) -> Result<()> {
+        match self.rules == Default::default() {
+            true => Ok(()),
+            false => Err(Error::setting(
+                "backward_rules",
+                format!("the task's `backward_rules` cannot be used: {what} take no backward pass"),
+            )),
+        }
+    }
+
+    /// A run for each step between the ablated and the clean embeddings.
+    pub(super) fn inputs_between(&self, steps: usize) -> Result<Vec<Hooks<'static>>> {
+        let (clean, ablated) = (&self.clean.embed, &self.ablated.embed);
+        let hooks = (0..at_least_one(steps)?).map(|step| {
+            let between = lerp(ablated, clean, step as f64 / steps as f64)?;
+            Ok(Hooks::new().patch(hook::embed(), Patch::set(between)))
+        });
+        hooks.collect()
+    }
+
+    /// A run for each group of nodes and each step between what they compute ablated and clean.
+    fn activations_between(&self, steps: usize) -> Result<Vec<Hooks<'static>>> {
+        at_least_one(steps)?;
+        let mut groups = vec![(hook::embed(), &self.clean.embed, &self.ablated.embed)];
+        for layer in 0..self.graph.n_layers {
+            groups.push((hook::z(layer), &self.clean.z[layer], &self.ablated.z[layer]));
+            if self.graph.has_mlps {
+                groups.push((hook::mlp_out(layer), &self.clean.mlp_out[layer], &self.ablated.mlp_out[layer]));
+            }
+        }
+        let mut runs = Vec::with_capacity(groups.len() * steps);
+        for (point, clean, ablated) in groups {
+            for step in 1..=steps {
+                let between = lerp(ablated, clean, step as f64 / steps as f64)?;
+                runs.push(Hooks::new().patch(point, Patch::set(between)));
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Scores from the gradients of one run: `[sender, receiver]`.
+    fn by_gradient(&self, tokens: &Tokens, hooks: Hooks<'_>, differences: &Tensor) -> Result<Tensor> {
+        let layers = 0..self.graph.n_layers;
+        let mut points: Vec<HookPoint> = Vec::new();
+        for layer in layers.clone() {
+            points.extend([hook::resid_pre, hook::q, hook::k, hook::v].map(|point| point(layer)));
+            if self.graph.has_mlps {
+                points.push(hook::mlp_in(layer));
+            }
+            if self.model.norm_after_attn(layer)?.is_some() {
+                points.push(hook::z(layer));
+            }
+        }
+        let last = hook::resid_post(self.graph.n_layers - 1);
+        points.push(last);
+        points.extend(self.metric.needs(self.model.config())?);
+        let run = RunOptions::new().cache(points).hooks(hooks).backward_rules(self.rules);
+        let output = self.model.run_with_grad(tokens, run, |run| self.metric.scalar(run.logits()?, &run.cache))?;
+        let (cache, gradients) = (&output.output.cache, &output.gradients);
+
+        let changes = self.through_norms_after(differences, cache, self.rules.frozen_norms)?; // [sender, batch, pos, d_model]
+        let columns = changes.f_flatten(1, -1)?; // [sender, batch · pos · d_model]
+        let mut scores: Vec<Tensor> = Vec::new();
+        let mut add = |senders: usize, at_receivers: &Tensor| -> Result<()> {
+            let rows = at_receivers.f_flatten(1, -1)?; // [receiver, batch · pos · d_model]
+            let product = columns.f_narrow(0, 0, senders as i64)?.f_matmul(&rows.f_tr()?)?; // [sender, receiver]
+            let missing = (self.graph.n_senders() - senders) as i64;
+            scores.push(product.f_constant_pad_nd([0, 0, 0, missing])?);
+            Ok(())
+        };
+        for layer in layers {
+            let of_heads = self.at_head_inputs(layer, cache, |point| widened(gradients.get(point)?))?;
+            add(self.graph.senders_before(self.graph.first_receiver(layer)), &of_heads)?;
+            if self.graph.has_mlps {
+                let of_mlp = widened(gradients.get(hook::mlp_in(layer))?)?.f_unsqueeze(0)?;
+                add(self.graph.senders_before(self.graph.mlp_receiver(layer)), &of_mlp)?;
+            }
+        }
+        add(self.graph.n_senders(), &widened(gradients.get(last)?)?.f_unsqueeze(0)?)?;
+        Ok(Tensor::f_cat(&scores, 1)?)
+    }
+
+    /// The gradients at what each head reads for its queries, keys and values: `[receiver, batch, pos, d_model]`, from those at these.
+    fn at_head_inputs(
+        &self,
+        layer: usize,
+        cache: &ActivationCache,
+        gradient: impl Fn(HookPoint) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let parts = [hook::q(layer), hook::k(layer), hook::v(layer)].map(gradient);
+        let [q, k, v] = parts;
+        let gradients = Tensor::f_cat(&[q?, k?, v?], 2)?; // [batch, pos, receiver, d_head]
+        let weights = widened(&self.model.head_readers(layer)?)?; // [receiver, d_head, d_model]
+        let read = Tensor::f_einsum("bphe,hem->hbpm", &[&gradients, &weights], None::<&[i64]>)?;
+        let norm = self.model.norm_before(Target::Attn(layer as i64))?;
+        match LinearNorm::at(norm, cache.get(hook::resid_pre(layer))?, self.rules.frozen_norms)? {
+            Some(norm) => norm.pull(&read),
+            None => Ok(read),
+        }
+    }
+
+    /// Changes of what nodes write, `[sender, batch, pos, d_model]`, as they reach the stream: those of heads through the norm after
+    /// attention, at the run that `cache` is of.
+    fn through_norms_after(&self, changes: &Tensor, cache: &ActivationCache, frozen: bool) -> Result<Tensor> {
+        let mut parts = Vec::new();
+        let mut done = 0;
+        for layer in 0..self.graph.n_layers {
+            let Some(norm) = self.model.norm_after_attn(layer)? else { continue };
+            let output = of_attention(self.model.transformer(), layer, &widened(cache.get(hook::z(layer))?)?)?;
+            let Some(norm) = LinearNorm::at(Some(norm), &output, frozen)? else { continue };
+            let start = self.graph.first_sender(layer);
+            parts.push(changes.f_narrow(0, done as i64, (start - done) as i64)?);
+            parts.push(norm.push(&changes.f_narrow(0, start as i64, self.graph.n_heads as i64)?)?);
+            done = start + self.graph.n_heads;
+        }
+        parts.push(changes.f_narrow(0, done as i64, (self.graph.n_senders() - done) as i64)?);
+        Ok(Tensor::f_cat(&parts, 0)?)
+    }
+
+    /// How close what each sender writes is to what each receiver reads: `[sender, receiver]`.
+    fn information_flow(&self) -> Result<Tensor> {
+        let graph = &self.graph;
+        let last = hook::resid_post(graph.n_layers - 1);
+        let stream_of_mlp = if graph.parallel { hook::resid_pre } else { hook::resid_mid };
+        let mut points: Vec<HookPoint> =
+            (0..graph.n_layers).flat_map(|layer| [hook::resid_pre(layer), hook::z(layer)]).collect();
+        points.extend((0..graph.n_layers).filter(|_| graph.has_mlps).map(stream_of_mlp));
+        points.push(last);
+        let cache = self.model.run(&self.tokens, RunOptions::new().cache(points))?.cache;
+        // At a constant scale, each head has its share of what a norm after attention gives.
+        let written = self.through_norms_after(&self.clean.written(self.model.transformer())?, &cache, true)?;
+        let options = (written.f_kind()?, written.device());
+        let real = real_tokens(&self.tokens, options)?; // [batch, pos]
+        let weights = real.f_div(&real.f_sum_dim_intlist([1i64].as_slice(), true, None)?)?;
+        let weights = weights.div_number(real.size()[0] as f64)?;
+        let mut scores = Vec::new();
+        let mut add = |point: HookPoint, senders: usize, copies: i64| -> Result<()> {
+            let input = widened(cache.get(point)?)?; // [batch, pos, d_model]
+            let size = |x: &Tensor| Ok::<_, Error>(x.f_abs()?.f_sum_dim_intlist([-1i64].as_slice(), false, None)?);
+            let away = size(&written.f_narrow(0, 0, senders as i64)?.f_sub(&input)?)?; // [sender, batch, pos]
+            let close = size(&input)?.f_sub(&away)?.at_least(0.0)?;
+            let sum = close.f_sum_dim_intlist([0i64].as_slice(), true, None)?;
+            let shares = close.f_div(&sum)?.f_nan_to_num(Some(0.0), None, None)?.f_mul(&weights)?;
+            let column = shares.f_sum_dim_intlist([1i64, 2].as_slice(), false, None)?.f_unsqueeze(1)?; // [sender, 1]
+            let missing = (graph.n_senders() - senders) as i64;
+            scores.push(column.f_constant_pad_nd([0, 0, 0, missing])?.f_expand([-1, copies], false)?);
+            Ok(())
+        };
+        for layer in 0..graph.n_layers {
+            add(hook::resid_pre(layer), graph.first_sender(layer), 3 * graph.n_heads as i64)?;
+            if graph.has_mlps {
+                add(stream_of_mlp(layer), graph.senders_before(graph.mlp_receiver(layer)), 1)?;
+            }
+        }
+        add(last, graph.n_senders(), 1)?;
+        Ok(Tensor::f_cat(&scores, 1)?)
+    }
+}
+
+/// A point between two tensors.
+fn lerp(from: &Tensor, to: &Tensor, at: f64) -> Result<Tensor> {
+    Ok(from.f_add(&to.f_sub(from)?.mul_number(at)?)?)
+}
+
+fn at_least_one(steps: usize) -> Result<usize> {
+    match steps {
+        0 => Err(Error::option_value("steps", 0, "an integral needs at least one")),
+        steps => Ok(steps),
+    }
+}

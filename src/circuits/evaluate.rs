@@ -1,0 +1,214 @@
+//! What a circuit does: a run in which every receiver reads the circuit's edges as they are, and the others ablated.
+
+use std::cell::RefCell;
+
+use tch::Tensor;
+
+use super::circuit::Circuit;
+use super::node::{CircuitEdge, HeadInput};
+use super::senders::of_heads;
+use super::task::CircuitTask;
+use crate::hook::{self, HookPoint};
+use crate::run::Hooks;
+use crate::tensor::precision::widened;
+use crate::{Error, Result, RunOptions};
+
+/// What the nodes have written so far in a run.
+#[derive(Default)]
+struct Written {
+    /// By how much what each sender would write ablated differs from what it wrote: groups of `[sender, batch, pos, d_model]`, in order.
+    differences: Vec<Tensor>,
+    /// What the heads of each layer wrote together, with the bias, where a norm comes after: `[batch, pos, d_model]`.
+    attention: Vec<Option<Tensor>>,
+}
+
+impl CircuitTask<'_, '_> {
+    /// The metric where only the edges of a circuit are as they are: each node reads the sum of what its edges carry, and of what the ablated
+    /// ones carry in their ablation. Biases and positions are no edges; they stay.
+    ///
+    /// What a node of the circuit writes is computed from what it reads in the circuit. One forward pass.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HookedTransformer::run`](crate::HookedTransformer::run); [`Error::WrongInput`] where the circuit is of another graph.
+    pub fn metric_of(&self, circuit: &Circuit) -> Result<f64> {
+        if circuit.graph() != &self.graph {
+            return Err(Error::wrong_input("the circuit is of a model of another shape than the task's"));
+        }
+        let written = RefCell::new(Written::default());
+        let mut run =
+            RunOptions::new().hooks(self.circuit_hooks(circuit, &written)?).logits_at(self.metric.positions().clone());
+        let needs = self.metric.needs(self.model.config())?;
+        if !needs.is_empty() {
+            run = run.cache(needs);
+        }
+        let output = self.model.run(&self.tokens, run)?;
+        Ok(self.metric.scalar(output.logits()?, &output.cache)?.f_double_value(&[])?)
+    }
+
+    /// Hooks that keep account of what is written, and change what is read.
+    fn circuit_hooks<'h>(&'h self, circuit: &'h Circuit, written: &'h RefCell<Written>) -> Result<Hooks<'h>> {
+        let graph = &self.graph;
+        let ablates =
+            |receivers: std::ops::Range<usize>| receivers.into_iter().any(|receiver| circuit.ablates(receiver));
+        let change = move |x: &Tensor, first: usize, count: usize| -> Result<Tensor> {
+            let update = self.update(circuit, &written.borrow(), first, count)?; // [receiver, batch, pos, d_model]
+            let update = match x.dim() {
+                4 => update.f_permute([1, 2, 0, 3])?, // [batch, pos, receiver, d_model]
+                _ => update.f_squeeze_dim(0)?,
+            };
+            Ok(x.f_add(&update.f_to_kind(x.f_kind()?)?)?)
+        };
+        let write = move |first: usize, x: &Tensor| -> Result<()> {
+            let ablated = self.ablated_writes.f_narrow(0, first as i64, x.size()[0])?;
+            written.borrow_mut().differences.push(ablated.f_sub(x)?);
+            Ok(())
+        };
+        let mut hooks = Hooks::new().observe(hook::embed(), move |x, _| write(0, &widened(x)?.f_unsqueeze(0)?));
+        for layer in 0..graph.n_layers {
+            let heads = graph.first_sender(layer)..graph.first_sender(layer) + graph.n_heads;
+            if heads.clone().any(|head| circuit.is_read(head)) {
+                let points: [fn(usize) -> HookPoint; 3] = [hook::q_input, hook::k_input, hook::v_input];
+                for (input, point) in HeadInput::ALL.into_iter().zip(points) {
+                    let first = graph.first_receiver(layer) + input as usize * graph.n_heads;
+                    if ablates(first..first + graph.n_heads) {
+                        hooks = hooks.replace(point(layer), move |x, _| change(x, first, graph.n_heads));
+                    }
+                }
+            }
+            let norm = self.model.norm_after_attn(layer)?.is_some();
+            hooks = hooks.observe(hook::z(layer), move |z, _| -> Result<()> {
+                let results = of_heads(self.model.transformer(), layer, z)?;
+                let sum = match norm {
+                    true => Some(self.attention_output(layer, &results)?),
+                    false => None,
+                };
+                written.borrow_mut().attention.push(sum);
+                write(heads.start, &results)
+            });
+            if graph.has_mlps {
+                let (sender, receiver) = (graph.first_sender(layer) + graph.n_heads, graph.mlp_receiver(layer));
+                if circuit.is_read(sender) && circuit.ablates(receiver) {
+                    hooks = hooks.replace(hook::mlp_in(layer), move |x, _| change(x, receiver, 1));
+                }
+                hooks = hooks.observe(hook::mlp_out(layer), move |x, _| write(sender, &widened(x)?.f_unsqueeze(0)?));
+            }
+        }
+        let logits = graph.n_receivers() - 1;
+        if circuit.ablates(logits) {
+            let last = hook::resid_post(graph.n_layers - 1);
+            hooks = hooks.replace(last, move |x, _| change(x, logits, 1));
+        }
+        Ok(hooks)
+    }
+
+    /// The sum of what heads write, `[head, batch, pos, d_model]`, with the bias: `[batch, pos, d_model]`.
+    fn attention_output(&self, layer: usize, results: &Tensor) -> Result<Tensor> {
+        let sum = results.f_sum_dim_intlist([0i64].as_slice(), false, None)?;
+        Ok(match &self.model.head_writer(layer)?.bias {
+            Some(bias) => sum.f_add(&widened(bias)?)?,
+            None => sum,
+        })
+    }
+
+    /// By how much what some receivers read changes: `[receiver, batch, pos, d_model]`.
+    fn update(&self, circuit: &Circuit, written: &Written, first: usize, count: usize) -> Result<Tensor> {
+        let graph = &self.graph;
+        let senders = graph.senders_before(first);
+        let ablated: Vec<f64> = (first..first + count)
+            .flat_map(|receiver| (0..senders).map(move |sender| f64::from(!circuit.has(sender, receiver))))
+            .collect();
+        let differences = Tensor::f_cat(&written.differences, 0)?.f_narrow(0, 0, senders as i64)?;
+        let shape = differences.size(); // [sender, batch, pos, d_model]
+        let mask = Tensor::f_from_slice(&ablated)?
+            .f_view([count as i64, senders as i64])?
+            .f_to_kind(differences.f_kind()?)?
+            .f_to_device(differences.device())?;
+        let flat = differences.f_flatten(1, -1)?;
+        let product = |start: usize, len: usize| -> Result<Tensor> {
+            let (start, len) = (start as i64, len as i64);
+            let sum = mask.f_narrow(1, start, len)?.f_matmul(&flat.f_narrow(0, start, len)?)?;
+            Ok(sum.f_view([count as i64, shape[1], shape[2], shape[3]])?)
+        };
+        if written.attention.iter().all(Option::is_none) {
+            return product(0, senders);
+        }
+        // A norm after attention sees the heads of a layer together.
+        let mut update = product(0, 1)?;
+        for layer in 0..graph.n_layers {
+            let start = graph.first_sender(layer);
+            if start < senders {
+                let change = product(start, graph.n_heads)?;
+                update = update.f_add(&match (written.attention.get(layer), self.model.norm_after_attn(layer)?) {
+                    (Some(Some(output)), Some(norm)) => {
+                        let mixed = output.f_add(&change)?; // [receiver, batch, pos, d_model]
+                        norm.norm.apply(&mixed)?.f_sub(&norm.norm.apply(output)?)?
+                    }
+                    _ => change,
+                })?;
+            }
+            if graph.has_mlps && start + graph.n_heads < senders {
+                update = update.f_add(&product(start + graph.n_heads, 1)?)?;
+            }
+        }
+        Ok(update)
+    }
+
+    /// How much of what the model does a circuit does: `(metric of the circuit − metric of nothing) / (metric of the model − metric of
+    /// nothing)`, where nothing is the circuit without edges. 1 is all; it may be more.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CircuitTask::metric_of`]; [`Error::WrongInput`] where the ablation does not change the metric.
+    pub fn faithfulness(&self, circuit: &Circuit) -> Result<f64> {
+        self.share(self.metric_of(circuit)?)
+    }
+
+    /// A metric on the scale from nothing to the model.
+    pub(super) fn share(&self, metric: f64) -> Result<f64> {
+        let (clean, ablated) = (self.clean_metric, self.ablated_metric()?);
+        // Their difference would be rounding.
+        if (clean - ablated).abs() <= 1e-6 * clean.abs().max(ablated.abs()) {
+            return Err(Error::wrong_input(format!(
+                "the metric is {clean}, whether edges are ablated or not, so no circuit is more faithful than another"
+            )));
+        }
+        Ok((metric - ablated) / (clean - ablated))
+    }
+
+    /// How little the rest of the model does without the circuit: `1 − faithfulness` of the complement (Marks et al. 2024). 1 means that nothing
+    /// is missing from the circuit.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CircuitTask::faithfulness`].
+    pub fn completeness(&self, circuit: &Circuit) -> Result<f64> {
+        Ok(1.0 - self.faithfulness(&circuit.complement())?)
+    }
+
+    /// By how much circuit and model differ once the same edges are ablated in both: `|F(C ∖ K) − F(M ∖ K)|` (Wang et al. 2022). Near 0 for
+    /// every set of edges, the circuit is complete.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CircuitTask::faithfulness`]; [`Error::NoCircuitPart`] for an edge that the model does not have.
+    pub fn incompleteness(&self, circuit: &Circuit, ablated: &[CircuitEdge]) -> Result<f64> {
+        let of = |circuit: &Circuit| self.faithfulness(&circuit.without(ablated.iter().copied())?);
+        let (circuit, model) = (of(circuit)?, of(&Circuit::full(self.graph))?);
+        Ok((circuit - model).abs())
+    }
+
+    /// By how much the faithfulness of a circuit falls without each of its edges, the largest fall first. An edge without a fall is superfluous.
+    /// One forward pass for each edge.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CircuitTask::faithfulness`].
+    pub fn minimality(&self, circuit: &Circuit) -> Result<Vec<(CircuitEdge, f64)>> {
+        let whole = self.faithfulness(circuit)?;
+        let fall = |edge: CircuitEdge| Ok((edge, whole - self.faithfulness(&circuit.without([edge])?)?));
+        let mut falls = circuit.edges().map(fall).collect::<Result<Vec<_>>>()?;
+        falls.sort_by(|a, b| b.1.total_cmp(&a.1));
+        Ok(falls)
+    }
+}

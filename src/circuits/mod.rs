@@ -1,0 +1,55 @@
+//! Circuits: the edges between heads and MLPs that do a task, how they are found, and how faithful they are.
+//!
+//! A model is a [`CircuitGraph`]: the input, each head, each MLP and the logits are nodes. An edge goes from a node that writes to the
+//! residual stream to a later one that reads it; a head reads three times, for its queries, keys and values. A [`CircuitTask`] is a model
+//! with prompts, a metric and an [`Ablation`], which says what an edge carries that is not in a circuit.
+//!
+//! | question | method |
+//! | --- | --- |
+//! | how important is each edge? | [`CircuitTask::edge_scores`], by an [`EdgeMethod`]: EAP, EAP-IG, exact, … |
+//! | how important is each node, each dimension that it writes? | [`CircuitTask::node_scores`] |
+//! | which edges are the circuit? | [`EdgeScores::top_n`], [`EdgeScores::greedy`], [`EdgeScores::above`] |
+//! | what does the model do with these edges alone? | [`CircuitTask::metric_of`], [`CircuitTask::faithfulness`] |
+//! | is something missing, is something superfluous? | [`CircuitTask::completeness`], [`CircuitTask::minimality`] |
+//! | how good are scores, over all sizes? | [`CircuitTask::faithfulness_curve`]: CPR and CMD of the MIB benchmark; [`EdgeScores::auroc`] |
+//!
+//! ```
+//! use tch_lens::circuits::{Ablation, CircuitTask, EdgeMethod};
+//! use tch_lens::{HookedTransformer, Metric};
+//! let model = HookedTransformer::toy()?;
+//! let clean = "When Mary and John went to the shop, John gave a bag to";
+//! let corrupted = "When Mary and John went to the shop, Mary gave a bag to";
+//! let metric = Metric::logit_diff(" Mary", " John");
+//! let task = CircuitTask::new(&model, clean, Ablation::counterfactual(corrupted), &metric)?;
+//! let scores = task.edge_scores(EdgeMethod::IntegratedInputs { steps: 5 })?;
+//! let circuit = scores.top_n(70)?;
+//! assert!(task.faithfulness(&circuit)? > 0.9);
+//! # Ok::<(), tch_lens::Error>(())
+//! ```
+//!
+//! Everything holds for every family: grouped queries are ungrouped ([`HookedTransformer::ungrouped`](crate::HookedTransformer::ungrouped)),
+//! so that each query head has edges to its keys and values; norms after a sublayer count as part of what a node writes; heads and MLP of a
+//! parallel block do not read each other; a mixture of experts is one node.
+
+mod circuit;
+mod curve;
+mod edge_scores;
+mod evaluate;
+mod graph;
+mod json;
+mod linear_norm;
+mod node;
+mod node_scores;
+mod scores;
+mod senders;
+mod task;
+
+pub use circuit::Circuit;
+pub use curve::{CurveOptions, FaithfulnessCurve, FaithfulnessPoint};
+pub use edge_scores::EdgeMethod;
+pub use graph::CircuitGraph;
+pub use json::CircuitFile;
+pub use node::{CircuitEdge, CircuitNode, HeadInput};
+pub use node_scores::NodeMethod;
+pub use scores::{EdgeScores, NodeScores};
+pub use task::{Ablation, CircuitTask};

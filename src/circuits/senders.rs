@@ -1,0 +1,98 @@
+//! [`Activations`]: what the nodes of a run computed, and what they wrote to the stream.
+
+use tch::{Kind, Tensor};
+
+use super::graph::CircuitGraph;
+use crate::cache::ActivationCache;
+use crate::hook::{self, HookPoint};
+use crate::model::Transformer;
+use crate::tensor::precision::widened;
+use crate::text::input::Tokens;
+use crate::Result;
+
+/// What the nodes of a run computed, in fp32 or better: the embeddings, `[batch, pos, d_model]`, the mixed values of each layer's heads,
+/// `[batch, pos, head, d_head]`, and what each layer's MLP added, `[batch, pos, d_model]`. Axes of one entry are broadcast.
+#[derive(Debug)]
+pub(super) struct Activations {
+    pub(super) embed: Tensor,
+    pub(super) z: Vec<Tensor>,
+    pub(super) mlp_out: Vec<Tensor>,
+}
+
+impl Activations {
+    /// The hook points that it is made of.
+    pub(super) fn points(graph: &CircuitGraph) -> Vec<HookPoint> {
+        let heads = (0..graph.n_layers).map(hook::z);
+        let mlps = (0..graph.n_layers).filter(|_| graph.has_mlps).map(hook::mlp_out);
+        std::iter::once(hook::embed()).chain(heads).chain(mlps).collect()
+    }
+
+    /// Those of a run that kept these points.
+    pub(super) fn of_cache(graph: &CircuitGraph, cache: &ActivationCache) -> Result<Self> {
+        let wide = |point: HookPoint| widened(cache.get(point)?);
+        Ok(Activations {
+            embed: wide(hook::embed())?,
+            z: (0..graph.n_layers).map(|layer| wide(hook::z(layer))).collect::<Result<_>>()?,
+            mlp_out: (0..graph.n_layers)
+                .filter(|_| graph.has_mlps)
+                .map(|layer| wide(hook::mlp_out(layer)))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    /// A function of each of them.
+    pub(super) fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Activations {
+            embed: f(&self.embed)?,
+            z: self.z.iter().map(&f).collect::<Result<_>>()?,
+            mlp_out: self.mlp_out.iter().map(&f).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The mean over the batch, and over its real tokens unless positions have means of their own.
+    pub(super) fn mean(&self, tokens: &Tokens, per_position: bool) -> Result<Self> {
+        self.map(|x| {
+            if per_position {
+                return Ok(x.f_mean_dim([0i64].as_slice(), true, None)?);
+            }
+            let Some(mask) = &tokens.mask else { return Ok(x.f_mean_dim([0i64, 1].as_slice(), true, None)?) };
+            let mut shape = mask.size();
+            shape.resize(x.dim(), 1);
+            let real = mask.f_to_device(x.device())?.f_to_kind(x.f_kind()?)?.f_view(shape.as_slice())?;
+            let sum = x.f_mul(&real)?.f_sum_dim_intlist([0i64, 1].as_slice(), true, None)?;
+            Ok(sum.f_div(&real.f_sum(x.f_kind()?)?)?)
+        })
+    }
+
+    /// What each node writes: `[sender, batch, pos, d_model]`; of a head, before any norm after attention.
+    pub(super) fn written(&self, model: &Transformer) -> Result<Tensor> {
+        let mut senders = vec![self.embed.f_unsqueeze(0)?];
+        for (layer, z) in self.z.iter().enumerate() {
+            senders.push(of_heads(model, layer, z)?);
+            if let Some(mlp_out) = self.mlp_out.get(layer) {
+                senders.push(mlp_out.f_unsqueeze(0)?);
+            }
+        }
+        Ok(Tensor::f_cat(&senders, 0)?)
+    }
+}
+
+/// What the heads of a layer write, before any norm after attention: `[batch, pos, head, d_head]` to `[head, batch, pos, d_model]`.
+pub(super) fn of_heads(model: &Transformer, layer: usize, z: &Tensor) -> Result<Tensor> {
+    let results = model.head_results(layer, &z.f_to_kind(model.kind())?)?; // [batch, pos, head, d_model]
+    widened(&results.f_permute([2, 0, 1, 3])?)
+}
+
+/// All that a layer's heads write together, with the bias: `[batch, pos, head, d_head]` to `[batch, pos, d_model]`.
+pub(super) fn of_attention(model: &Transformer, layer: usize, z: &Tensor) -> Result<Tensor> {
+    let flat = z.f_flatten(2, 3)?.f_to_kind(model.kind())?;
+    widened(&model.head_writer(layer)?.forward(&flat)?)
+}
+
+/// Which tokens are real, as numbers: `[batch, pos]`.
+pub(super) fn real_tokens(tokens: &Tokens, options: (Kind, tch::Device)) -> Result<Tensor> {
+    match &tokens.mask {
+        Some(mask) => Ok(mask.f_to_device(options.1)?.f_to_kind(options.0)?),
+        None => Ok(Tensor::f_ones(tokens.ids.size(), options)?),
+    }
+}
