@@ -60,11 +60,16 @@ fn the_lines_of_the_page_run() -> Result<()> {
     let _ = model.run(&resid, RunOptions::new().start_at_layer(2))?;
     let mut store = KeyValueStore::new(&model, 1, 16)?;
     let _ = model.run(&tokens, RunOptions::new().past(&mut store))?;
+    let _ = model.run_with_grad(&tokens, RunOptions::new().return_type(ReturnType::Loss), |output| {
+        Ok(output.loss_tensor()?.shallow_clone())
+    })?;
+    let _ = model.ungrouped()?;
     let _ = model.run_with_cache_of(&tokens, "hook_embed")?;
     let _ = model.run_with_cache_of(&tokens, HookFilter::names(|name| name.ends_with("hook_z")))?;
     let _ = model.run(&tokens, RunOptions::new().cache(HookFilter::All).pos(-1))?.cache;
     let name = "blocks.1.attn.hook_z";
     let _ = model.run_with_hooks(&tokens, Hooks::new().replace(name, |z, _point| z * 0.5))?;
+    let _ = Hooks::new().replace_gradient(name, |gradient, _point| gradient * 0.5);
     let hooks = Hooks::new().edit(hook::z(3), |z, _point| {
         let _ = z.select(2, 1).zero_();
     });

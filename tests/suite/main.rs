@@ -62,6 +62,8 @@ mod tied;
 mod tokens;
 #[cfg(feature = "toy")]
 mod toy;
+#[cfg(feature = "toy")]
+mod toy_studies;
 mod transformers_families;
 mod weights;
 #[cfg(unix)]
