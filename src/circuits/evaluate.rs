@@ -36,9 +36,10 @@ impl CircuitTask<'_, '_> {
             return Err(Error::wrong_input("the circuit is of a model of another shape than the task's"));
         }
         let written = RefCell::new(Written::default());
-        let mut run =
-            RunOptions::new().hooks(self.circuit_hooks(circuit, &written)?).logits_at(self.metric.positions().clone());
         let needs = self.metric.needs(self.model.config())?;
+        let mut run = RunOptions::new()
+            .hooks(self.circuit_hooks(circuit, &written, !needs.is_empty())?)
+            .logits_at(self.metric.positions().clone());
         if !needs.is_empty() {
             run = run.cache(needs);
         }
@@ -46,8 +47,14 @@ impl CircuitTask<'_, '_> {
         Ok(self.metric.scalar(output.logits()?, &output.cache)?.f_double_value(&[])?)
     }
 
-    /// Hooks that keep account of what is written, and change what is read.
-    fn circuit_hooks<'h>(&'h self, circuit: &'h Circuit, written: &'h RefCell<Written>) -> Result<Hooks<'h>> {
+    /// Hooks that keep account of what is written, and change what is read: by nodes whose output is read in the circuit, or by all, where the
+    /// metric looks at activations.
+    fn circuit_hooks<'h>(
+        &'h self,
+        circuit: &'h Circuit,
+        written: &'h RefCell<Written>,
+        all: bool,
+    ) -> Result<Hooks<'h>> {
         let graph = &self.graph;
         let ablates =
             |receivers: std::ops::Range<usize>| receivers.into_iter().any(|receiver| circuit.ablates(receiver));
@@ -67,7 +74,7 @@ impl CircuitTask<'_, '_> {
         let mut hooks = Hooks::new().observe(hook::embed(), move |x, _| write(0, &widened(x)?.f_unsqueeze(0)?));
         for layer in 0..graph.n_layers {
             let heads = graph.first_sender(layer)..graph.first_sender(layer) + graph.n_heads;
-            if heads.clone().any(|head| circuit.is_read(head)) {
+            if all || heads.clone().any(|head| circuit.is_read(head)) {
                 let points: [fn(usize) -> HookPoint; 3] = [hook::q_input, hook::k_input, hook::v_input];
                 for (input, point) in HeadInput::ALL.into_iter().zip(points) {
                     let first = graph.first_receiver(layer) + input as usize * graph.n_heads;
@@ -88,7 +95,7 @@ impl CircuitTask<'_, '_> {
             });
             if graph.has_mlps {
                 let (sender, receiver) = (graph.first_sender(layer) + graph.n_heads, graph.mlp_receiver(layer));
-                if circuit.is_read(sender) && circuit.ablates(receiver) {
+                if (all || circuit.is_read(sender)) && circuit.ablates(receiver) {
                     hooks = hooks.replace(hook::mlp_in(layer), move |x, _| change(x, receiver, 1));
                 }
                 hooks = hooks.observe(hook::mlp_out(layer), move |x, _| write(sender, &widened(x)?.f_unsqueeze(0)?));

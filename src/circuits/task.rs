@@ -69,7 +69,8 @@ pub struct CircuitTask<'m, 'a> {
 }
 
 impl<'m, 'a> CircuitTask<'m, 'a> {
-    /// A task: what the model does on the prompts `clean`, as `metric` measures it ([`Metric::scalar`], a mean over the prompts).
+    /// A task: what the model does on the prompts `clean`, as `metric` measures it ([`Metric::scalar`], a mean over the prompts). Activations
+    /// that the metric names are those of the [ungrouped](HookedTransformer::ungrouped) model.
     ///
     /// # Errors
     ///

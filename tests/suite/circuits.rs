@@ -423,7 +423,7 @@ fn means_and_zeros_are_ablations() {
         ids: Tensor::from_slice2(&[[5i64, 4, 3, 10], [9, 6, filler, filler]]),
         mask: Some(Tensor::from_slice2(&[[true, true, true, true], [true, true, false, false]])),
     };
-    let means = [1, 2].map(|filler| ablated(Ablation::mean(&padded(filler))).0);
+    let means = [1, 2].map(|filler| ablated(Ablation::mean(padded(filler))).0);
     assert!((means[0] - means[1]).abs() < 1e-12);
     let twice = Tensor::from_slice2(&[[5i64, 4, 3, 10], [5, 4, 3, 10]]);
     let of_one = ablated(Ablation::mean(&other)).0;
@@ -585,7 +585,7 @@ fn auroc_is_a_probability() {
     let auroc = |score: fn(bool) -> f64| {
         EdgeScores::from_fn(graph, |edge| Ok(score(edge == first))).unwrap().auroc(&known).unwrap()
     };
-    assert_eq!(auroc(|known| f64::from(known)), 1.0);
+    assert_eq!(auroc(f64::from), 1.0);
     assert_eq!(auroc(|known| f64::from(!known)), 0.0);
     assert_eq!(auroc(|_| 1.0), 0.5);
     assert!(EdgeScores::from_fn(graph, |_| Ok(0.0)).unwrap().auroc(&Circuit::empty(graph)).is_err());
@@ -655,4 +655,99 @@ fn what_cannot_be_a_task_is_refused() {
     let same = CircuitTask::new(&model, clean, Ablation::counterfactual(clean), &metric).unwrap();
     let error = same.faithfulness(&Circuit::empty(*same.graph())).unwrap_err().to_string();
     assert!(error.contains("whether edges are ablated or not"), "{error}");
+}
+
+/// Each prompt of a padded batch counts as it does alone.
+#[test]
+fn padding_does_not_count() {
+    let mut tally = Tally::default();
+    for family in STRUCTURES {
+        let model = in_double(family);
+        let metric = Metric::logit_diff(4, 3);
+        let alone = [([5i64, 14, 3, 10].to_vec(), [5i64, 4, 3, 10].to_vec()), (vec![9, 6], vec![11, 6])];
+        let mut sum: Option<(Tensor, f64)> = None;
+        for (clean, corrupted) in &alone {
+            let ablation = Ablation::counterfactual(corrupted.as_slice());
+            let task = CircuitTask::new(&model, clean.as_slice(), ablation, &metric).unwrap();
+            let scores = task.edge_scores(EdgeMethod::Gradient).unwrap();
+            let circuit = scores.top_n(0).unwrap();
+            let (tensor, metric) = (scores.tensor().unwrap() / 2.0, task.metric_of(&circuit).unwrap() / 2.0);
+            sum = Some(sum.map_or((tensor.shallow_clone(), metric), |(t, m)| (t + &tensor, m + metric)));
+        }
+        let (expected, expected_metric) = sum.unwrap();
+        for left in [true, false] {
+            let padded = |rows: [&[i64]; 2]| {
+                let short = if left { [1, 1, rows[1][0], rows[1][1]] } else { [rows[1][0], rows[1][1], 1, 1] };
+                let real = if left { [false, false, true, true] } else { [true, true, false, false] };
+                let ids = [[rows[0][0], rows[0][1], rows[0][2], rows[0][3]], short];
+                Tokens { ids: Tensor::from_slice2(&ids), mask: Some(Tensor::from_slice2(&[[true; 4], real])) }
+            };
+            let clean = padded([&alone[0].0, &alone[1].0]);
+            let ablation = Ablation::counterfactual(padded([&alone[0].1, &alone[1].1]));
+            let task = CircuitTask::new(&model, &clean, ablation, &metric).unwrap();
+            let scores = task.edge_scores(EdgeMethod::Gradient).unwrap();
+            tally.compare(&format!("{family}, left {left}"), &scores.tensor().unwrap(), &expected, 1e-9);
+            let metric = Tensor::from(task.metric_of(&scores.top_n(0).unwrap()).unwrap());
+            tally.compare(&format!("{family}, left {left}, metric"), &metric, &Tensor::from(expected_metric), 1e-9);
+        }
+    }
+    tally.finish("padded prompts");
+}
+
+/// A metric of activations is kept by the runs that need it.
+#[test]
+fn a_metric_may_be_of_activations() {
+    let model = fresh(small());
+    let (clean, corrupted, _) = pair();
+    let metric = Metric::with_cache("pattern", |_, cache| cache[hook::pattern(1)].i((.., 1, -1, 1)));
+    let task = CircuitTask::new(&model, &clean, Ablation::counterfactual(&corrupted), &metric).unwrap();
+    let value = |tokens: &Tensor| {
+        let (_, cache) = model.run_with_cache(tokens).unwrap();
+        cache[hook::pattern(1)].i((.., 1, -1, 1)).mean(Kind::Double).double_value(&[])
+    };
+    assert!((task.clean_metric() - value(&clean)).abs() < 1e-12);
+    assert!((task.ablated_metric().unwrap() - value(&corrupted)).abs() < 1e-9);
+    let scores = task.edge_scores(EdgeMethod::IntegratedInputs { steps: 3 }).unwrap();
+    let nodes = task.node_scores(NodeMethod::IntegratedInputs { steps: 3 }).unwrap();
+    for (sum, node) in scores.by_sender().into_iter().zip(nodes.scores()) {
+        assert!((sum - node).abs() < 1e-9);
+    }
+    // Nothing after the pattern counts.
+    assert_eq!(scores.get("input->logits".parse().unwrap()).unwrap(), 0.0);
+    let options = AttributionPatchingOptions::new().points("resid_pre");
+    let estimates = model.attribution_patching(&corrupted, &clean, &metric, options).unwrap();
+    assert!((estimates.source_metric() - task.clean_metric()).abs() < 1e-9);
+    let shares = model
+        .integrated_gradients(&clean, hook::embed(), 0.0, &metric, IntegratedGradientsOptions::new().steps(30))
+        .unwrap();
+    assert!(shares.completeness_error().unwrap().abs().max().double_value(&[]) < 1e-3);
+}
+
+#[test]
+fn what_has_no_estimate_is_refused() {
+    let model = in_double("mixtral");
+    let (clean, corrupted, metric) = pair();
+    let failure = |point: HookPoint| {
+        let options = AttributionPatchingOptions::new().points(point);
+        model.attribution_patching(&corrupted, &clean, &metric, options).unwrap_err().to_string()
+    };
+    assert!(failure(hook::expert_post(0, 1)).contains("has the rows that are routed to an expert"));
+    assert!(failure(hook::expert_indices(0)).contains("holds whole numbers"));
+    let options = AttributionPatchingOptions::new;
+    let short = Tensor::from_slice2(&[[5i64, 14]]);
+    let error = model.attribution_patching(&short, &clean, &metric, options()).unwrap_err().to_string();
+    assert!(error.contains("the source's tensor of tokens has shape [2, 4], expected [1, 2]"), "{error}");
+    let estimates = model.attribution_patching(&corrupted, &clean, &metric, options().points("z")).unwrap();
+    assert!(estimates.get("hook_embed").unwrap_err().to_string().contains("select it with"));
+    let everything = model.attribution_patching(&corrupted, &clean, &metric, options()).unwrap();
+    assert!(everything.keys().len() > 20 && everything.keys().all(|point| point.expert().is_none()));
+
+    let integrated = |point: HookPoint, steps: usize, rule: Quadrature| {
+        let options = IntegratedGradientsOptions::new().steps(steps).quadrature(rule);
+        model.integrated_gradients(&clean, point, 0.0, &metric, options).unwrap_err().to_string()
+    };
+    assert!(integrated(hook::expert_pre(0, 1), 4, Quadrature::Left).contains("routed to an expert"));
+    assert!(integrated(hook::z(0), 0, Quadrature::Left).contains("at least 1"));
+    assert!(integrated(hook::z(0), 1, Quadrature::Trapezoid).contains("at least 2"));
+    assert!(integrated(hook::expert_indices(0), 4, Quadrature::Left).contains("whole numbers"));
 }

@@ -38,7 +38,7 @@ fn score(output: &RunOutput) -> tch_lens::Result<Tensor> {
 }
 
 fn graded(model: &HookedTransformer, run: RunOptions<'_>) -> GradientOutput {
-    model.run_with_grad(&tokens(), run, score).unwrap()
+    model.run_with_grad(tokens(), run, score).unwrap()
 }
 
 /// Compares two caches of gradients at the points that both have.
@@ -126,7 +126,7 @@ fn gradients_are_slopes() {
             let moved = |by: f64| {
                 let hooks = Hooks::new().replace(point, |x, _| x + &direction * by);
                 let run = RunOptions::new().hooks(hooks).cache(HookFilter::All);
-                score(&model.run(&tokens(), run).unwrap()).unwrap().double_value(&[])
+                score(&model.run(tokens(), run).unwrap()).unwrap().double_value(&[])
             };
             let found = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
             let scale = 1.0 + slope.abs();
@@ -137,7 +137,7 @@ fn gradients_are_slopes() {
                 1e-6,
             );
         }
-        let plain = score(&model.run(&tokens(), RunOptions::new()).unwrap()).unwrap().double_value(&[]);
+        let plain = score(&model.run(tokens(), RunOptions::new()).unwrap()).unwrap().double_value(&[]);
         assert!((plain - output.value).abs() < 1e-9, "{family}");
     }
     assert!(tally.count > 200, "{}", tally.count);
@@ -339,7 +339,7 @@ fn jacobians_multiply_from_both_sides() {
         ];
         for (of, at) in pairs {
             let what = format!("{family}, {of} by {at}");
-            let jacobian = model.jacobian(&tokens(), RunOptions::new(), of, at).unwrap();
+            let jacobian = model.jacobian(tokens(), RunOptions::new(), of, at).unwrap();
             let (u, v) = (random_like(&jacobian.at(), 5), random_like(&jacobian.of(), 7));
             let (ju, vj) = (jacobian.jvp(&u).unwrap(), jacobian.vjp(&v).unwrap());
             let scale = 1.0 + vj.abs().max().double_value(&[]);
@@ -352,21 +352,21 @@ fn jacobians_multiply_from_both_sides() {
 
             let moved = |by: f64| {
                 let hooks = Hooks::new().replace(at, |x, _| x + &u * by);
-                model.run(&tokens(), RunOptions::new().hooks(hooks).cache([of, at])).unwrap().cache[of].copy()
+                model.run(tokens(), RunOptions::new().hooks(hooks).cache([of, at])).unwrap().cache[of].copy()
             };
             let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
             let scale = 1.0 + slope.abs().max().double_value(&[]);
             tally.compare(&format!("{what}, slope"), &(ju / scale), &(slope / scale), 1e-6);
 
             let output = model
-                .run_with_grad(&tokens(), RunOptions::new().cache([of, at]), |output| {
+                .run_with_grad(tokens(), RunOptions::new().cache([of, at]), |output| {
                     Ok((&output.cache[of] * &v).sum(None))
                 })
                 .unwrap();
             tally.compare(&format!("{what}, gradient"), &vj, &output.gradients[at], 1e-9);
         }
         // Nothing before depends on what comes after.
-        let jacobian = model.jacobian(&tokens(), RunOptions::new(), hook::z(0), hook::resid_post(1)).unwrap();
+        let jacobian = model.jacobian(tokens(), RunOptions::new(), hook::z(0), hook::resid_post(1)).unwrap();
         assert_eq!(jacobian.vjp(&jacobian.of()).unwrap().abs().max().double_value(&[]), 0.0);
         assert_eq!(jacobian.jvp(&jacobian.at()).unwrap().abs().max().double_value(&[]), 0.0);
     }
@@ -380,7 +380,7 @@ fn parameters_are_left_alone() {
     graded(&model, RunOptions::new());
     assert!(model.parameters().into_iter().all(|(_, weight)| !weight.requires_grad() && !weight.grad().defined()));
     let variables = model.var_store().unwrap();
-    score(&model.run(&tokens(), RunOptions::new()).unwrap()).unwrap().backward();
+    score(&model.run(tokens(), RunOptions::new()).unwrap()).unwrap().backward();
     let before: Vec<Tensor> = variables.trainable_variables().iter().map(|w| w.grad().copy()).collect();
     assert!(before.iter().all(Tensor::defined));
     let recorded = graded(&model, RunOptions::new());
@@ -389,4 +389,65 @@ fn parameters_are_left_alone() {
     }
     let frozen = graded(&in_double("gpt2"), RunOptions::new());
     compare(&mut Tally::default(), "recorded", &recorded, &frozen, 1e-12);
+}
+
+/// A run that starts at a layer, stops at one, or ends at its last kept point has the gradients of the whole run.
+#[test]
+fn spans_have_their_gradients() {
+    let mut tally = Tally::default();
+    for family in STRUCTURES {
+        let model = in_double(family);
+        let whole = graded(&model, RunOptions::new());
+        let stream = whole.output.cache[hook::resid_pre(1)].shallow_clone();
+        let late = model.run_with_grad(&stream, RunOptions::new().start_at_layer(1), score).unwrap();
+        compare(&mut tally, &format!("{family}, from layer 1"), &late, &whole, 1e-10);
+
+        let direction = random_like(&stream, 11);
+        let product = |resid: &Tensor| (resid * &direction).sum(Kind::Double);
+        let of_cache = model
+            .run_with_grad(tokens(), RunOptions::new(), |output| Ok(product(&output.cache[hook::resid_post(0)])))
+            .unwrap();
+        let early = model
+            .run_with_grad(tokens(), RunOptions::new().stop_at_layer(1), |output| Ok(product(output.resid()?)))
+            .unwrap();
+        compare(&mut tally, &format!("{family}, to layer 1"), &early, &of_cache, 1e-10);
+        let run = RunOptions::new().cache(["resid_post", "z"]).return_type(ReturnType::None);
+        let last =
+            model.run_with_grad(tokens(), run, |output| Ok(product(&output.cache[hook::resid_post(0)]))).unwrap();
+        compare(&mut tally, &format!("{family}, to the last point"), &last, &of_cache, 1e-10);
+        // What comes after is not on the path.
+        assert_eq!(of_cache.gradients[hook::resid_post(1)].abs().max().double_value(&[]), 0.0);
+    }
+    tally.finish("gradients of spans");
+}
+
+/// Hooks act on the gradients of what is computed on request, and in half precision gradients are the exact ones, rounded.
+#[test]
+fn requested_points_and_half_precision() {
+    let mut tally = Tally::default();
+    let names = ["q_input", "k_input", "v_input", "result", "mlp_in"];
+    for family in STRUCTURES {
+        let model = in_double(family);
+        let plain = graded(&model, RunOptions::new().cache(names));
+        let mut seen = Vec::new();
+        let hooks = Hooks::new().observe_gradient(names, |g, point| seen.push((point, g.copy())));
+        graded(&model, RunOptions::new().cache("hook_embed").hooks(hooks));
+        assert_eq!(seen.len(), plain.gradients.len(), "{family}");
+        for (point, gradient) in seen {
+            tally.compare(&format!("{family}, {point}"), &gradient, &plain.gradients[point], 1e-9);
+        }
+    }
+    tally.finish("gradients of requested points");
+
+    let (model, names) = (in_double("gpt2"), ["resid_pre", "pattern", "ln1.hook_scale"]);
+    let exact = graded(&model, RunOptions::new().cache(names[0]));
+    for kind in [Kind::BFloat16, Kind::Half] {
+        let rounded = graded(&model.to_kind(kind).unwrap(), RunOptions::new().cache(names[0]));
+        for (point, gradient) in rounded.gradients.items() {
+            assert_eq!(gradient.kind(), kind);
+            let (ours, theirs) = (gradient.to_kind(Kind::Double).flatten(0, -1), exact.gradients[point].flatten(0, -1));
+            let cosine = (&ours * &theirs).sum(Kind::Double) / (ours.norm() * theirs.norm());
+            assert!(cosine.double_value(&[]) > 0.99, "{kind:?}, {point}: {cosine}");
+        }
+    }
 }
