@@ -161,7 +161,11 @@ impl CircuitTask<'_, '_> {
         let last = hook::resid_post(self.graph.n_layers - 1);
         points.push(last);
         points.extend(self.metric.needs(self.model.config())?);
-        let run = RunOptions::new().cache(points).hooks(hooks).backward_rules(self.rules);
+        let run = RunOptions::new()
+            .cache(points)
+            .hooks(hooks)
+            .backward_rules(self.rules)
+            .logits_at(self.metric.positions().clone());
         let output = self.model.run_with_grad(tokens, run, |run| self.metric.scalar(run.logits()?, &run.cache))?;
         let (cache, gradients) = (&output.output.cache, &output.gradients);
 

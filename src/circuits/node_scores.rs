@@ -58,7 +58,11 @@ impl CircuitTask<'_, '_> {
             }
         }
         points.extend(self.metric.needs(self.model.config())?);
-        let run = RunOptions::new().cache(points).hooks(hooks).backward_rules(self.rules);
+        let run = RunOptions::new()
+            .cache(points)
+            .hooks(hooks)
+            .backward_rules(self.rules)
+            .logits_at(self.metric.positions().clone());
         let output =
             self.model.run_with_grad(&self.tokens, run, |run| self.metric.scalar(run.logits()?, &run.cache))?;
         let gradient = |point: HookPoint| widened(output.gradients.get(point)?);

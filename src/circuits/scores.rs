@@ -1,6 +1,7 @@
 //! [`EdgeScores`] and [`NodeScores`]: how important each edge and node is, and the circuits that follow.
 
 use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 
 use tch::{Device, Kind, Tensor};
 
@@ -146,16 +147,17 @@ impl EdgeScores {
         self.check(n)?;
         let graph = self.graph;
         let mut circuit = Circuit::empty(graph);
-        let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
-        let edges_to = |receiver: usize| (0..graph.senders_before(receiver)).map(move |sender| (sender, receiver));
-        let mut open: Vec<usize> = vec![graph.n_receivers() - 1];
+        let mut candidates = BinaryHeap::new();
+        let mut open = vec![graph.n_receivers() - 1];
         for _ in 0..n {
             for receiver in open.drain(..) {
-                candidates.extend(edges_to(receiver).map(|(s, r)| (self.key(self.of(s, r)), s, r)));
+                candidates.extend((0..graph.senders_before(receiver)).map(|sender| Candidate {
+                    key: self.key(self.of(sender, receiver)),
+                    sender,
+                    receiver,
+                }));
             }
-            let best = candidates.iter().enumerate().min_by(|(_, a), (_, b)| descending(a.0, b.0));
-            let Some(index) = best.map(|(index, _)| index) else { break };
-            let (_, sender, receiver) = candidates.swap_remove(index);
+            let Some(Candidate { sender, receiver, .. }) = candidates.pop() else { break };
             circuit.set(sender, receiver, true);
             if !circuit.has_node(sender) {
                 circuit.set_node(sender, true);
@@ -207,6 +209,34 @@ impl EdgeScores {
         Ok((sum - p * (p + 1.0) / 2.0) / (p * n))
     }
 }
+
+/// An edge to a node that is in a circuit: the one with the largest key is the greatest, of equal ones the first.
+struct Candidate {
+    key: f64,
+    sender: usize,
+    receiver: usize,
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let place = |edge: &Self| (edge.receiver, edge.sender);
+        descending(other.key, self.key).then_with(|| place(other).cmp(&place(self)))
+    }
+}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Candidate {}
 
 /// The larger one first; NaN last.
 fn descending(a: f64, b: f64) -> Ordering {

@@ -87,7 +87,7 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
         let tokens = model.to_tokens(clean)?;
         let points = Activations::points(&graph);
         let names = [points.clone(), metric.needs(model.config())?].concat();
-        let output = model.run(&tokens, RunOptions::new().cache(names))?;
+        let output = model.run(&tokens, RunOptions::new().cache(names).logits_at(metric.positions().clone()))?;
         let clean_metric = metric.scalar(output.logits()?, &output.cache)?.f_double_value(&[])?;
         let clean = Activations::of_cache(&graph, &output.cache)?;
         let run = |tokens: &Tokens| {
