@@ -14,7 +14,7 @@ use std::error::Error;
 use lexopt::prelude::*;
 use tch_lens::gradient::AttributionPatchingOptions;
 use tch_lens::tch::{Kind, Tensor};
-use tch_lens::{hook, BackwardRules, HookPoint, HookedTransformer, Hooks, Metric, Patch, Result, RunOptions};
+use tch_lens::{patching, BackwardRules, HookedTransformer, Metric, Result};
 
 const HELP: &str = "\
 Attribution patching beside exact patching
@@ -101,33 +101,16 @@ fn print(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The effect of each patch, `[layer, pos]` or `[layer, pos, head]`: a run each.
+/// The effect of each patch on the metric, exactly: `[layer, pos]`, or of heads `[layer, pos, head]`.
 fn exact(model: &HookedTransformer, options: &Options, metric: &Metric, site: &str, base: f64) -> Result<Tensor> {
-    let (_, clean) = model.run_with_cache_of(&options.clean, site)?;
-    let patched = |point: HookPoint, patch: Patch| -> Result<f64> {
-        let output = model.run(&options.corrupted, RunOptions::new().hooks(Hooks::new().patch(point, patch)))?;
-        Ok(metric.scalar(output.logits()?, &output.cache)?.double_value(&[]) - base)
+    let (_, clean) = model.run_with_cache(&options.clean)?;
+    let sweep = match site {
+        "resid_pre" => patching::get_act_patch_resid_pre,
+        "attn_out" => patching::get_act_patch_attn_out,
+        "mlp_out" => patching::get_act_patch_mlp_out,
+        _ => patching::get_act_patch_attn_head_out_by_pos,
     };
-    let (layers, heads) = (model.config().n_layers as i64, model.config().n_heads as i64);
-    let pos = clean.tokens().ids.size()[1];
-    let mut effects = Vec::new();
-    for point in clean.keys() {
-        let activation = &clean[point];
-        for column in 0..pos {
-            let value = activation.select(1, column); // [batch, …]
-            match point == hook::z(point.layer().unwrap_or_default()) {
-                true => {
-                    for head in 0..heads {
-                        let patch = Patch::set(value.select(1, head)).pos(column).head(head);
-                        effects.push(patched(point, patch)?);
-                    }
-                }
-                false => effects.push(patched(point, Patch::set(value).pos(column))?),
-            }
-        }
-    }
-    let shape = if effects.len() as i64 == layers * pos { vec![layers, pos] } else { vec![layers, pos, heads] };
-    Ok(Tensor::from_slice(&effects).view(shape.as_slice()))
+    Ok(sweep(model, &options.corrupted, &clean, metric)?.tensor() - base)
 }
 
 /// Pearson's correlation of all entries.

@@ -27,9 +27,9 @@
 //! # Ok::<(), tch_lens::Error>(())
 //! ```
 //!
-//! Everything holds for every family: grouped queries are ungrouped ([`HookedTransformer::ungrouped`](crate::HookedTransformer::ungrouped)),
-//! so that each query head has edges to its keys and values; norms after a sublayer count as part of what a node writes; heads and MLP of a
-//! parallel block do not read each other; a mixture of experts is one node.
+//! Everything holds for every family whose residual stream is a sum, which is every one but GPT-1: grouped queries are
+//! [ungrouped](crate::HookedTransformer::ungrouped), so that each query head has edges to its keys and values; norms after a sublayer count
+//! as part of what a node writes; heads and MLP of a parallel block do not read each other; a mixture of experts is one node.
 
 mod circuit;
 mod curve;

@@ -7,6 +7,7 @@ use tch::Tensor;
 use super::circuit::Circuit;
 use super::graph::CircuitGraph;
 use super::senders::Activations;
+use crate::config::NormPosition;
 use crate::metric::Metric;
 use crate::run::BackwardRules;
 use crate::text::input::{Input, Tokens};
@@ -75,13 +76,18 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
     /// # Errors
     ///
     /// Those of [`HookedTransformer::run`] and [`Metric::scalar`]; [`Error::Shape`] where the prompts of the ablation do not correspond to the
-    /// task's.
+    /// task's; [`Error::Unsupported`] for a model whose norms change the stream itself (GPT-1).
     pub fn new(
         model: &HookedTransformer,
         clean: impl Into<Input>,
         ablation: Ablation,
         metric: &'m Metric<'a>,
     ) -> Result<Self> {
+        if model.config().norm_position() == NormPosition::InStream {
+            return Err(Error::unsupported(
+                "circuits need a residual stream that is the sum of what nodes write, and this model's norms change the stream itself",
+            ));
+        }
         let model = model.ungrouped()?;
         let graph = CircuitGraph::new(model.config());
         let tokens = model.to_tokens(clean)?;

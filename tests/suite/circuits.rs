@@ -26,9 +26,8 @@ struct Pair {
 
 impl Pair {
     fn open(name: &str) -> Self {
-        let folder = fixtures().join("circuits");
-        let mut tensors = read(&folder.join(format!("{name}.safetensors")));
-        tensors.extend(read(&folder.join(format!("{name}_eap.safetensors"))));
+        let mut tensors = read(&fixtures().join(format!("interventions/{name}.safetensors")));
+        tensors.extend(read(&fixtures().join(format!("circuits/{name}_eap.safetensors"))));
         let raw = LoadOptions::new().no_processing();
         let model = match name.starts_with("toy") {
             true => raw.toy().unwrap(),
@@ -351,6 +350,64 @@ fn sums_and_ends_hold_for_every_family() {
         }
     }
     tally.finish("sums of edges");
+}
+
+/// The same, and gradients through cuts at every point, for every family of transformers that loads.
+#[test]
+fn every_family_of_transformers_has_gradients_and_circuits() {
+    let folders = std::fs::read_dir(fixtures().join("transformers")).unwrap();
+    let mut folders: Vec<std::path::PathBuf> = folders.map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    let (mut tally, mut loaded) = (Tally::default(), 0);
+    for folder in folders.iter().filter(|folder| folder.join("config.json").is_file()) {
+        let load = LoadOptions::new().no_processing().kind(Kind::Double);
+        let Ok(model) = load.open(folder) else { continue }; // refused: `transformers_families` says why
+        loaded += 1;
+        let what = folder.file_name().unwrap().to_str().unwrap();
+        let (clean, corrupted, metric) = pair();
+        let scalar = |output: &tch_lens::RunOutput| metric.scalar(output.logits()?, &output.cache);
+        let plain = model.run_with_grad(&clean, RunOptions::new(), scalar).unwrap();
+        let hooks = Hooks::new().replace_gradient(plain.gradients.keys().collect::<Vec<_>>(), |g, _| g * 1.0);
+        let cut = model.run_with_grad(&clean, RunOptions::new().hooks(hooks), scalar).unwrap();
+        for (point, gradient) in plain.gradients.items().filter(|(_, gradient)| gradient.numel() > 0) {
+            let scale = 1.0 + gradient.abs().max().double_value(&[]);
+            tally.compare(&format!("{what}, {point}"), &(&cut.gradients[point] / scale), &(gradient / scale), 1e-9);
+        }
+        // The slope in a direction of the embeddings.
+        let embed = &plain.output.cache["hook_embed"];
+        let direction = embed.sin();
+        let moved = |by: f64| {
+            let hooks = Hooks::new().replace("hook_embed", |x, _| x + &direction * by);
+            let output = model.run(&clean, RunOptions::new().hooks(hooks)).unwrap();
+            scalar(&output).unwrap().double_value(&[])
+        };
+        let slope = (&plain.gradients["hook_embed"] * &direction).sum(Kind::Double).double_value(&[]);
+        let found = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+        let scale = 1.0 + slope.abs();
+        tally.compare(&format!("{what}, slope"), &Tensor::from(slope / scale), &Tensor::from(found / scale), 1e-6);
+
+        let task = CircuitTask::new(&model, &clean, Ablation::counterfactual(&corrupted), &metric);
+        if what.starts_with("openai") {
+            assert!(task.unwrap_err().to_string().contains("norms change the stream itself"), "{what}");
+            continue;
+        }
+        let task = task.unwrap();
+        let full = task.metric_of(&Circuit::full(*task.graph())).unwrap();
+        let other = model.run(&corrupted, RunOptions::new()).unwrap();
+        let other = scalar(&other).unwrap().double_value(&[]);
+        for (end, ours, theirs) in
+            [("all edges", full, plain.value), ("no edges", task.ablated_metric().unwrap(), other)]
+        {
+            tally.compare(&format!("{what}, {end}"), &Tensor::from(ours), &Tensor::from(theirs), 1e-9);
+        }
+        let edges = Tensor::from_slice(&task.edge_scores(EdgeMethod::Gradient).unwrap().by_sender());
+        let nodes = Tensor::from_slice(task.node_scores(NodeMethod::Gradient).unwrap().scores());
+        let scale = 1.0 + edges.abs().max().double_value(&[]);
+        tally.compare(&format!("{what}, sums"), &(edges / scale), &(nodes / scale), 1e-9);
+    }
+    println!("{loaded} families");
+    assert!(loaded >= 40, "{loaded}");
+    tally.finish("families of transformers");
 }
 
 /// Ablating one edge is a run in which its receiver alone reads something else.

@@ -207,6 +207,31 @@ fn a_replaced_gradient_flows_on() {
     tally.finish("replaced gradients");
 }
 
+/// A hook may be about a part of a gradient: it gets that part, and what it returns stands there.
+#[test]
+fn hooks_act_on_parts_of_gradients() {
+    let mut tally = Tally::default();
+    for family in STRUCTURES {
+        let model = in_double(family);
+        let part = || hook::z(1).head(1).pos(2..4);
+        let mut seen = Vec::new();
+        let hooks = Hooks::new()
+            .observe_gradient(part(), |g, _| seen.push(g.size()))
+            .replace_gradient(part(), |g, _| g.zeros_like());
+        let hooked = graded(&model, RunOptions::new().hooks(hooks));
+        let stopped = graded(&model, RunOptions::new().hooks(Hooks::new().stop_gradient(part())));
+        for (point, gradient) in hooked.gradients.items().filter(|(point, _)| *point < hook::z(1)) {
+            tally.compare(&format!("{family}, {point}"), gradient, &stopped.gradients[point], 1e-10);
+        }
+        let plain = graded(&model, RunOptions::new());
+        let (ours, whole) = (&hooked.gradients[hook::z(1)], &plain.gradients[hook::z(1)]);
+        assert_eq!(ours.select(2, 1).narrow(1, 2, 2).abs().max().double_value(&[]), 0.0);
+        tally.compare(&format!("{family}, others"), &ours.select(2, 0), &whole.select(2, 0), 1e-10);
+        assert_eq!(seen, [[2, 2, ours.size()[3]]], "{family}");
+    }
+    tally.finish("parts of gradients");
+}
+
 /// Kept positions have the gradients that they have among all, with hooks on gradients and without.
 #[rstest]
 #[case("gpt2")]

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 use tch_lens::analysis::Answer;
 use tch_lens::circuits::{Ablation, CircuitNode, CircuitTask, CurveOptions, EdgeMethod};
 use tch_lens::gradient::AttributionPatchingOptions;
-use tch_lens::{BackwardRules, HookedTransformer, Hooks, Metric, Patch, RunOptions};
+use tch_lens::{patching, BackwardRules, HookedTransformer, Metric};
 
 const CLEAN: &str = "When Mary and John went to the shop, John gave a bag to";
 const CORRUPTED: &str = "When Mary and John went to the shop, Mary gave a bag to";
@@ -29,26 +29,15 @@ fn relevance_patching_agrees_with_exact_patches() {
         model.attribution_patching(CORRUPTED, CLEAN, &metric, options).unwrap()
     };
     let (plain, relp) = (estimated(BackwardRules::new()), estimated(BackwardRules::relp()));
-    let (_, clean) = model.run_with_cache_of(CLEAN, sites).unwrap();
+    let (_, clean) = model.run_with_cache(CLEAN).unwrap();
     for site in sites {
-        let mut effects = Vec::new();
-        for layer in 0..4 {
-            let activation = &clean[(site, layer)];
-            for column in 0..15 {
-                let value = activation.select(1, column);
-                let patches = match site {
-                    "z" => (0..4).map(|head| Patch::set(value.select(1, head)).pos(column).head(head)).collect(),
-                    _ => vec![Patch::set(value).pos(column)],
-                };
-                for patch in patches {
-                    let hooks = Hooks::new().patch((site, layer), patch);
-                    let output = model.run(CORRUPTED, RunOptions::new().hooks(hooks)).unwrap();
-                    let patched = metric.scalar(output.logits().unwrap(), &output.cache).unwrap();
-                    effects.push(patched.double_value(&[]) - plain.base_metric());
-                }
-            }
-        }
-        let exact = Tensor::from_slice(&effects);
+        let sweep = match site {
+            "resid_pre" => patching::get_act_patch_resid_pre,
+            "attn_out" => patching::get_act_patch_attn_out,
+            "mlp_out" => patching::get_act_patch_mlp_out,
+            _ => patching::get_act_patch_attn_head_out_by_pos,
+        };
+        let exact = sweep(&model, CORRUPTED, &clean, &metric).unwrap().tensor() - plain.base_metric();
         let [plain, relp] = [&plain, &relp].map(|estimates| correlation(&exact, &estimates.by_layer(site).unwrap()));
         println!("{site}: correlation {plain:.3}, with RelP {relp:.3}");
         assert!((0.85..0.97).contains(&plain) && relp > 0.98, "{site}: {plain}, {relp}");
