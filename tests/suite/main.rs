@@ -9,6 +9,7 @@ mod analysis;
 mod analysis_errors;
 mod any_run;
 mod architecture;
+mod attribution_patching;
 mod budget;
 mod changed_runs;
 #[cfg(feature = "chat")]
@@ -34,6 +35,7 @@ mod hub;
 mod identities;
 mod init;
 mod interventions;
+mod known_circuit;
 mod long_context;
 mod malformed;
 #[cfg(target_os = "linux")]

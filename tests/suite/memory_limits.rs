@@ -9,7 +9,11 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use tch::{Kind, Tensor};
-use tch_lens::{ActivationCache, Config, DecomposeOptions, FullOptions, HookedTransformer, LensOptions, LoadOptions};
+use tch_lens::circuits::{Ablation, CircuitTask, EdgeMethod};
+use tch_lens::{
+    ActivationCache, Config, DecomposeOptions, FullOptions, HookedTransformer, LensOptions, LoadOptions, Metric,
+    ReturnType, RunOptions, RunOutput,
+};
 
 use crate::common::child;
 
@@ -29,7 +33,7 @@ struct Study {
 type Task = fn(&Study) -> tch_lens::Result<()>;
 
 /// Each takes memory.
-const TASKS: [(&str, Task); 11] = [
+const TASKS: [(&str, Task); 13] = [
     ("load", |study| LoadOptions::new().open(&study.folder).map(drop)),
     ("load without processing", |study| LoadOptions::new().no_processing().open(&study.folder).map(drop)),
     ("load as bf16", |study| LoadOptions::new().kind(Kind::BFloat16).open(&study.folder).map(drop)),
@@ -42,6 +46,16 @@ const TASKS: [(&str, Task); 11] = [
         study.cache.logit_attrs(&study.cache.decompose_resid(DecomposeOptions::default())?, 3).map(drop)
     }),
     ("lens", |study| study.cache.logit_lens(LensOptions::new().pos(-1)).map(drop)),
+    ("gradients", |study| {
+        let loss = |run: &RunOutput| Ok(run.loss_tensor()?.shallow_clone());
+        let run = RunOptions::new().return_type(ReturnType::Loss);
+        study.model.run_with_grad(&study.ids, run, loss).map(drop)
+    }),
+    ("score edges", |study| {
+        let metric = Metric::logit_diff(3, 5);
+        let task = CircuitTask::new(&study.model, &study.ids, Ablation::zero(), &metric)?;
+        task.edge_scores(EdgeMethod::Gradient).map(drop)
+    }),
     ("to another kind", |study| study.model.to_kind(Kind::Double).map(drop)),
     ("fresh weights", |study| HookedTransformer::init(study.model.config().clone(), 0).map(drop)),
     ("save", |study| study.model.save_pretrained(study.folder.join("saved"))),

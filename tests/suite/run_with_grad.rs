@@ -2,23 +2,17 @@
 //! that do the same in the forward pass.
 
 use crate::common::models::in_fp64;
+use crate::common::pairs::{in_double, STRUCTURES};
 use crate::common::{families, max_diff, processed_like_transformer_lens, raw, shaped_like, Fixture, Tally};
 use rstest::rstest;
 use tch::{Kind, Tensor};
 use tch_lens::{
-    hook, BackwardRules, GradientOutput, HookFilter, HookPoint, HookedTransformer, Hooks, LoadOptions, ReturnType,
-    RunOptions, RunOutput, Tokens,
+    hook, BackwardRules, GradientOutput, HookFilter, HookPoint, HookedTransformer, Hooks, ReturnType, RunOptions,
+    RunOutput, Tokens,
 };
 
 /// Half of a central difference's distance: errors of rounding and of the third derivative are both near 1e-10 in fp64.
 const STEP: f64 = 1e-5;
-
-/// Six models of different structure: norms before, after and around the sublayers, grouped queries, parallel blocks, a mixture.
-const STRUCTURES: [&str; 6] = ["gpt2", "llama_gqa_tied", "gemma2", "gpt_neox", "olmo2", "mixtral"];
-
-fn in_double(family: &str) -> HookedTransformer {
-    LoadOptions::new().no_processing().kind(Kind::Double).open(Fixture::folder(family)).unwrap()
-}
 
 fn tokens() -> Tokens {
     Tokens::new(&Tensor::from_slice2(&[[5i64, 14, 3, 10], [9, 6, 11, 5]])).unwrap()

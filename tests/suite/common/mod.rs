@@ -3,6 +3,7 @@
 
 pub mod child;
 pub mod models;
+pub mod pairs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
