@@ -167,7 +167,7 @@ impl CircuitTask<'_, '_> {
             .backward_rules(self.rules)
             .logits_at(self.metric.positions().clone());
         let output = self.model.run_with_grad(tokens, run, |run| self.metric.scalar(run.logits()?, &run.cache))?;
-        let (cache, gradients) = (&output.output.cache, &output.gradients);
+        let (cache, gradients) = (&output.run.cache, &output.gradients);
 
         let changes = self.through_norms_after(differences, cache, self.rules.frozen_norms)?; // [sender, batch, pos, d_model]
         let columns = changes.f_flatten(1, -1)?; // [sender, batch · pos · d_model]

@@ -77,7 +77,7 @@ impl CircuitTask<'_, '_> {
             let start = self.graph.first_sender(layer);
             let mut of_heads = gradient(hook::attn_out(layer))?;
             if let Some(norm) = self.model.norm_after_attn(layer)? {
-                let z = widened(output.output.cache.get(hook::z(layer))?)?;
+                let z = widened(output.run.cache.get(hook::z(layer))?)?;
                 let input = of_attention(self.model.transformer(), layer, &z)?;
                 if let Some(norm) = LinearNorm::at(Some(norm), &input, self.rules.frozen_norms)? {
                     of_heads = norm.pull(&of_heads)?;

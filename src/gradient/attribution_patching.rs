@@ -137,7 +137,7 @@ impl HookedTransformer {
         let mut entries = IndexMap::with_capacity(points.len());
         for point in points {
             let gradient = onto.gradients.get(point)?;
-            let difference = widened(from.cache.get(point)?)?.f_sub(&widened(onto.output.cache.get(point)?)?)?;
+            let difference = widened(from.cache.get(point)?)?.f_sub(&widened(onto.run.cache.get(point)?)?)?;
             // Masked scores are −∞ in both runs.
             let difference = difference.f_nan_to_num(Some(0.0), Some(0.0), Some(0.0))?;
             let product = difference.f_mul(&widened(gradient)?)?;

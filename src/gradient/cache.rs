@@ -20,7 +20,7 @@ use crate::Result;
 /// let model = HookedTransformer::toy()?;
 /// let output = model.run_with_grad("When Mary and John", RunOptions::new(), |output| Ok(output.logits()?.sum(None)))?;
 /// let gradients = output.gradients;
-/// assert_eq!(gradients.get(("q", 0))?.size(), output.output.cache.get(("q", 0))?.size());
+/// assert_eq!(gradients.get(("q", 0))?.size(), output.run.cache.get(("q", 0))?.size());
 /// assert_eq!(gradients["blocks.1.hook_resid_post"], gradients[hook::resid_pre(2)]);
 /// # Ok::<(), tch_lens::Error>(())
 /// ```

@@ -16,7 +16,7 @@ pub struct GradientOutput {
     /// The number that was differentiated.
     pub value: f64,
     /// What the run gave: its tensors record no gradients any more.
-    pub output: RunOutput,
+    pub run: RunOutput,
     /// The gradients of the number with respect to the activations that the run kept.
     pub gradients: GradientCache,
 }
@@ -65,7 +65,7 @@ impl HookedTransformer {
         let scalar = guarded_scalar(|| scalar(&output))?;
         let value = number(&scalar)?;
         let gradients = gradients(&output.cache, backward, &scalar)?;
-        Ok(GradientOutput { value, gradients, output: detached(output)? })
+        Ok(GradientOutput { value, gradients, run: detached(output)? })
     }
 }
 

@@ -223,7 +223,7 @@ fn every_family_of_transformers_has_gradients_and_circuits() {
             tally.compare(&format!("{what}, {point}"), &(&cut.gradients[point] / scale), &(gradient / scale), 1e-9);
         }
         // The slope in a direction of the embeddings.
-        let embed = &plain.output.cache["hook_embed"];
+        let embed = &plain.run.cache["hook_embed"];
         let direction = embed.sin();
         let moved = |by: f64| {
             let hooks = Hooks::new().replace("hook_embed", |x, _| x + &direction * by);

@@ -108,9 +108,9 @@ fn gradients_are_slopes() {
     for family in STRUCTURES {
         let model = in_double(family);
         let output = graded(&model, RunOptions::new());
-        assert_eq!(output.gradients.keys().len() + whole_numbers(&output), output.output.cache.len(), "{family}");
+        assert_eq!(output.gradients.keys().len() + whole_numbers(&output), output.run.cache.len(), "{family}");
         for (point, gradient) in output.gradients.items() {
-            let shown = &output.output.cache[point];
+            let shown = &output.run.cache[point];
             if shown.numel() == 0 {
                 continue; // an expert that no token goes to
             }
@@ -139,7 +139,7 @@ fn gradients_are_slopes() {
 }
 
 fn whole_numbers(output: &GradientOutput) -> usize {
-    output.output.cache.values().filter(|x| x.kind() == Kind::Int64).count()
+    output.run.cache.values().filter(|x| x.kind() == Kind::Int64).count()
 }
 
 /// Cutting the graph at every point changes no gradient, and every hook sees the gradient that the cache has, from the last point to the
@@ -159,8 +159,8 @@ fn hooks_see_the_gradients() {
         for (point, gradient) in seen {
             assert_eq!(max_diff(&what, &gradient, &hooked.gradients[point]), 0.0, "{what}, {point}");
         }
-        assert!(!hooked.output.logits().unwrap().requires_grad());
-        assert!(hooked.output.cache.values().all(|x| !x.requires_grad()), "{what}");
+        assert!(!hooked.run.logits().unwrap().requires_grad());
+        assert!(hooked.run.cache.values().all(|x| !x.requires_grad()), "{what}");
     }
     tally.finish("gradients through cuts");
 }
@@ -192,7 +192,7 @@ fn a_replaced_gradient_flows_on() {
                     true => plain.gradients[point].shallow_clone() * 0.5,
                     false => replaced.gradients[other].shallow_clone(),
                 };
-                if other == point || plain.output.cache[point].isfinite().all().int64_value(&[]) == 1 {
+                if other == point || plain.run.cache[point].isfinite().all().int64_value(&[]) == 1 {
                     tally.compare(&format!("{what}, at {other}"), gradient, &expected, 1e-9);
                 }
             }
@@ -262,9 +262,9 @@ fn rules_are_what_they_say() {
         let plain = graded(&model, RunOptions::new());
         let ruled = |rules: BackwardRules| {
             let output = graded(&model, RunOptions::new().backward_rules(rules));
-            for (point, x) in &output.output.cache {
+            for (point, x) in &output.run.cache {
                 // A norm's own quotient may be another kernel's.
-                tally_value(&what, *point, x, &plain.output.cache[*point]);
+                tally_value(&what, *point, x, &plain.run.cache[*point]);
             }
             output
         };
@@ -316,9 +316,9 @@ fn rules_are_what_they_say() {
         let has_norm = output.gradients.contains(("mid", 0));
         // TransformerLens' gated MLP adds a bias to the product.
         if dense && !has_norm && !what.starts_with("toy_gated") {
-            let (pre, post) = (&output.output.cache[("pre", 0)], &output.output.cache[("post", 0)]);
+            let (pre, post) = (&output.run.cache[("pre", 0)], &output.run.cache[("post", 0)]);
             let of_post = &output.gradients[("post", 0)];
-            let expected = match output.output.cache.get(("pre_linear", 0)) {
+            let expected = match output.run.cache.get(("pre_linear", 0)) {
                 Ok(linear) => {
                     tally.compare(
                         &format!("{what}, linear"),
@@ -417,7 +417,7 @@ fn spans_have_their_gradients() {
     for family in STRUCTURES {
         let model = in_double(family);
         let whole = graded(&model, RunOptions::new());
-        let stream = whole.output.cache[hook::resid_pre(1)].shallow_clone();
+        let stream = whole.run.cache[hook::resid_pre(1)].shallow_clone();
         let late = model.run_with_grad(&stream, RunOptions::new().start_at_layer(1), score).unwrap();
         compare(&mut tally, &format!("{family}, from layer 1"), &late, &whole, 1e-10);
 
