@@ -5,6 +5,7 @@ use tch::Tensor;
 use super::parameters::module;
 use super::part::Part;
 
+use crate::unchecked::few_rows;
 use crate::unchecked::onednn::{self, Epilogue};
 use crate::unchecked::threads::SharedTensor;
 use crate::Result;
@@ -32,7 +33,15 @@ impl Linear {
 
     /// The product with an elementwise function of it in one go, where the machine has that.
     pub(crate) fn product(&self, x: &Tensor, epilogue: Epilogue) -> Option<Tensor> {
-        onednn::linear(x, &self.weight, self.bias.as_deref(), epilogue)
+        let (weight, bias) = (&self.weight, self.bias.as_deref());
+        match epilogue {
+            Epilogue::Identity => {
+                few_rows::linear(x, weight, bias).or_else(|| onednn::linear(x, weight, bias, epilogue))
+            }
+            // The function by itself costs less than a slower product.
+            _ if few_rows::takes(x, weight, bias) => None,
+            _ => onednn::linear(x, weight, bias, epilogue),
+        }
     }
 
     /// The columns `start..start + len` alone.
