@@ -74,12 +74,13 @@ pub use component::{Component, Target};
 pub use config::Config;
 pub use error::{Error, HubError, KeyValueStoreError, Result, UnknownWord};
 pub use format::FormatError;
-pub use generate::{GenerateOptions, Sampler, SamplingOptions, StopReason};
+pub use generate::{Continuation, GenerateOptions, Sampler, SamplingOptions, StopReason};
 pub use gradient::{GradientCache, GradientOutput, Jacobian};
 pub use hook::{HookFilter, HookPoint};
 pub use hooked_transformer::{
-    AnswerPosition, HookedTransformer, Init, ModelWithHooks, Occurrence, OutputTokens, PromptTest, PromptTestOptions,
-    RankedToken, ReturnType, RunOptions, RunOutput, SingleToken,
+    AnswerPosition, Generated, Generation, GenerationStep, HookedTransformer, Init, ModelWithHooks, Occurrence,
+    OutputTokens, PromptTest, PromptTestOptions, RankedToken, ReturnType, RowStep, RunOptions, RunOutput, SingleToken,
+    StepInfo, StepOptions,
 };
 pub use layer::Layer;
 pub use metric::{Baseline, Metric, MetricResult};

@@ -50,6 +50,32 @@ pub enum KeyValueStoreError {
         /// The layers asked for.
         asked: Range<usize>,
     },
+    /// Positions that a layer with a window has overwritten.
+    #[error("layer {layer} has a window and holds the positions from {first} on, so the store cannot go back to {len}: clone the store before a run that may be undone, or make it with `KeyValueStore::with_all_positions`")]
+    Forgotten {
+        /// The layer.
+        layer: usize,
+        /// The first position that it holds.
+        first: usize,
+        /// The length asked for.
+        len: usize,
+    },
+    /// A hook that changes attention to positions that a layer with a window has overwritten.
+    #[error("a hook changes the attention of layer {layer}, which has a window and holds the keys from position {first} on: make the store with `KeyValueStore::with_all_positions`")]
+    PatternChanged {
+        /// The layer.
+        layer: usize,
+        /// The first position that it holds.
+        first: usize,
+    },
+    /// A file that holds the store of another model, or no store.
+    #[error("{path} does not hold a key-value store of this model: {why}")]
+    File {
+        /// The file.
+        path: String,
+        /// What does not fit.
+        why: String,
+    },
     /// A row that grows into a length at which the model rotates all of its keys otherwise.
     #[error("row {row} grows to {grown} tokens, and its keys are rotated as those of {held}: this model's rotation depends on the length, so run the whole sequence without a store")]
     Rotation {

@@ -36,6 +36,16 @@ pub(crate) fn entries(bytes: &[u8]) -> Result<Vec<(String, Place)>, FormatError>
         .collect()
 }
 
+/// The text of a field of a safetensors file's metadata, if it has that.
+///
+/// # Errors
+///
+/// [`FormatError::Safetensors`] for a broken header.
+pub(crate) fn metadata(bytes: &[u8], field: &str) -> Result<Option<String>, FormatError> {
+    let (_, header) = SafeTensors::read_metadata(bytes)?;
+    Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(field).cloned()))
+}
+
 /// The shards that an index file names, each a plain file name, in alphabetical order.
 ///
 /// # Errors

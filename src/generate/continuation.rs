@@ -104,6 +104,12 @@ impl Continuation {
         self.state.history().new_ids()
     }
 
+    /// How many more tokens there can be.
+    pub(crate) fn room(&self) -> usize {
+        let new = self.new_ids().len();
+        self.rules.room(self.ids().len() - new).saturating_sub(new)
+    }
+
     /// The text so far, without the prompt's. It ends before a stop string or stop token.
     pub fn text(&self) -> &str {
         &self.text

@@ -6,7 +6,7 @@ use super::continuation::Continuation;
 use super::sampler::Sampler;
 use super::sampling_options::SamplingOptions;
 use super::stop::StopRules;
-use crate::text::tokenizer::Tokenizer;
+use crate::text::tokenizer::{Bos, PaddingSide, Tokenizer};
 use crate::{Config, Error, Result};
 
 /// How prompts are continued, and until when.
@@ -33,8 +33,13 @@ pub struct GenerateOptions {
     min_new_tokens: usize,
     samples: usize,
     stop_at_eos: bool,
+    /// In place of the tokenizer's.
+    eos_tokens: Option<Vec<i64>>,
     stop_tokens: Vec<i64>,
     stop_strings: Vec<String>,
+    prepend_bos: Bos,
+    padding_side: Option<PaddingSide>,
+    use_past_kv_cache: Option<bool>,
 }
 
 impl Default for GenerateOptions {
@@ -45,8 +50,12 @@ impl Default for GenerateOptions {
             min_new_tokens: 0,
             samples: 1,
             stop_at_eos: true,
+            eos_tokens: None,
             stop_tokens: Vec::new(),
             stop_strings: Vec::new(),
+            prepend_bos: Bos::Default,
+            padding_side: None,
+            use_past_kv_cache: None,
         }
     }
 }
@@ -87,6 +96,69 @@ impl GenerateOptions {
         self
     }
 
+    /// The tokens that count as EOS, in place of the tokenizer's. They end a continuation unless
+    /// [`stop_at_eos`](GenerateOptions::stop_at_eos) is off.
+    pub fn eos_token_id(mut self, ids: impl Into<Vec<i64>>) -> Self {
+        self.eos_tokens = Some(ids.into());
+        self
+    }
+
+    /// Whether tokens are drawn, which is the default, or the most likely one is taken: [`SamplingOptions::greedy`].
+    pub fn do_sample(mut self, sample: bool) -> Self {
+        self.sampling.greedy = !sample;
+        self
+    }
+
+    /// [`SamplingOptions::temperature`].
+    pub fn temperature(mut self, temperature: f64) -> Self {
+        self.sampling = self.sampling.temperature(temperature);
+        self
+    }
+
+    /// [`SamplingOptions::top_k`].
+    pub fn top_k(mut self, k: usize) -> Self {
+        self.sampling = self.sampling.top_k(k);
+        self
+    }
+
+    /// [`SamplingOptions::top_p`].
+    pub fn top_p(mut self, p: f64) -> Self {
+        self.sampling = self.sampling.top_p(p);
+        self
+    }
+
+    /// [`SamplingOptions::frequency_penalty`], under TransformerLens' name.
+    pub fn freq_penalty(mut self, penalty: f64) -> Self {
+        self.sampling = self.sampling.frequency_penalty(penalty);
+        self
+    }
+
+    /// [`SamplingOptions::seed`].
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.sampling = self.sampling.seed(seed);
+        self
+    }
+
+    /// Whether the BOS token is put before a prompt that is text; as the model's default says, unless set. Behind a key-value store it is
+    /// not, unless asked for.
+    pub fn prepend_bos(mut self, bos: Bos) -> Self {
+        self.prepend_bos = bos;
+        self
+    }
+
+    /// On which side shorter prompts are padded; on the right by default. The tokens are the same, and only the columns of caches and of
+    /// hooks' positions differ.
+    pub fn padding_side(mut self, side: PaddingSide) -> Self {
+        self.padding_side = Some(side);
+        self
+    }
+
+    /// Whether keys and values of earlier positions are kept, as they are by default. Otherwise each step computes all positions again.
+    pub fn use_past_kv_cache(mut self, keep: bool) -> Self {
+        self.use_past_kv_cache = Some(keep);
+        self
+    }
+
     /// Another token that ends a continuation.
     pub fn stop_token(mut self, id: i64) -> Self {
         self.stop_tokens.push(id);
@@ -108,8 +180,14 @@ impl GenerateOptions {
     /// tokenizer's EOS among them, that the model does not have; [`Error::NoTokenizer`] for stop strings without one.
     pub fn stop_rules(&self, config: &Config, tokenizer: Option<&Tokenizer>) -> Result<StopRules> {
         let mut tokens = self.stop_tokens.clone();
-        if let (Some(tokenizer), true) = (tokenizer, self.stop_at_eos) {
-            tokens.extend(tokenizer.eos_ids());
+        match (&self.eos_tokens, tokenizer) {
+            (Some(eos), _) if self.stop_at_eos => tokens.extend(eos),
+            (Some(_), _) => {
+                let rule = "it must be left out where `stop_at_eos` is off";
+                return Err(Error::option_value("eos_token_id", format!("{:?}", self.eos_tokens.as_deref()), rule));
+            }
+            (None, Some(tokenizer)) if self.stop_at_eos => tokens.extend(tokenizer.eos_ids()),
+            (None, _) => {}
         }
         let d_vocab = config.d_vocab_out;
         if let Some(&id) = tokens.iter().find(|&&id| usize::try_from(id).ok().is_none_or(|id| id >= d_vocab)) {
@@ -122,7 +200,8 @@ impl GenerateOptions {
     }
 
     /// The sampler, and one row for each sample of each prompt: those of the first prompt come first. `prompts` are ids
-    /// without padding.
+    /// without padding, which the caller runs through a model; [`HookedTransformer::generation`](crate::HookedTransformer::generation)
+    /// does both.
     ///
     /// A row's random numbers follow from the seed, the prompt's index and the sample's, so that more samples or other
     /// prompts after it do not change it.
@@ -131,8 +210,29 @@ impl GenerateOptions {
     ///
     /// Those of [`GenerateOptions::stop_rules`] and [`Sampler::new`]; [`Error::EmptyPrompt`], [`Error::PromptTooLong`],
     /// [`Error::TokenOutOfRange`] for a prompt that the model cannot run on; [`Error::OptionValue`] for counts that cannot
-    /// be, or several samples where all would be the same.
+    /// be, or several samples where all would be the same; [`Error::Setting`] for settings of a run through a model.
     pub fn start(
+        &self,
+        prompts: &[Vec<i64>],
+        config: &Config,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<(Sampler, Vec<Continuation>)> {
+        let of_a_run = [
+            ("prepend_bos", self.prepend_bos != Bos::Default),
+            ("padding_side", self.padding_side.is_some()),
+            ("use_past_kv_cache", self.use_past_kv_cache.is_some()),
+        ];
+        if let Some((name, _)) = of_a_run.into_iter().find(|(_, set)| *set) {
+            return Err(Error::setting(
+                name,
+                format!("`{name}` cannot be used: the prompts are ids that the caller runs through a model"),
+            ));
+        }
+        self.start_rows(prompts, config, tokenizer)
+    }
+
+    /// [`GenerateOptions::start`] for prompts that are run here.
+    pub(crate) fn start_rows(
         &self,
         prompts: &[Vec<i64>],
         config: &Config,
@@ -153,6 +253,21 @@ impl GenerateOptions {
             }
         }
         Ok((sampler, rows))
+    }
+
+    /// How a prompt that is text becomes tokens.
+    pub(crate) fn token_settings(&self) -> (Bos, PaddingSide) {
+        (self.prepend_bos, self.padding_side.unwrap_or_default())
+    }
+
+    /// Whether keys and values of earlier positions are kept.
+    pub(crate) fn keeps_keys(&self) -> bool {
+        self.use_past_kv_cache.unwrap_or(true)
+    }
+
+    /// How many continuations there are of each prompt.
+    pub(crate) fn n_samples(&self) -> usize {
+        self.samples
     }
 
     fn check_counts(&self, rules: &StopRules) -> Result<()> {

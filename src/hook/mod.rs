@@ -21,7 +21,7 @@ pub use part::{HookPart, HookTarget};
 pub use point::{Axes, HookPoint, Stack};
 pub use site::*;
 
-pub(crate) use part::{indices, Selection};
+pub(crate) use part::{indices, LastAxis, Selection};
 pub(crate) use presence::{all_points, presence, Presence};
 pub(crate) use section::{End, Section, Start};
 pub(crate) use set::PointSet;

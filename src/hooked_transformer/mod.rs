@@ -1,10 +1,11 @@
 //! [`HookedTransformer`]: a network with its tokenizer, its files, its runs and their caches.
 //!
 //! This module uses all modules but those that run a model many times, such as `patching`, which use it. [`load`] reads models from files,
-//! [`init`] makes fresh weights, and [`toy`] loads the model that is part of the crate. [`run`] runs a model, [`text`] converts between text
-//! and tokens, and [`save`] writes a model.
+//! [`init`] makes fresh weights, and [`toy`] loads the model that is part of the crate. [`run`] runs a model, [`generation`] continues texts,
+//! [`text`] converts between text and tokens, and [`save`] writes a model.
 
 mod directions;
+mod generation;
 mod init;
 mod load;
 mod loss;
@@ -33,6 +34,7 @@ use crate::text::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 pub use directions::OutputTokens;
+pub use generation::{Generated, Generation, GenerationStep, RowStep, StepInfo, StepOptions};
 pub use init::Init;
 pub use prompt_test::{AnswerPosition, PromptTest, PromptTestOptions, RankedToken};
 pub use run_options::{ReturnType, RunOptions, RunOutput};

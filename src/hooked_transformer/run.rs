@@ -34,16 +34,29 @@ impl HookedTransformer {
     }
 
     /// [`HookedTransformer::run`], with what a backward pass through the run needs.
-    pub(crate) fn run_recorded<'a>(&self, input: Input, run: RunOptions<'a>) -> Result<(RunOutput, BackwardPass<'a>)> {
+    pub(crate) fn run_recorded<'a>(
+        &self,
+        input: Input,
+        mut run: RunOptions<'a>,
+    ) -> Result<(RunOutput, BackwardPass<'a>)> {
         let plan = self.plan(&run)?;
-        let output = run.return_type_or_default();
-        let RunOptions {
-            hooks, positions, past: mut store, tokens, logits_at, bos, padding_side, budget, sink, ..
-        } = run;
-        let RunInput { tokens, stream } = match plan.section.start {
-            Start::Tokens => self.token_input(input, bos, padding_side, plan.past)?,
-            _ => self.stream_input(input, tokens, plan.past)?,
+        let input = match plan.section.start {
+            Start::Tokens => self.token_input(input, run.bos, run.padding_side, plan.past)?,
+            _ => self.stream_input(input, run.tokens.take(), plan.past)?,
         };
+        self.run_planned(input, &plan, run)
+    }
+
+    /// Runs the model on an input that was checked.
+    pub(super) fn run_planned<'a>(
+        &self,
+        input: RunInput,
+        plan: &Plan,
+        run: RunOptions<'a>,
+    ) -> Result<(RunOutput, BackwardPass<'a>)> {
+        let output = run.return_type_or_default();
+        let RunOptions { hooks, positions, past: mut store, logits_at, budget, sink, .. } = run;
+        let RunInput { tokens, stream } = input;
         let [batch, pos] = [tokens.ids.size()[0], tokens.ids.size()[1]].map(|n| n as usize);
         let section = &plan.section;
         if let Some(store) = &store {
@@ -56,21 +69,25 @@ impl HookedTransformer {
         let padding = store.as_ref().and_then(|store| store.padding());
         let layout = Layout::new(batch, plan.span(pos), padding, tokens.mask.as_ref())?;
         let addition = store.as_ref().map(|store| store.addition(&layout, section.layers.clone())).transpose()?;
+        if let Some(store) = &mut store {
+            store.make_room(pos, &section.layers)?;
+            plan.check_keys(|layer| store.first(layer))?;
+        }
 
-        let sink = match self.budget(&plan, budget, &tokens)? {
+        let sink = match self.budget(plan, budget, &tokens)? {
             Some(budget) => Some(Box::new(budget) as Box<dyn Sink>),
             None => sink,
         };
-        let mut tap = Tap::new(&plan, hooks, (&tokens, past), &kept, sink)?;
+        let mut tap = Tap::new(plan, hooks, (&tokens, past), &kept, sink)?;
         let batch = Batch { ids: &tokens.ids, stream: stream.as_ref(), layout: &layout, store: store.as_deref() };
-        let end = match self.forward_pass(&batch, &plan, &kept, &mut tap) {
+        let end = match self.forward_pass(&batch, plan, &kept, &mut tap) {
             Ok(end) => Some(end),
             Err(Halt::Done) => None,
             Err(Halt::Failed(error)) => return Err(error),
         };
         let (recording, backward) = tap.finish()?;
         if let (Some(store), Some(addition)) = (&mut store, addition) {
-            store.commit(addition);
+            store.commit(addition, &tokens.ids)?;
         }
         let cache = ActivationCache::new(recording, self.model.clone(), self.tokenizer.clone(), tokens.clone(), kept);
         let mut outcome = RunOutput { logits: None, loss: None, resid: None, cache };

@@ -14,7 +14,7 @@ use super::part::Part;
 use crate::config::{PositionalEmbedding, QkNorm};
 use crate::hook;
 use crate::run::{Flow, Tap};
-use crate::tensor::scalar::Scalar;
+use crate::tensor::scalar::{full, Scalar};
 use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Result};
 
@@ -198,7 +198,15 @@ impl Attention {
             return Ok(context.without_padding(z.f_transpose(1, 2)?)?); // [batch, pos, head, d_head]
         }
         let (k, v) = (self.per_query_head(k)?, self.per_query_head(v)?);
-        let scores = self.scores(&q, &k, context.scores_mask(layer)?)?;
+        let mut scores = self.scores(&q, &k, context.scores_mask(layer)?)?;
+        let first = context.first(layer);
+        if first > 0 {
+            // Hook points show all keys. Those before the first lie outside of the window.
+            let size = scores.size();
+            let hidden =
+                full(&[size[0], size[1], size[2], first], f64::NEG_INFINITY, (scores.f_kind()?, scores.device()))?;
+            scores = Tensor::f_cat(&[hidden, scores], 3)?;
+        }
         let scores = tap.at(hook::attn_scores(layer), scores)?; // [batch, head, query, key]
         let scores = context.open_padding(scores)?;
         let pattern = match self.sinks_after_pattern {
@@ -208,7 +216,8 @@ impl Attention {
         let pattern = context.without_padding(pattern.f_transpose(1, 2)?)?.f_transpose(1, 2)?;
         let pattern = constant_if(frozen, pattern)?;
         let pattern = tap.at(hook::pattern(layer), pattern)?; // [batch, head, query, key]
-        let mut z = pattern.f_matmul(&v)?; // [batch, head, pos, d_head]
+        let seen = if first > 0 { pattern.f_narrow(3, first, k.size()[2])? } else { pattern };
+        let mut z = seen.f_matmul(&v)?; // [batch, head, pos, d_head]
         if let (true, Some(sinks)) = (self.sinks_after_pattern, &self.sinks) {
             let positions = scores.f_logsumexp([-1i64].as_slice(), true)?; // [batch, head, query, 1]
             let share = positions.f_sub(&sinks.f_view([1, -1, 1, 1])?)?.f_sigmoid()?;
@@ -221,6 +230,7 @@ impl Attention {
     fn mix_unobserved(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context) -> Result<Tensor> {
         let size = q.size();
         let entries = size[0] * size[1] * size[2] * k.size()[2];
+        let first = context.first(self.layer);
         match context.fused_mask(self.layer)? {
             FusedMask::InBlocks => self.in_blocks(q, k, v, context),
             _ if !self.is_fusible() && entries > AT_ONCE => self.in_blocks(q, k, v, context),
@@ -230,9 +240,9 @@ impl Attention {
                 Ok(self.softmax(&context.open_padding(scores)?)?.f_matmul(&v)?)
             }
             FusedMask::Causal => self.fused(q, k, v, None, true),
-            FusedMask::All(keys) => self.fused(q, &columns(k, keys)?, &columns(v, keys)?, None, false),
+            FusedMask::All(keys) => self.fused(q, &columns(k, keys, first)?, &columns(v, keys, first)?, None, false),
             FusedMask::Additive(keys, added) => {
-                self.fused(q, &columns(k, keys)?, &columns(v, keys)?, Some(added), false)
+                self.fused(q, &columns(k, keys, first)?, &columns(v, keys, first)?, Some(added), false)
             }
         }
     }
@@ -262,7 +272,8 @@ impl Attention {
         for start in (0..size[2]).step_by(step as usize) {
             let queries = start..(start + step).min(size[2]);
             let (keys, added) = context.block(self.layer, &queries)?;
-            let (q, k, v) = (columns(q, &queries)?, columns(&k, &keys)?, columns(&v, &keys)?);
+            let first = context.first(self.layer);
+            let (q, k, v) = (columns(q, &queries, 0)?, columns(&k, &keys, first)?, columns(&v, &keys, first)?);
             parts.push(match fusible {
                 true => self.fused(&q, &k, &v, Some(&added), false)?,
                 false => self.softmax(&self.scores(&q, &k, Some(&added))?)?.f_matmul(&v)?,
@@ -350,11 +361,11 @@ fn of_all_heads(norm: &Norm, x: Tensor, points: NormPoints, tap: &mut Tap) -> Fl
     Ok(norm.forward(&flat, points, tap)?.f_view(size.as_slice())?)
 }
 
-/// Some positions of `[batch, head, pos, d_head]`: itself, where these are all.
-fn columns(x: &Tensor, range: &Range<i64>) -> Result<Tensor> {
+/// Some positions of `[batch, head, pos, d_head]`, which begins with position `first`: itself, where these are all.
+fn columns(x: &Tensor, range: &Range<i64>, first: i64) -> Result<Tensor> {
     let len = range.end - range.start;
     match len == x.size()[2] {
         true => Ok(x.shallow_clone()),
-        false => Ok(x.f_narrow(2, range.start, len)?),
+        false => Ok(x.f_narrow(2, range.start - first, len)?),
     }
 }

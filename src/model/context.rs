@@ -86,7 +86,7 @@ impl<'r> Context<'r> {
     /// What a layer's fused attention may see.
     pub(crate) fn fused_mask(&self, layer: usize) -> Result<&FusedMask> {
         let masks = self.masks(layer)?;
-        get_or_make(&masks.fused, || self.make_fused(masks.kind))
+        get_or_make(&masks.fused, || self.make_fused(masks.kind, self.first(layer)))
     }
 
     /// What is added to a layer's scores where these are formed: `[batch or 1, head or 1, query, key]`.
@@ -96,7 +96,8 @@ impl<'r> Context<'r> {
         if self.padding.is_none() && masks.kind.is_plain() && masks.kind.is_trivial(&queries) {
             return Ok(None);
         }
-        get_or_make(&masks.scores, || self.additive(masks.kind, &queries, &(0..queries.end))).map(Some)
+        let keys = self.first(layer)..queries.end;
+        get_or_make(&masks.scores, || self.additive(masks.kind, &queries, &keys)).map(Some)
     }
 
     /// The keys that some of the new queries of a layer can see, and what is added to those scores, with rows of padding zero.
@@ -104,7 +105,7 @@ impl<'r> Context<'r> {
         let kind = self.masks(layer)?.kind;
         let past = self.layout.span.past as i64;
         let columns = past + queries.start..past + queries.end;
-        let keys = self.visible(kind, &columns);
+        let keys = self.visible(kind, &columns, self.first(layer));
         let added = self.additive(kind, &columns, &keys)?;
         Ok((keys, self.opened(added, queries)?))
     }
@@ -144,7 +145,12 @@ impl<'r> Context<'r> {
         Ok(q.f_mul(&factor.f_unsqueeze(-1)?.f_unsqueeze(-1)?)?)
     }
 
-    /// The keys and values of the past and of the new positions, `[batch, pos, kv_head, d_head]` to
+    /// The position of the first key of a layer: not 0 where a layer with a window has forgotten those that it cannot see.
+    pub(crate) fn first(&self, layer: usize) -> i64 {
+        self.store.map_or(0, |store| store.first(layer) as i64)
+    }
+
+    /// The keys and values of the past, from [`Context::first`] on, and of the new positions, `[batch, pos, kv_head, d_head]` to
     /// `[batch, kv_head, key, d_head]`. `records` is whether attention records gradients.
     pub(crate) fn keys_and_values(
         &self,
@@ -170,10 +176,10 @@ impl<'r> Context<'r> {
         found.ok_or_else(|| crate::Error::Internal("a layer has no mask"))
     }
 
-    fn make_fused(&self, kind: MaskKind) -> Result<FusedMask> {
+    fn make_fused(&self, kind: MaskKind, first: i64) -> Result<FusedMask> {
         let span = self.layout.span;
         let queries = span.columns();
-        let keys = self.visible(kind, &queries);
+        let keys = self.visible(kind, &queries, first);
         if self.padding.is_none() {
             if kind.is_trivial(&queries) {
                 return Ok(FusedMask::All(keys));
@@ -203,14 +209,17 @@ impl<'r> Context<'r> {
         unpadded.fill_where(&hidden.f_unsqueeze(1)?.f_unsqueeze(1)?, f64::NEG_INFINITY)
     }
 
-    /// The keys that these columns can see.
-    fn visible(&self, kind: MaskKind, columns: &Range<i64>) -> Range<i64> {
+    /// The keys that these columns can see, of those from `first` on.
+    fn visible(&self, kind: MaskKind, columns: &Range<i64>, first: i64) -> Range<i64> {
         let n_keys = self.layout.span.keys() as i64;
         match &self.layout.padding {
-            None => kind.keys(columns, n_keys),
+            None => {
+                let keys = kind.keys(columns, n_keys);
+                keys.start.max(first)..keys.end
+            }
             // Windows are of positions, which padding holds up.
-            Some(_) if kind.is_causal() => 0..columns.end,
-            Some(_) => 0..n_keys,
+            Some(_) if kind.is_causal() => first..columns.end,
+            Some(_) => first..n_keys,
         }
     }
 

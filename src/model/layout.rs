@@ -1,6 +1,6 @@
 //! [`Layout`]: where the tokens of a run stand.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::tensor::scalar::Scalar;
 use crate::tensor::span::Span;
@@ -71,7 +71,7 @@ impl Layout {
 }
 
 impl Padding {
-    fn new(real: Tensor) -> Result<Self> {
+    pub(crate) fn new(real: Tensor) -> Result<Self> {
         let positions = real.f_cumsum(1, Kind::Int64)?.add_int(-1)?.at_least_int(0)?;
         Ok(Padding { real, positions })
     }
@@ -80,6 +80,16 @@ impl Padding {
     pub(crate) fn narrow(&self, len: usize) -> Result<Self> {
         let first = |x: &Tensor| Ok::<_, crate::Error>(x.f_narrow(1, 0, len as i64)?);
         Ok(Padding { real: first(&self.real)?, positions: first(&self.positions)? })
+    }
+
+    /// The first of the first `len` columns that is among the last `count` real tokens of any row. Copies from the device.
+    pub(crate) fn column_of_last(&self, count: usize, len: usize) -> Result<usize> {
+        let rows = Vec::<Vec<bool>>::try_from(self.real.f_narrow(1, 0, len as i64)?.f_to_device(Device::Cpu)?)?;
+        let first = |row: &Vec<bool>| {
+            let real = row.iter().enumerate().rev().filter(|(_, real)| **real).take(count);
+            real.last().map_or(len, |(column, _)| column)
+        };
+        Ok(rows.iter().map(first).min().unwrap_or(len))
     }
 
     /// The padding of these rows.

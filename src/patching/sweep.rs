@@ -80,7 +80,7 @@ impl Base {
         let causal = model.config().attention_dir() == AttentionDir::Causal;
         let (batch, pos) = shape(tokens);
         let mut store = match causal && tokens.mask.is_none() && shares_prefix && pos > 1 {
-            true => Some(KeyValueStore::new(model, batch as usize, pos as usize)?),
+            true => Some(KeyValueStore::with_all_positions(model, batch as usize, pos as usize)?),
             false => None,
         };
         let run = RunOptions::new().cache(kept).logits_at(metric.positions().clone());

@@ -3,10 +3,11 @@
 use tch::Tensor;
 
 use super::patch::Patch;
-use crate::hook::{self, HookPart, HookPoint, HookTarget};
+use crate::hook::{self, HookPart, HookPoint, HookTarget, Site};
 use crate::layer::Layer;
 use crate::tensor::slice::Slice;
 use crate::text::positions::Positions;
+use crate::Config;
 
 /// What a hook may fail with.
 pub type HookError = Box<dyn std::error::Error + Send + Sync>;
@@ -76,7 +77,7 @@ pub(crate) enum Action<'a> {
     /// A copy of what is there is changed and put in its place.
     Edit(Box<Editor<'a>>),
     /// Known entries get known values.
-    Patch(Patch),
+    Patch(Box<Patch>),
     /// The value stays, gradients end here.
     StopGradient,
     /// Something looks at the gradient.
@@ -86,7 +87,7 @@ pub(crate) enum Action<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn by_ref(&mut self) -> Entry<'_> {
+    pub(super) fn by_ref(&mut self) -> Entry<'_> {
         let action = match &mut self.action {
             Action::Observe(f) => Action::Observe(Box::new(move |tensor, point| f(tensor, point))),
             Action::Replace(f) => Action::Replace(Box::new(move |tensor, point| f(tensor, point))),
@@ -173,7 +174,7 @@ impl<'a> Hooks<'a> {
     /// Puts values in chosen entries of the activation. What is chosen and what is put there is data, so it is checked before
     /// the run.
     pub fn patch(self, target: impl Into<HookTarget<'a>>, patch: Patch) -> Self {
-        self.add(target, Action::Patch(patch))
+        self.add(target, Action::Patch(Box::new(patch)))
     }
 
     /// Ends the flow of gradients at the points: backwards, what comes after a point does not depend on what comes before it,
@@ -277,6 +278,24 @@ impl<'a> Hooks<'a> {
     /// Whether nothing is done anywhere.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether a hook is a function of the caller's.
+    pub(crate) fn has_closures(&self) -> bool {
+        self.entries.iter().any(|entry| entry.action.is_closure())
+    }
+
+    /// Whether a hook may change attention scores or patterns.
+    pub(crate) fn change_patterns(&self, config: &Config) -> crate::Result<bool> {
+        for entry in self.entries.iter().filter(|entry| entry.action.changes()) {
+            for (points, _) in &entry.target.entries {
+                let points = points.resolve(config)?;
+                if points.iter().any(|point| matches!(point.site(), Site::AttnScores | Site::Pattern)) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     fn add(mut self, target: impl Into<HookTarget<'a>>, action: Action<'a>) -> Self {

@@ -12,6 +12,7 @@ mod rules;
 mod run_values;
 mod selected;
 pub(crate) mod sink;
+pub(crate) mod step;
 mod tap;
 
 pub use hooks::{HookError, HookReplacement, HookResult, Hooks};

@@ -72,6 +72,11 @@ impl Part {
         self.picks.iter().any(|pick| pick.len() == 0)
     }
 
+    /// How many dimensions behind one are not dropped.
+    pub(crate) fn kept_behind(&self, dim: usize) -> usize {
+        self.picks.iter().skip(dim + 1).filter(|pick| !pick.dropped).count()
+    }
+
     /// How many entries are chosen along each dimension of the tensor.
     pub(crate) fn lens(&self) -> Vec<i64> {
         self.picks.iter().map(Pick::len).collect()

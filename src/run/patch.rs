@@ -6,7 +6,7 @@ use super::kept::KeptPositions;
 use super::part::Part;
 use super::run_values::RunValues;
 use super::selected::{failed, Selected};
-use crate::hook::{HookPart, HookPoint, PointSet, Selection};
+use crate::hook::{Extent, HookPart, HookPoint, PointSet, Selection};
 use crate::tensor::scalar::Scalar;
 use crate::tensor::slice::Slice;
 use crate::tensor::span::Span;
@@ -64,9 +64,11 @@ use crate::{Config, Result};
 #[derive(Clone, Debug)]
 pub struct Patch {
     operation: Operation,
-    value: PatchValue,
+    pub(super) value: PatchValue,
     /// The part of no point in particular.
-    selection: Selection,
+    pub(super) selection: Selection,
+    /// Where the positions are some of those that the value is for: which of them, and of how many.
+    pub(super) places: Option<(Vec<i64>, i64)>,
 }
 
 /// What happens to the entries.
@@ -154,7 +156,7 @@ impl Patch {
     }
 
     fn new(operation: Operation, value: PatchValue) -> Self {
-        Patch { operation, value, selection: Selection::default() }
+        Patch { operation, value, selection: Selection::default(), places: None }
     }
 
     fn select(self, select: impl FnOnce(HookPart) -> HookPart) -> Self {
@@ -271,7 +273,7 @@ impl Patch {
                 PatchValue::Run(values) => {
                     let _value = values.value(point, selected, config, positions.computed(point), &shape)?;
                 }
-                _ => self.check_shape(point, &part)?,
+                _ => check_shape(point, &self.value_at(point, config, &part)?, &part)?,
             }
         }
         Ok(())
@@ -287,7 +289,9 @@ impl Patch {
         tensor: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let part = selected.part(point, config, positions, &tensor.size())?;
-        let value = match &self.value {
+        let value = self.value_at(point, config, &part)?;
+        check_shape(point, &value, &part)?;
+        let value = match &value {
             PatchValue::Number(number) => Tensor::f_from_slice(&[*number])?.f_view([0i64; 0])?,
             PatchValue::Tensor(value) => value.shallow_clone(),
             PatchValue::Run(values) => {
@@ -295,7 +299,6 @@ impl Patch {
             }
             PatchValue::Noise { std, seed } => noise(point, &part, *std, *seed)?,
         };
-        self.check_shape(point, &part)?;
         // In the kind and on the device of the activation, with as many entries as the part.
         let value = value.f_to_device(tensor.device())?.f_to_kind(tensor.f_kind()?)?;
         let value = value.f_expand(part.shape(), false)?.f_reshape(part.lens())?;
@@ -313,17 +316,33 @@ impl Patch {
         Ok((result, value))
     }
 
-    /// That the value broadcasts to the part.
-    fn check_shape(&self, point: HookPoint, part: &Part) -> Result<()> {
-        let PatchValue::Tensor(value) = &self.value else { return Ok(()) };
-        let (found, shape) = (value.size(), part.shape());
-        let mut trailing = found.iter().rev().zip(shape.iter().rev());
-        if found.len() > shape.len() || trailing.any(|(found, wanted)| found != wanted && *found != 1) {
-            let sentence = format!("its value has shape {found:?}, which does not broadcast to the selected {shape:?}");
-            return Err(failed(point, sentence));
+    /// The value, at the positions that are chosen of those that it is for.
+    fn value_at(&self, point: HookPoint, config: &Config, part: &Part) -> Result<PatchValue> {
+        let axis = point.extents(config).iter().position(|extent| *extent == Extent::Pos);
+        let (PatchValue::Tensor(value), Some((places, all)), Some(axis)) = (&self.value, &self.places, axis) else {
+            return Ok(self.value.clone());
+        };
+        let behind = part.kept_behind(axis);
+        match value.size().iter().rev().nth(behind) {
+            Some(len) if len == all => {
+                let places = Tensor::f_from_slice(places)?.f_to_device(value.device())?;
+                Ok(PatchValue::Tensor(value.f_index_select(-1 - behind as i64, &places)?))
+            }
+            _ => Ok(self.value.clone()),
         }
-        Ok(())
     }
+}
+
+/// That the value broadcasts to the part.
+fn check_shape(point: HookPoint, value: &PatchValue, part: &Part) -> Result<()> {
+    let PatchValue::Tensor(value) = value else { return Ok(()) };
+    let (found, shape) = (value.size(), part.shape());
+    let mut trailing = found.iter().rev().zip(shape.iter().rev());
+    if found.len() > shape.len() || trailing.any(|(found, wanted)| found != wanted && *found != 1) {
+        let sentence = format!("its value has shape {found:?}, which does not broadcast to the selected {shape:?}");
+        return Err(failed(point, sentence));
+    }
+    Ok(())
 }
 
 /// Gaussian numbers of the shape of a part.

@@ -11,6 +11,7 @@ use super::kept::KeptPositions;
 use super::rules::BackwardRules;
 use super::sink::PlannedEntry;
 use crate::config::NormPosition;
+use crate::error::KeyValueStoreError;
 use crate::hook::{self, End, HookFilter, HookName, HookPoint, Place, PointSet, Section, Selection, Site};
 use crate::tensor::span::Span;
 use crate::text::positions::{PositionAxis, Positions};
@@ -96,7 +97,7 @@ impl Plan {
             past: past.unwrap_or(0),
             n_live: 0,
             hooked: Vec::with_capacity(hooks.entries.len()),
-            has_closures: hooks.entries.iter().any(|entry| entry.action.is_closure()),
+            has_closures: hooks.has_closures(),
             of: (Arc::clone(config), weights),
             positions,
         };
@@ -189,6 +190,17 @@ impl Plan {
     #[inline]
     pub(crate) fn rules(&self) -> BackwardRules {
         self.differentiation.rules
+    }
+
+    /// That no hook changes attention to keys which a layer does not hold any more. `first` is the first position that it holds.
+    pub(crate) fn check_keys(&self, first: impl Fn(usize) -> usize) -> Result<()> {
+        for layer in self.section.layers.clone() {
+            let changes = [hook::attn_scores(layer), hook::pattern(layer)].map(|point| self.changed.contains(point));
+            if changes.contains(&true) && first(layer) > 0 {
+                return Err(KeyValueStoreError::PatternChanged { layer, first: first(layer) }.into());
+            }
+        }
+        Ok(())
     }
 
     /// Whether something is done at a point after the last layer.

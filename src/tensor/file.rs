@@ -13,7 +13,20 @@ use crate::{Error, Result};
 /// # Errors
 ///
 /// [`Error::Io`] if the file cannot be written; [`Error::WrongInput`] for a kind that safetensors does not have.
-pub(crate) fn write_safetensors(path: &Path, mut tensors: Vec<(String, Tensor)>) -> Result<()> {
+pub(crate) fn write_safetensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
+    write_safetensors_with(path, tensors, &[("format", "pt")])
+}
+
+/// [`write_safetensors`] with this metadata in the file's header.
+///
+/// # Errors
+///
+/// Those of [`write_safetensors`].
+pub(crate) fn write_safetensors_with(
+    path: &Path,
+    mut tensors: Vec<(String, Tensor)>,
+    metadata: &[(&str, &str)],
+) -> Result<()> {
     // Sorted by the width of an entry, widest first, so that the data of every tensor is aligned.
     tensors.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.kind().elt_size_in_bytes()));
     let entries = tensors.iter().map(|(name, tensor)| {
@@ -26,7 +39,7 @@ pub(crate) fn write_safetensors(path: &Path, mut tensors: Vec<(String, Tensor)>)
         Ok(Entry { name: name.clone(), dtype, shape: tensor.size() })
     });
     let entries = entries.collect::<Result<Vec<_>>>()?;
-    let mut writer = Writer::create(path, &entries, &[("format", "pt")]).map_err(Error::io(path))?;
+    let mut writer = Writer::create(path, &entries, metadata).map_err(Error::io(path))?;
     let mut data = Vec::new();
     for (_, tensor) in tensors {
         copy_bytes(&tensor, &mut data)?;

@@ -100,6 +100,15 @@ impl Slice {
         }
     }
 
+    /// The slice that a tensor of integers or bools stands for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] for a tensor of another shape or kind.
+    pub(crate) fn from_tensor(tensor: &Tensor) -> Result<Slice> {
+        from_tensor(tensor)
+    }
+
     /// Whether the selection removes the axis.
     pub fn drops_axis(&self) -> bool {
         match self {

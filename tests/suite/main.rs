@@ -24,6 +24,7 @@ mod factored;
 mod families;
 mod generate;
 mod gradient_errors;
+mod generation;
 mod gradients;
 mod gradual;
 mod half_precision;
