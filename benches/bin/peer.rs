@@ -4,15 +4,22 @@
 //! Lines: `forward B P`, `cache B P` (every activation that fires by default), `resid B P` (`resid_post` of all layers),
 //! `layer L B P` (that of layer L, and nothing after it); `full B P` (every neuron's, head's and embedding's part in one logit,
 //! out of a cache that is there already), `heads B P` (that of the heads alone); `sweep SITE` (TransformerLens' patching function of
-//! that site, out of a cache that is there already: all layers and positions of `resid_pre`, all heads of the others); `memory`, the largest memory so far over that
-//! of the weights.
+//! that site, out of a cache that is there already: all layers and positions of `resid_pre`, all heads of the others); `memory`, the
+//! largest memory so far over that of the weights; `bandwidth`, the rate in GB/s at which one sum reads 400 MB; `weights`, the MB that
+//! one position reads.
+//!
+//! `generate B P N` (N tokens after P, greedily), `late P` (a token behind P positions: the mean of eight), `prefix P B N` (N tokens
+//! in each of B rows behind a prefix of P that is run once), `apart P B N` (the same B rows, each run by itself).
 
 use std::error::Error;
 use std::io::BufRead;
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
-use tch_lens::{hook, patching, FullOptions, HeadOptions, HookedTransformer, Metric, ReturnType, RunOptions};
+use tch_lens::{
+    hook, patching, FullOptions, GenerateOptions, HeadOptions, HookedTransformer, KeyValueStore, Metric, ReturnType,
+    RunOptions, StepOptions,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     tch_lens::tune_allocator();
@@ -43,6 +50,44 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             ("full", _) => drop(cache.map(|cache| cache.logit_attrs(FullOptions::new(), TOKEN)).transpose()?),
             ("heads", _) => drop(cache.map(|cache| cache.logit_attrs(HeadOptions::new(), TOKEN)).transpose()?),
+            ("generate", [batch, pos, new]) => drop(model.generate(tokens(*batch, *pos), &greedy(*new))?),
+            ("late", [pos]) => {
+                let mut store = KeyValueStore::new(&model, 1, *pos as usize + 9)?;
+                model.run(tokens(1, *pos), RunOptions::new().past(&mut store).return_type(ReturnType::None))?;
+                let start = Instant::now();
+                drop(model.generate_with(tokens(1, 1), &greedy(8), StepOptions::new().past(store))?);
+                println!("{}", start.elapsed().as_secs_f64() * 1e3 / 8.0);
+                continue;
+            }
+            ("prefix", [pos, batch, new]) => {
+                let mut store = KeyValueStore::new(&model, 1, (*pos + *new) as usize + 1)?;
+                model.run(tokens(1, *pos), RunOptions::new().past(&mut store).return_type(ReturnType::None))?;
+                drop(model.generate_with(tokens(*batch, 1), &greedy(*new), StepOptions::new().past(store))?);
+            }
+            ("apart", [pos, batch, new]) => {
+                for row in 0..*batch {
+                    let prompt = Tensor::cat(&[tokens(1, *pos), tokens(*batch, 1).narrow(0, row, 1)], 1);
+                    drop(model.generate(prompt, &greedy(*new))?);
+                }
+            }
+            ("bandwidth", []) => {
+                let x = Tensor::ones([100_000_000], (Kind::Float, Device::Cpu));
+                let rate = || {
+                    let start = Instant::now();
+                    let _ = x.sum(Kind::Float);
+                    0.4 / start.elapsed().as_secs_f64()
+                };
+                println!("{}", (0..8).map(|_| rate()).fold(0.0, f64::max));
+                continue;
+            }
+            ("weights", []) => {
+                // All but the embeddings, of which one row is read.
+                let read = |name: &str| !(name.starts_with("embed.") || name.starts_with("pos_embed."));
+                let weights = model.parameters();
+                let bytes: usize = weights.iter().filter(|(name, _)| read(name)).map(|(_, w)| w.numel() * 4).sum();
+                println!("{}", bytes as f64 / 1e6);
+                continue;
+            }
             ("memory", []) => {
                 let bytes = |w: &tch::Tensor| w.numel() * w.kind().elt_size_in_bytes();
                 let weights: usize = model.parameters().iter().map(|(_, w)| bytes(w)).sum();
@@ -77,6 +122,11 @@ fn sweep(model: &HookedTransformer, site: &str) -> Result<f64, Box<dyn Error>> {
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     eprintln!("{site}: the values sum to {value:.4}");
     Ok(milliseconds)
+}
+
+/// So many of the most likely tokens, whatever they are.
+fn greedy(new: i64) -> GenerateOptions {
+    GenerateOptions::new().do_sample(false).stop_at_eos(false).max_new_tokens(new as usize)
 }
 
 /// Whose logit is attributed.

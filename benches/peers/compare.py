@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-ours, checkpoint, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+ours, checkpoint, rounds, llama = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 here = os.path.dirname(os.path.abspath(__file__))
 python = os.environ["PEERS_PYTHON"]
 SIZES = [(1, 16), (1, 128), (8, 128), (1, 1024)]
@@ -15,7 +15,7 @@ SIZES = [(1, 16), (1, 128), (8, 128), (1, 1024)]
 class Peer:
     """A process that answers lines, and how many milliseconds it took from its start to its first logits."""
 
-    def __init__(self, name):
+    def __init__(self, name, checkpoint=checkpoint):
         self.name = name
         environment = dict(os.environ)
         if name == "ours":
@@ -152,9 +152,32 @@ for what, sites, patches in SWEEPS:
         theirs = sum(peer.ask(f"sweep {site}") for site in sites)
         print(f"sweep of {what}: ours {median(took):.0f} (± {spread(took):.0f} %), {name} {theirs:.0f}", flush=True)
         row(f"sweep of {what} / {name}'s", (median(took) / theirs, spread(took)), 0.20)
+def compare_generation(shape, us, others):
+    for batch in (1, 8):
+        line = f"generate {batch} 16 64"
+        times = in_turns([(peer, line) for peer in (*others, us)])
+        took = ", ".join(f"{peer.name} {64e3 * batch / median(t):.1f} (± {spread(t):.0f} %)" for (peer, _), t in times.items())
+        print(f"tokens/s of {batch} x 64 tokens after 16, {shape}: {took}", flush=True)
+        row(f"tokens/s / transformers' generate, {batch} x 64 tokens after 16, {shape}", ratio(times, (others[0], line), (us, line)), 1.5, True)
+
+
+compare_generation("GPT-2", us, [peers["transformers"], peers["tl39"]])
+times = in_turns([(us, "late 100"), (us, "late 900"), (us, "late 16"), (us, "bandwidth")])
+row("a token behind 900 positions / behind 100", ratio(times, (us, "late 900"), (us, "late 100")), 1.3)
+read = us.ask("weights")
+shares = [read / rate / ms for rate, ms in zip(times[us, "bandwidth"], times[us, "late 16"])]  # MB / (GB/s) is ms
+rate = median(times[us, "bandwidth"])
+row(f"reading {read:.0f} MB of weights ({rate:.0f} GB/s) / a token behind 16 positions", (median(shares), spread(shares)), 0.7, True)
+times = in_turns([(us, "prefix 512 16 16"), (us, "apart 512 16 16")])
+row("16 x 16 tokens behind a shared prefix of 512 / each by itself", ratio(times, (us, "prefix 512 16 16"), (us, "apart 512 16 16")), 0.2)
 value = median(starts["ours"]) / median(starts["tl43"])
 row(f"start to first logits / TransformerLens 4.3's ({median(starts['ours']):.0f} / {median(starts['tl43']):.0f} ms)", (value, spread(starts["ours"])), 0.10)
 row("peak memory, load and one run at 1 x 128 / weights", (memory, 0), 1.5)
+
+llamas = [Peer(name, llama) for name in ("ours", "transformers")]
+compare_generation("Llama", llamas[0], llamas[1:])
+for peer in llamas:
+    peer.end()
 
 print(f"\n{'':<86}{'ratio':>8}  {'spread':<8}{'bound':<8}met")
 for what, value, around, bound, met in rows:

@@ -1,9 +1,9 @@
 """One peer, alive: loads the checkpoint, runs 16 positions, prints "first", and answers a line with milliseconds.
 
 Lines: "forward B P", "cache B P" (every activation that fires by default), "resid B P" (resid_post of all layers), "full B P"
-(every neuron's, head's and embedding's part in one logit, out of a cache that is there already), "heads B P" (the heads'), "sweep SITE" (the patching function of
-that site, out of a cache that is there already), "peak", the
-rate in GFLOP/s of one large matrix product, by the faster of the two libraries that libtorch has.
+(every neuron's, head's and embedding's part in one logit, out of a cache that is there already), "heads B P" (the heads'),
+"sweep SITE" (the patching function of that site, out of a cache that is there already), "peak", the rate in GFLOP/s of one large
+matrix product, by the faster of the two libraries that libtorch has; "generate B P N" (N tokens after P, greedily, with kept keys).
 """
 
 import statistics
@@ -29,6 +29,10 @@ if which == "transformers":
     def forward(ids):
         return model(ids, use_cache=False).logits
 
+    def generate(ids, new):
+        mask = torch.ones_like(ids)
+        return model.generate(ids, attention_mask=mask, do_sample=False, min_new_tokens=new, max_new_tokens=new, pad_token_id=0)
+
     cache = resid = None
 elif which == "tl39":
     from transformer_lens import HookedTransformer
@@ -49,6 +53,9 @@ else:
     sys.exit(f"no such peer: {which}")
 
 if which != "transformers":
+
+    def generate(ids, new):
+        return model.generate(ids, max_new_tokens=new, do_sample=False, stop_at_eos=False, verbose=False)
 
     def cache(ids):
         return model.run_with_cache(ids)
@@ -101,7 +108,11 @@ for line in sys.stdin:
     if what == "sweep":
         print(sweep(*size), flush=True)
         continue
-    ids = tokens(*map(int, size))
+    size = [int(n) for n in size]
+    if what == "generate":
+        print(1e3 * seconds(lambda: generate(tokens(*size[:2]), size[2])), flush=True)
+        continue
+    ids = tokens(*size)
     if what in ("full", "heads"):
         _, activations = model.run_with_cache(ids)
         print(1e3 * seconds(lambda: {"full": full, "heads": heads}[what](activations)), flush=True)

@@ -92,7 +92,7 @@ impl Product<'_> {
         for column in columns {
             let w = &self.w[column * self.n_in..(column + 1) * self.n_in];
             for (row, x) in self.x.chunks_exact(self.n_in).enumerate() {
-                self.write(row, column, [dot(x, w)]);
+                self.write(row, column, [[dot(x, w)]]);
             }
         }
     }
@@ -101,29 +101,43 @@ impl Product<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn columns_with_fma(&self, columns: Range<usize>) {
-        for column in columns {
-            let w = &self.w[column * self.n_in..(column + 1) * self.n_in];
-            // Eight sums side by side at least, so that no addition waits for the one before it.
-            match self.x.len() / self.n_in {
-                1 => self.write(0, column, dots::<1, 4>(self.x, w)),
-                2 => self.write(0, column, dots::<2, 4>(self.x, w)),
-                3 => self.write(0, column, dots::<3, 2>(self.x, w)),
-                4 => self.write(0, column, dots::<4, 2>(self.x, w)),
-                5 => self.write(0, column, dots::<5, 1>(self.x, w)),
-                6 => self.write(0, column, dots::<6, 1>(self.x, w)),
-                7 => self.write(0, column, dots::<7, 1>(self.x, w)),
-                _ => self.write(0, column, dots::<MOST_ROWS, 1>(self.x, w)),
+        let rows = self.x.len() / self.n_in;
+        let mut column = columns.start;
+        while column < columns.end {
+            let w = &self.w[column * self.n_in..];
+            // One or two rows wait for memory alone, which is read fastest in one stream. With more, what was loaded serves several
+            // products: of three columns with four rows.
+            if rows > 2 && column + 3 <= columns.end {
+                for (nth, x) in self.x.chunks(4 * self.n_in).enumerate() {
+                    match x.len() / self.n_in {
+                        1 => self.write(4 * nth, column, dots::<1, 3, 1>(x, w, self.n_in)),
+                        2 => self.write(4 * nth, column, dots::<2, 3, 1>(x, w, self.n_in)),
+                        3 => self.write(4 * nth, column, dots::<3, 3, 1>(x, w, self.n_in)),
+                        _ => self.write(4 * nth, column, dots::<4, 3, 1>(x, w, self.n_in)),
+                    }
+                }
+                column += 3;
+                continue;
             }
+            for (nth, x) in self.x.chunks(2 * self.n_in).enumerate() {
+                match x.len() / self.n_in {
+                    1 => self.write(2 * nth, column, dots::<1, 1, 4>(x, w, self.n_in)),
+                    _ => self.write(2 * nth, column, dots::<2, 1, 4>(x, w, self.n_in)),
+                }
+            }
+            column += 1;
         }
     }
 
-    /// Writes a column of the sums of some rows from `start` on.
+    /// Writes `R` columns from `column` on, of `N` rows from `row` on.
     #[inline(always)]
-    fn write<const N: usize>(&self, start: usize, column: usize, sums: [f32; N]) {
-        let bias = self.b.map_or(0.0, |b| b[column]);
-        for (row, sum) in sums.iter().enumerate() {
-            // SAFETY: the place is within `[row, n_out]`, and this thread's own.
-            unsafe { *self.out.add((start + row) * self.n_out + column) = sum + bias };
+    fn write<const N: usize, const R: usize>(&self, row: usize, column: usize, sums: [[f32; N]; R]) {
+        for (column, sums) in (column..).zip(sums) {
+            let bias = self.b.map_or(0.0, |b| b[column]);
+            for (row, sum) in (row..).zip(sums) {
+                // SAFETY: the place is within `[row, n_out]`, and this thread's own.
+                unsafe { *self.out.add(row * self.n_out + column) = sum + bias };
+            }
         }
     }
 }
@@ -141,36 +155,42 @@ fn dot(x: &[f32], y: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// The products of each of the `N` rows of `x` with `w`, each as `U` sums of eight lanes.
+/// The products of the `N` rows of `x` with the first `R` rows of `w`, all of `len` entries. Each is `U` sums of eight lanes, so that no
+/// addition waits for the one before it.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn dots<const N: usize, const U: usize>(x: &[f32], w: &[f32]) -> [f32; N] {
-    use std::arch::x86_64::{_mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
-    let len = w.len();
-    assert!(x.len() == N * len);
-    let mut sums = [[_mm256_setzero_ps(); U]; N];
+fn dots<const N: usize, const R: usize, const U: usize>(x: &[f32], w: &[f32], len: usize) -> [[f32; N]; R] {
+    use std::arch::x86_64::{
+        __m256, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+    assert!(x.len() == N * len && w.len() >= R * len);
+    let mut sums = [[[_mm256_setzero_ps(); U]; N]; R];
     let whole = len - len % (8 * U);
     for start in (0..whole).step_by(8 * U) {
         for u in 0..U {
             let place = start + 8 * u;
-            // SAFETY: eight entries from `place` on lie within `w` and within each row of `x`, whose lengths were checked above.
+            // SAFETY: eight entries from `place` on lie within each row of `w` and `x`, whose lengths were checked above.
             unsafe {
-                let w = _mm256_loadu_ps(w.as_ptr().add(place));
-                for row in 0..N {
-                    let x = _mm256_loadu_ps(x.as_ptr().add(row * len + place));
-                    sums[row][u] = _mm256_fmadd_ps(x, w, sums[row][u]);
+                let w: [__m256; R] = std::array::from_fn(|row| _mm256_loadu_ps(w.as_ptr().add(row * len + place)));
+                for n in 0..N {
+                    let x = _mm256_loadu_ps(x.as_ptr().add(n * len + place));
+                    for r in 0..R {
+                        sums[r][n][u] = _mm256_fmadd_ps(x, w[r], sums[r][n][u]);
+                    }
                 }
             }
         }
     }
-    std::array::from_fn(|row| {
-        let mut lanes = [0.0f32; 8];
-        let rest: f32 = (whole..len).map(|i| x[row * len + i] * w[i]).sum();
-        let sum = sums[row][1..].iter().fold(sums[row][0], |sum, next| _mm256_add_ps(sum, *next));
-        // SAFETY: there is room for eight entries.
-        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sum) };
-        lanes.iter().sum::<f32>() + rest
+    std::array::from_fn(|r| {
+        std::array::from_fn(|n| {
+            let mut lanes = [0.0f32; 8];
+            let rest: f32 = (whole..len).map(|i| x[n * len + i] * w[r * len + i]).sum();
+            let sum = sums[r][n][1..].iter().fold(sums[r][n][0], |sum, next| _mm256_add_ps(sum, *next));
+            // SAFETY: there is room for eight entries.
+            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sum) };
+            lanes.iter().sum::<f32>() + rest
+        })
     })
 }
 

@@ -7,8 +7,8 @@ use tch_lens::patching::{self, PatchAxis, PatchIndex, PatchingOptions};
 use tch_lens::weights::{SvdInterpreter, SvdMatrix};
 use tch_lens::{
     autodiff, cuda_if_available, hook, AccumulateOptions, Bos, Composition, Config, DecomposeOptions, FullOptions,
-    HeadOptions, HookFilter, HookedTransformer, Hooks, KeyValueStore, LoadOptions, Metric, Mode, NeuronOptions,
-    Occurrence, Result, ReturnType, RunOptions, Target, TokenOptions,
+    GenerateOptions, HeadOptions, HookFilter, HookedTransformer, Hooks, KeyValueStore, LoadOptions, Metric, Mode,
+    NeuronOptions, Occurrence, PaddingSide, Patch, Result, ReturnType, RunOptions, StepOptions, Target, TokenOptions,
 };
 
 const PAGE: &str = include_str!("../../docs/transformer_lens.md");
@@ -64,6 +64,18 @@ fn the_lines_of_the_page_run() -> Result<()> {
         Ok(output.loss_tensor()?.shallow_clone())
     })?;
     let _ = model.ungrouped()?;
+    let _ = model.generate_text(text, &GenerateOptions::new().max_new_tokens(20))?;
+    let _ = model.generate(&tokens, &GenerateOptions::new().do_sample(false))?.tokens;
+    let _ = model.generate(&tokens, &GenerateOptions::new().temperature(0.8).top_k(5))?;
+    let _ = model.generate(&tokens, &GenerateOptions::new().top_p(0.9).freq_penalty(1.5))?;
+    let _ = model.generate(&tokens, &GenerateOptions::new().stop_at_eos(false))?;
+    let _ = model.generate(&tokens, &GenerateOptions::new().eos_token_id([3, 5]))?;
+    let _ = model.generate(&tokens, &GenerateOptions::new().use_past_kv_cache(false))?;
+    let texts = ["Mary", "Mary and John"];
+    let _ = model.generate(texts, &GenerateOptions::new().padding_side(PaddingSide::Left).prepend_bos(Bos::No))?;
+    let _ = model.generation(&tokens, &GenerateOptions::new(), StepOptions::new())?;
+    let hooks = Hooks::new().patch(hook::z(0), Patch::zero());
+    let _ = model.generate_with(&tokens, &GenerateOptions::new(), StepOptions::new().hooks(hooks))?;
     let _ = model.run_with_cache_of(&tokens, "hook_embed")?;
     let _ = model.run_with_cache_of(&tokens, HookFilter::names(|name| name.ends_with("hook_z")))?;
     let _ = model.run(&tokens, RunOptions::new().cache(HookFilter::All).pos(-1))?.cache;
