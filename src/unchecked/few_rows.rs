@@ -203,6 +203,7 @@ fn dot(x: &[f32], y: &[f32]) -> f32 {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]
+#[allow(clippy::needless_range_loop)] // an index is one of several arrays
 fn dots<const N: usize, const R: usize, const U: usize>(
     x: &[f32],
     w: &[f32],
