@@ -17,8 +17,8 @@ pub(crate) struct PromptEnd {
     pub(crate) last: Vec<i64>,
 }
 
-/// Some positions, and, where these are some of those meant, which of them, and of how many.
-type Meant = (Positions, Option<(Vec<i64>, i64)>);
+/// Where positions are some of those meant: which of them, and of how many.
+type Places = Option<(Vec<i64>, i64)>;
 
 impl Hooks<'_> {
     /// The hooks for a run of some positions: what they do at these, or nothing where none of theirs is among them.
@@ -65,7 +65,7 @@ fn in_span(
     value: &PatchValue,
     prompt: &PromptEnd,
     span: Span,
-) -> Result<Option<(Selection, Option<(Vec<i64>, i64)>)>> {
+) -> Result<Option<(Selection, Places)>> {
     let (mut found, mut found_places) = (selection.clone(), None);
     if let Some(positions) = &selection.positions {
         let rows = selection.rows.as_ref().unwrap_or(&Slice::All);
@@ -86,7 +86,12 @@ fn in_span(
 }
 
 /// The positions of a span that are meant.
-fn positions_in_span(positions: &Positions, rows: &Slice, prompt: &PromptEnd, span: Span) -> Result<Option<Meant>> {
+fn positions_in_span(
+    positions: &Positions,
+    rows: &Slice,
+    prompt: &PromptEnd,
+    span: Span,
+) -> Result<Option<(Positions, Places)>> {
     let columns = span.columns();
     // What is padding behind the prompt is a row that has ended.
     let with_padding = columns.end > prompt.columns;
@@ -207,8 +212,7 @@ mod tests {
         Some(format!("{} {:?}", selection.positions.unwrap(), places))
     }
 
-    #[allow(clippy::type_complexity)]
-    fn of_patch(patch: &Patch, prompt: &PromptEnd, span: Span) -> Result<Option<(Selection, Option<(Vec<i64>, i64)>)>> {
+    fn of_patch(patch: &Patch, prompt: &PromptEnd, span: Span) -> Result<Option<(Selection, Places)>> {
         in_span(&patch.selection, &patch.value, prompt, span)
     }
 

@@ -92,7 +92,7 @@ impl Product<'_> {
         for column in columns {
             let w = &self.w[column * self.n_in..(column + 1) * self.n_in];
             for (row, x) in self.x.chunks_exact(self.n_in).enumerate() {
-                self.add(row, column, 0, [[dot(x, w)]]);
+                self.put(row, column, 0, [[dot(x, w)]]);
             }
         }
     }
@@ -105,9 +105,9 @@ impl Product<'_> {
         match self.x.len() / n_in {
             // One row waits for memory alone, which is read fastest in one stream.
             1 => columns
-                .for_each(|column| self.add(0, column, 0, dots::<1, 1, 4>(self.x, self.w_from(column), n_in, &all))),
+                .for_each(|column| self.put(0, column, 0, dots::<1, 1, 4>(self.x, self.w_from(column), n_in, &all))),
             2 => columns
-                .for_each(|column| self.add(0, column, 0, dots::<2, 1, 4>(self.x, self.w_from(column), n_in, &all))),
+                .for_each(|column| self.put(0, column, 0, dots::<2, 1, 4>(self.x, self.w_from(column), n_in, &all))),
             _ => self.blocks(columns),
         }
     }
@@ -157,10 +157,10 @@ impl Product<'_> {
     fn tile<const R: usize>(&self, row: usize, column: usize, x: &[f32], part: &Range<usize>) {
         let (w, n_in) = (self.w_from(column), self.n_in);
         match x.len() / n_in {
-            1 => self.add(row, column, part.start, dots::<1, R, 1>(x, w, n_in, part)),
-            2 => self.add(row, column, part.start, dots::<2, R, 1>(x, w, n_in, part)),
-            3 => self.add(row, column, part.start, dots::<3, R, 1>(x, w, n_in, part)),
-            _ => self.add(row, column, part.start, dots::<4, R, 1>(x, w, n_in, part)),
+            1 => self.put(row, column, part.start, dots::<1, R, 1>(x, w, n_in, part)),
+            2 => self.put(row, column, part.start, dots::<2, R, 1>(x, w, n_in, part)),
+            3 => self.put(row, column, part.start, dots::<3, R, 1>(x, w, n_in, part)),
+            _ => self.put(row, column, part.start, dots::<4, R, 1>(x, w, n_in, part)),
         }
     }
 
@@ -171,7 +171,7 @@ impl Product<'_> {
 
     /// Writes the sums of `R` columns from `column` on, of `N` rows from `row` on; behind the first part of the products, adds them.
     #[inline(always)]
-    fn add<const N: usize, const R: usize>(&self, row: usize, column: usize, from: usize, sums: [[f32; N]; R]) {
+    fn put<const N: usize, const R: usize>(&self, row: usize, column: usize, from: usize, sums: [[f32; N]; R]) {
         for (column, sums) in (column..).zip(sums) {
             let bias = self.b.map_or(0.0, |b| b[column]);
             for (row, sum) in (row..).zip(sums) {

@@ -8,8 +8,8 @@ use rstest::rstest;
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
 use tch_lens::{
-    hook, DecomposeOptions, FullOptions, HeadOptions, HookFilter, HookedTransformer, KeyValueStore, LoadOptions,
-    NeuronOptions, PaddingSide, RunOptions, Target, Tokens,
+    hook, DecomposeOptions, FullOptions, GenerateOptions, HeadOptions, HookFilter, HookedTransformer, KeyValueStore,
+    LoadOptions, NeuronOptions, PaddingSide, RunOptions, StepOptions, Target, Tokens,
 };
 
 /// Absolute, or relative to the largest entry where that is above one.
@@ -221,6 +221,39 @@ fn runs_in_parts_are_the_whole_run(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usi
         }
     }
     tally.finish("runs in parts");
+}
+
+/// Prompts that are continued together, padded on either side, give what they give alone, and the activations of one run over the whole.
+#[rstest]
+fn continuations_are_as_if_alone_and_whole(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) {
+    let mut tally = Tally::default();
+    let options = GenerateOptions::new().do_sample(false).stop_at_eos(false).max_new_tokens(4);
+    for case in cases_of(stripe) {
+        let model = LoadOptions::new().no_processing().kind(Kind::Double).open(&case.folder).unwrap();
+        if model.config().d_vocab_out != model.config().d_vocab {
+            continue;
+        }
+        let rows = Vec::<Vec<i64>>::try_from(case.tokens()).unwrap();
+        let rows = vec![rows[0][..5].to_vec(), rows[1][..2].to_vec()];
+        let alone = |row: &Vec<i64>| model.generate(row, &options).unwrap().rows[0].ids().to_vec();
+        let expected: Vec<Vec<i64>> = rows.iter().map(alone).collect();
+        for side in [PaddingSide::Left, PaddingSide::Right] {
+            let options = options.clone().padding_side(side);
+            let steps = StepOptions::new().cache(HookFilter::All);
+            let generated = model.generate_with(rows.clone(), &options, steps).unwrap();
+            let found: Vec<&[i64]> = generated.rows.iter().map(|row| row.ids()).collect();
+            assert_eq!(found, expected, "{}, {side:?}", case.name);
+            let (cache, (_, whole)) = (generated.cache.unwrap(), model.run_with_cache(&generated.tokens).unwrap());
+            for (point, tensor) in &cache {
+                // Scores that are hidden are −∞, and whatever a model of its own kind hides with.
+                if point.to_string().ends_with("hook_attn_scores") {
+                    continue;
+                }
+                relative(&mut tally, &format!("{}, {side:?}, {point}", case.name), tensor, &whole[*point], EXACT);
+            }
+        }
+    }
+    tally.finish("continuations");
 }
 
 /// A model that is written is the same when it is read, in our own form and in that of its family.
