@@ -14,6 +14,8 @@ const MAX_EXPERTS: usize = 1 << 16;
 const MAX_SIZE: usize = 1 << 28;
 /// No matrix has more entries than this: 4 TB in fp32.
 const MAX_ENTRIES: usize = 1 << 40;
+/// No table of sines and cosines has more entries than this.
+const MAX_TABLE: usize = 1 << 27;
 /// No window is larger than this. A window past the context is as good as none, so this is no limit in practice.
 const MAX_WINDOW: usize = 1 << 31;
 /// Numbers outside of these are 0 or infinite in fp32.
@@ -51,6 +53,14 @@ impl Config {
                 }
             }
             Positions::Sinusoidal(Sinusoids { offset, steps }) => {
+                // The table is computed, so no file bounds it.
+                if self.n_ctx.saturating_mul(self.d_model) > MAX_TABLE {
+                    let why = format!(
+                        "with d_model {} a table of sines and cosines has more than 2^27 entries",
+                        self.d_model
+                    );
+                    return Err(Error::field("n_ctx", self.n_ctx, &why));
+                }
                 size("positions.steps", *steps, MAX_SIZE)?;
                 size("positions.offset", offset.saturating_add(1), MAX_SIZE)?;
                 if !self.d_model.is_multiple_of(2) {

@@ -70,7 +70,8 @@ impl HookedTransformer {
         LoadOptions::new().no_processing().open(name_or_folder)
     }
 
-    /// The architectures that can be loaded, with the names in `config.json`.
+    /// The architectures that can be loaded, with the names in `config.json`. `docs/conformance.md` has, for each, what it was compared
+    /// with and the largest differences.
     ///
     /// ```
     /// let supported = tch_lens::HookedTransformer::supported();

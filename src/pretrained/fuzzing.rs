@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::config_json::ConfigJson;
 use super::family::{self, transformer_lens};
+use super::multimodal;
 
 /// A `config.json`, or a `cfg.json`.
 pub fn config_json(bytes: &[u8]) {
@@ -12,7 +13,8 @@ pub fn config_json(bytes: &[u8]) {
     if let Ok(config) = transformer_lens::config(&ConfigJson::new(fields.clone())) {
         let _ = config.validate();
     }
-    let json = ConfigJson::new(fields);
+    let Ok(within) = multimodal::language_model(&fields) else { return };
+    let json = ConfigJson::new(within.unwrap_or(fields));
     let Ok(family) = family::find(&json) else { return };
     let Ok(config) = (family.config)(&json) else { return };
     if config.validate().is_ok() {

@@ -180,6 +180,9 @@ fn refused() -> Vec<(&'static str, Change)> {
         row("n_key_value_heads", |c| (c.attention.differential, c.n_key_value_heads) = (true, 1)),
         row("positions", |c| c.positions = Positions::Rotary(PerLayer::All(None))),
         row("positions", |c| c.positions = Positions::Rotary(PerLayer::Each(vec![Some(Rotary::new(4, 100.0))]))),
+        row("n_ctx", |c| {
+            (c.n_ctx, c.positions) = (1 << 24, Positions::Sinusoidal(Sinusoids { offset: 0, steps: 8 }));
+        }),
         row("positions.steps", |c| c.positions = Positions::Sinusoidal(Sinusoids { offset: 0, steps: 0 })),
         row("positions.offset", |c| c.positions = Positions::Sinusoidal(Sinusoids { offset: usize::MAX, steps: 1 })),
         row("d_model", |c| {
