@@ -91,6 +91,6 @@ impl View<'_> {
 
     /// The heads of a layer.
     pub(crate) fn head_components(&self, layer: usize) -> impl Iterator<Item = Component> {
-        (0..self.model().config().n_heads).map(move |head| Component::Head { layer, head })
+        (0..self.model().config().heads(layer).query).map(move |head| Component::Head { layer, head })
     }
 }

@@ -10,6 +10,7 @@ use super::stack::ResidualStack;
 use super::window::View;
 use crate::cache::ActivationCache;
 use crate::component::Component;
+use crate::config::SharedExpert;
 use crate::layer::Layer;
 use crate::tensor::precision::widened;
 use crate::tensor::routed::{rows_at, weighted};
@@ -55,7 +56,7 @@ impl ActivationCache {
     }
 
     /// What each neuron wrote to the stream before the target: `[component, batch, pos, d_model]`, rows `L0N0`, `L0N1`, …
-    /// (`L0E2N7` in a mixture of experts, weighted by the router).
+    /// (`L0E2N7` in a mixture of experts, weighted by the router, and `L0N7` of its shared expert).
     ///
     /// `Σ rows + bias` is `mlp_out`, for every model. With [`NeuronOptions::incl_remainder`], the last row, `remainder`, is the rest of
     /// the stream. A stack of all neurons is large, `n_layers · d_mlp · batch · pos · d_model`: ask for some, for one position, or
@@ -104,7 +105,7 @@ impl View<'_> {
         let (mut rows, mut chosen) = (Vec::new(), None);
         for writer in self.model().neuron_writers(layer)? {
             let post = match writer.expert {
-                None => self.get(hook::post(layer))?,
+                None => self.post(layer)?,
                 Some(expert) => {
                     let chosen = match &chosen {
                         Some(chosen) => chosen,
@@ -124,35 +125,58 @@ impl View<'_> {
 
     /// The neurons of a layer.
     pub(crate) fn neuron_components(&self, layer: usize, neurons: &Slice) -> Result<Vec<Component>> {
-        let chosen = neurons.indices(self.model().config().d_mlp() as i64, "neuron")?;
-        let writers = self.model().neuron_writers(layer)?;
-        let of = |expert: Option<usize>| {
-            chosen.iter().map(move |neuron| match expert {
-                None => Component::Neuron { layer, neuron: *neuron as usize },
-                Some(expert) => Component::ExpertNeuron { layer, expert, neuron: *neuron as usize },
-            })
-        };
-        Ok(writers.iter().flat_map(|writer| of(writer.expert)).collect())
+        let mut components = Vec::new();
+        for writer in self.model().neuron_writers(layer)? {
+            let chosen = neurons.indices(writer.out.weight.size()[1], "neuron")?; // [d_model, neuron]
+            components.extend(chosen.into_iter().map(|neuron| match writer.expert {
+                None => Component::Neuron { layer, neuron: neuron as usize },
+                Some(expert) => Component::ExpertNeuron { layer, expert, neuron: neuron as usize },
+            }));
+        }
+        Ok(components)
     }
 
     /// What a layer's MLP, or its experts by the router's weight, add whatever the neurons are: `[d_model]` or `[batch, pos, d_model]`.
     pub(crate) fn neuron_bias(&self, layer: usize) -> Result<Option<Tensor>> {
         let writers = self.model().neuron_writers(layer)?;
-        let biases: Vec<_> = writers.iter().map(|writer| writer.out.bias.as_deref()).collect();
-        if biases.iter().all(Option::is_none) {
+        if writers.iter().all(|writer| writer.out.bias.is_none()) {
             return Ok(None);
         }
-        if let [NeuronWriter { expert: None, .. }] = writers[..] {
-            return biases[0].map(widened).transpose();
+        if let [NeuronWriter { expert: None, out }] = writers[..] {
+            return out.bias.as_deref().map(widened).transpose();
+        }
+        let shared = writers.iter().find(|writer| writer.expert.is_none()).and_then(|it| it.out.bias.as_deref());
+        let shared = shared.map(|bias| self.by_shared_gate(layer, widened(bias)?)).transpose()?;
+        let biases = writers.iter().filter(|writer| writer.expert.is_some()).map(|writer| writer.out.bias.as_deref());
+        if biases.clone().all(|bias| bias.is_none()) {
+            return Ok(shared);
         }
         let routed = self.routed(layer)?; // [batch, pos, expert]
         let options = (routed.f_kind()?, routed.device());
-        let each = biases.into_iter().map(|bias| match bias {
+        let each = biases.map(|bias| match bias {
             Some(bias) => Ok(bias.f_to_kind(options.0)?),
             None => Ok(Tensor::f_zeros([self.model().config().d_model as i64], options)?),
         });
         let each = Tensor::f_stack(&each.collect::<Result<Vec<_>>>()?, 0)?; // [expert, d_model]
-        Ok(Some(routed.f_matmul(&each)?))
+        let routed = routed.f_matmul(&each)?;
+        Ok(Some(match shared {
+            Some(shared) => routed.f_add(&shared)?,
+            None => routed,
+        }))
+    }
+
+    /// The neurons that every token has, by the gate of the shared expert where it has one: `[batch, pos, neuron]`.
+    fn post(&self, layer: usize) -> Result<Tensor> {
+        self.by_shared_gate(layer, self.get(hook::post(layer))?)
+    }
+
+    /// What every token has, by the gate of the shared expert where it has one.
+    fn by_shared_gate(&self, layer: usize, x: Tensor) -> Result<Tensor> {
+        let experts = self.model().config().experts_of(layer);
+        match experts.and_then(|experts| experts.shared) {
+            Some(SharedExpert { gated: true, .. }) => Ok(self.get(hook::shared_gate(layer))?.f_mul(&x)?),
+            _ => Ok(x),
+        }
     }
 
     /// The chosen experts and what the router gives them.

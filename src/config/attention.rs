@@ -34,6 +34,8 @@ pub struct AttentionConfig {
     pub qk_norm: Option<QkNorm>,
     /// These norms come after the rotation (Hunyuan, nanochat).
     pub qk_norm_after_rotation: bool,
+    /// Only layers that rotate have these norms (Llama 4).
+    pub qk_norm_where_rotated: bool,
     /// The norm of what all heads have mixed, between them and `W_O` (BitNet).
     pub z_norm: Option<Normalization>,
     /// Heads come in pairs, and what the second of a pair has mixed is taken from what the first has (Ye et al. 2024, "Differential
@@ -41,6 +43,16 @@ pub struct AttentionConfig {
     pub differential: bool,
     /// What queries are multiplied by, after their norms and rotation (Ministral 3).
     pub temperature: PerLayer<Option<Temperature>>,
+    /// Only layers with a window have sinks (MiMo).
+    pub sinks_where_local: bool,
+    /// The numbers of heads of the layers where they are not the model's.
+    pub heads: PerLayer<Option<Heads>>,
+    /// What the heads have mixed is multiplied by gates before `W_O`.
+    pub gate: Option<HeadGate>,
+    /// The width of a head's values, where it is not that of its queries and keys.
+    pub d_value: Option<usize>,
+    /// Keys and values, and perhaps queries, are made from latents of a few dimensions.
+    pub latent: Option<LatentAttention>,
 }
 
 /// A factor of queries that grows with their position: `1 + beta · ln(1 + ⌊(position + offset) / period⌋)`.
@@ -54,6 +66,58 @@ pub struct Temperature {
     /// Added to the position, which counts from zero.
     #[serde(default)]
     pub offset: usize,
+}
+
+/// How many heads a layer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heads {
+    /// Query heads.
+    pub query: usize,
+    /// Key and value heads: as many, or a divisor.
+    pub key_value: usize,
+}
+
+impl Heads {
+    /// Whether several query heads share a key and value.
+    pub(crate) fn is_grouped(self) -> bool {
+        self.query != self.key_value
+    }
+}
+
+/// Gates of what the heads have mixed, made of what attention reads (Qiu et al. 2025, "Gated Attention").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadGate {
+    /// One gate for each head, rather than one for each of its entries.
+    pub per_head: bool,
+    /// The function of the gates.
+    pub function: GateFunction,
+}
+
+/// The function of gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateFunction {
+    /// `σ(x)`.
+    Sigmoid,
+    /// `ln(1 + eˣ)`.
+    Softplus,
+}
+
+/// Multi-head latent attention (DeepSeek-AI 2024, "DeepSeek-V2"): the stream is projected onto latents, normalised by their root
+/// mean square, from which each head has its own queries, keys and values.
+///
+/// The last dimensions of each key, those that rotate, are the same for all heads and come from the stream itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentAttention {
+    /// The width of the latent of the queries. `None`: these are projected from the stream.
+    pub query_rank: Option<usize>,
+    /// The width of the latent of keys and values.
+    pub key_value_rank: usize,
+    /// Added to the mean square of the latents.
+    pub eps: f64,
 }
 
 /// Which positions a query may see.
@@ -74,6 +138,8 @@ pub enum Reach {
     /// Every position.
     #[default]
     Global,
+    /// The positions of the query's own chunk of so many (Llama 4).
+    Chunk(usize),
     /// This many positions, the query's own included. In a bidirectional model, as many on either side.
     Window(usize),
 }
@@ -84,7 +150,7 @@ pub enum Reach {
 pub enum AttnType {
     /// [`Reach::Global`].
     Global,
-    /// [`Reach::Window`].
+    /// [`Reach::Window`] and [`Reach::Chunk`].
     Local,
 }
 

@@ -21,7 +21,7 @@ impl Config {
         self.mlp.is_none()
     }
 
-    /// Neurons of a layer (of an expert, in a mixture): 0 in a model of attention only.
+    /// Neurons of a layer (in a mixture, of an expert that a router chooses): 0 in a model of attention only.
     pub fn d_mlp(&self) -> usize {
         self.mlp.as_ref().map_or(0, |mlp| mlp.d_mlp)
     }
@@ -109,7 +109,7 @@ impl Config {
     pub fn attn_type(&self, layer: usize) -> AttnType {
         match self.reach(layer) {
             Reach::Global => AttnType::Global,
-            Reach::Window(_) => AttnType::Local,
+            Reach::Window(_) | Reach::Chunk(_) => AttnType::Local,
         }
     }
 
@@ -120,13 +120,13 @@ impl Config {
 
     /// Whether a layer has a window.
     pub fn use_local_attn(&self) -> bool {
-        self.window_size().is_some()
+        self.attn_types().contains(&AttnType::Local)
     }
 
     /// The window of the first layer that has one.
     pub fn window_size(&self) -> Option<usize> {
         self.attention.reach.values().iter().find_map(|reach| match reach {
-            Reach::Global => None,
+            Reach::Global | Reach::Chunk(_) => None,
             Reach::Window(size) => Some(*size),
         })
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Normalization;
+use super::{Normalization, PerLayer, Routing};
 
 /// The MLP of every block.
 ///
@@ -14,7 +14,7 @@ use super::Normalization;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MlpConfig {
-    /// Neurons of a layer; in a mixture, of each expert.
+    /// Neurons of a layer; in a mixture, of each expert that a router chooses.
     pub d_mlp: usize,
     /// The activation function.
     pub activation: Activation,
@@ -83,6 +83,12 @@ pub enum Activation {
 }
 
 /// The experts of a mixture, and how a token is given to some of them.
+///
+/// ```
+/// use tch_lens::config::{Experts, Routing};
+/// let experts = Experts::new(8, 2, Routing::softmax().normalized());
+/// assert!(experts.shared.is_none());
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experts {
@@ -91,22 +97,41 @@ pub struct Experts {
     /// How many of them each token goes to.
     pub experts_per_token: usize,
     /// How the router's logits become weights.
+    #[serde(default)]
     pub routing: Routing,
     /// What an expert does with its gate.
     #[serde(default)]
     pub gate: ExpertGate,
+    /// The MLP that every token goes through beside its experts.
+    #[serde(default)]
+    pub shared: Option<SharedExpert>,
+    /// The layers that have one MLP in place of a mixture, with its number of neurons.
+    #[serde(default)]
+    pub dense: PerLayer<Option<usize>>,
 }
 
-/// How a router's logits become the chosen experts' weights.
+impl Experts {
+    /// A mixture in every layer, without a shared expert.
+    pub fn new(num_experts: usize, experts_per_token: usize, routing: Routing) -> Self {
+        let dense = PerLayer::default();
+        Experts { num_experts, experts_per_token, routing, gate: ExpertGate::Plain, shared: None, dense }
+    }
+
+    /// The neurons of a layer's MLP, where it has one in place of a mixture.
+    pub fn dense(&self, layer: usize) -> Option<usize> {
+        self.dense.get(layer).copied().flatten()
+    }
+}
+
+/// A gated MLP that every token goes through beside its experts. Several shared experts are one of their joint width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Routing {
-    /// Softmax over all experts, the largest kept as they are (OLMoE).
-    Softmax,
-    /// Softmax over all experts, the largest kept and divided by their sum (Mixtral).
-    SoftmaxRenormalized,
-    /// The largest logits, softmax over those (gpt-oss).
-    TopKSoftmax,
+#[serde(deny_unknown_fields)]
+pub struct SharedExpert {
+    /// Its neurons.
+    pub d_mlp: usize,
+    /// Its output is multiplied by `σ(w · x)`, a number for each token (Qwen 2 MoE).
+    #[serde(default)]
+    pub gated: bool,
 }
 
 /// What an expert does with its gate.

@@ -13,6 +13,7 @@ mod mlp;
 mod norms;
 mod per_layer;
 mod positions;
+mod routing;
 mod validate;
 
 use serde::{Deserialize, Serialize};
@@ -20,11 +21,14 @@ use serde::{Deserialize, Serialize};
 use crate::layer::Layer;
 use crate::Result;
 
-pub use attention::{AttentionConfig, AttentionDir, AttnType, QkNorm, Reach, Temperature};
-pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, Routing};
+pub use attention::{
+    AttentionConfig, AttentionDir, AttnType, GateFunction, HeadGate, Heads, LatentAttention, QkNorm, Reach, Temperature,
+};
+pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, SharedExpert};
 pub use norms::{NormConfig, NormPosition, Normalization};
 pub use per_layer::PerLayer;
 pub use positions::{PositionalEmbedding, Positions, RopeScaling, Rotary, Sinusoids};
+pub use routing::{ChoiceBias, ExpertGroups, GroupRank, Routing, Scores, WeightNorm};
 pub(crate) use validate::MAX_LAYERS;
 
 /// The shape of a transformer.
@@ -132,7 +136,7 @@ impl Config {
     /// The window of layer `layer`, if it has one.
     pub(crate) fn window(&self, layer: usize) -> Option<usize> {
         match self.reach(layer) {
-            Reach::Global => None,
+            Reach::Global | Reach::Chunk(_) => None,
             Reach::Window(size) => Some(size),
         }
     }
@@ -154,6 +158,35 @@ impl Config {
         rotations.iter().flatten()
     }
 
+    /// The width of a head's values.
+    pub fn d_value(&self) -> usize {
+        self.attention.d_value.unwrap_or(self.d_head)
+    }
+
+    /// The heads of layer `layer`.
+    pub fn heads(&self, layer: usize) -> Heads {
+        let own = self.attention.heads.get(layer).copied().flatten();
+        own.unwrap_or(Heads { query: self.n_heads, key_value: self.n_key_value_heads })
+    }
+
+    /// Whether layer `layer` has attention sinks.
+    pub(crate) fn has_sinks(&self, layer: usize) -> bool {
+        self.attention.sinks && (!self.attention.sinks_where_local || self.reach(layer) != Reach::Global)
+    }
+
+    /// The norms of the queries and keys of layer `layer`.
+    pub(crate) fn qk_norm_of(&self, layer: usize) -> Option<QkNorm> {
+        self.qk_norm().filter(|_| !self.attention.qk_norm_where_rotated || self.rotation(layer).is_some())
+    }
+
+    /// The first of a head's dimensions that rotate: they come last where keys are made from latents.
+    pub(crate) fn rotation_start(&self) -> usize {
+        match self.attention.latent {
+            Some(_) => self.d_head - self.rotary_dim().unwrap_or(0),
+            None => 0,
+        }
+    }
+
     /// What the scores of layer `layer` are divided by.
     pub(crate) fn score_divisor(&self, layer: usize) -> f64 {
         match self.attention.scale_by_inverse_layer_idx {
@@ -168,6 +201,35 @@ impl Config {
             Some(MlpConfig { kind: MlpKind::Experts(experts), .. }) => Some(experts),
             _ => None,
         }
+    }
+
+    /// The mixture of experts of layer `layer`, if its MLP is one.
+    pub(crate) fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts().filter(|experts| experts.dense(layer).is_none())
+    }
+
+    /// The neurons that every token of layer `layer` has: those of its MLP, or of its mixture's shared expert.
+    pub(crate) fn neurons_of(&self, layer: usize) -> usize {
+        match self.experts() {
+            None => self.d_mlp(),
+            Some(experts) => experts.dense(layer).or(experts.shared.map(|shared| shared.d_mlp)).unwrap_or(0),
+        }
+    }
+
+    /// Whether a norm stands between the MLP of layer `layer` and the stream, beside one before it.
+    pub(crate) fn has_norm_after_mlp(&self, layer: usize) -> bool {
+        match self.norms.position {
+            NormPosition::Before => self.norms.after_mixtures && self.experts_of(layer).is_some(),
+            NormPosition::BeforeAndAfter => true,
+            NormPosition::After | NormPosition::InStream => false,
+        }
+    }
+
+    /// The neurons of the widest MLP or expert.
+    pub(crate) fn widest_mlp(&self) -> usize {
+        let experts = self.experts().into_iter();
+        let others = experts.flat_map(|e| e.dense.values().iter().flatten().copied().chain(e.shared.map(|s| s.d_mlp)));
+        others.fold(self.d_mlp(), usize::max)
     }
 
     /// Whether there is a table of position embeddings.

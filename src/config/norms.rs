@@ -26,6 +26,8 @@ pub struct NormConfig {
     pub after_embedding: bool,
     /// The first block's attention reads the stream without a norm (ModernBERT).
     pub bare_first_attention: bool,
+    /// A norm stands between a mixture of experts and the stream, in layers that have one (A.X K1).
+    pub after_mixtures: bool,
 }
 
 impl Default for NormConfig {
@@ -45,6 +47,7 @@ impl NormConfig {
             last_eps: None,
             after_embedding: false,
             bare_first_attention: false,
+            after_mixtures: false,
         }
     }
 

@@ -1,8 +1,9 @@
 //! [`Config::validate`]: what would give NaN, a panic or a silent wrong number later is refused here, by name.
 
 use super::{
-    Activation, Config, ExpertGate, Experts, MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach,
-    RopeScaling, Rotary, Sinusoids,
+    Activation, ChoiceBias, Config, ExpertGate, ExpertGroups, Experts, GroupRank, Heads, LatentAttention, MlpKind,
+    NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RopeScaling, Rotary, Routing, Scores, Sinusoids,
+    WeightNorm,
 };
 use crate::{Error, Result};
 
@@ -114,7 +115,7 @@ impl Config {
             ("d_vocab_out", self.d_vocab_out),
             ("n_ctx", n_ctx),
             ("d_head", 3 * heads),
-            ("mlp.d_mlp", self.d_mlp()),
+            ("mlp.d_mlp", self.widest_mlp()),
         ];
         for (field, rows) in rows {
             if rows.saturating_mul(self.d_model) > MAX_ENTRIES {
@@ -129,14 +130,30 @@ impl Config {
         let attention = &self.attention;
         self.validate_list("attention.reach", &attention.reach)?;
         self.validate_list("attention.temperature", &attention.temperature)?;
+        self.validate_list("attention.heads", &attention.heads)?;
+        for Heads { query, key_value } in attention.heads.values().iter().flatten() {
+            size("attention.heads.query", *query, MAX_SIZE / self.d_head.max(self.d_value()))?;
+            size("attention.heads.key_value", *key_value, *query)?;
+            if !query.is_multiple_of(*key_value) {
+                let why = format!("it must divide the number of query heads, {query}");
+                return Err(Error::field("attention.heads.key_value", key_value, &why));
+            }
+            if attention.latent.is_some() || matches!(self.positions, Positions::Alibi { .. }) {
+                let why = "latent attention and ALiBi have the same heads in all layers";
+                return Err(Error::field("attention.heads", "set", why));
+            }
+        }
+        if attention.sinks_where_local && !attention.sinks {
+            return Err(Error::field("attention.sinks_where_local", true, "there are no sinks"));
+        }
         for temperature in attention.temperature.values().iter().flatten() {
             between("attention.temperature.beta", temperature.beta, [0.0, 1e6])?;
             between("attention.temperature.period", temperature.period, [1.0, 1e12])?;
             size("attention.temperature.offset", temperature.offset.saturating_add(1), MAX_SIZE)?;
         }
         for reach in attention.reach.values() {
-            if let Reach::Window(window) = reach {
-                size("attention.reach", *window, MAX_WINDOW)?;
+            if let Reach::Window(width) | Reach::Chunk(width) = reach {
+                size("attention.reach", *width, MAX_WINDOW)?;
             }
         }
         for (field, number, bounds) in [
@@ -159,9 +176,22 @@ impl Config {
         if attention.z_norm == Some(Normalization::None) {
             return Err(Error::field("attention.z_norm", "a norm of no kind", "leave it out where there is none"));
         }
+        if attention.qk_norm_where_rotated && attention.qk_norm.is_none() {
+            return Err(Error::field(
+                "attention.qk_norm_where_rotated",
+                true,
+                "there are no norms of queries and keys",
+            ));
+        }
         if attention.qk_norm_after_rotation && (attention.qk_norm.is_none() || self.rotary().is_none()) {
             let why = "there are no norms of queries and keys, or no rotation";
             return Err(Error::field("attention.qk_norm_after_rotation", true, why));
+        }
+        if let Some(d_value) = attention.d_value {
+            size("attention.d_value", d_value, MAX_SIZE / self.n_heads)?;
+        }
+        if let Some(latent) = &attention.latent {
+            self.validate_latent(latent)?;
         }
         match attention.qk_norm {
             Some(QkNorm::PerHead(Normalization::None) | QkNorm::AllHeads(Normalization::None)) => {
@@ -182,6 +212,18 @@ impl Config {
         }
     }
 
+    fn validate_latent(&self, latent: &LatentAttention) -> Result<()> {
+        let refuse = |field, why: &str| Err(Error::field("attention.latent", field, why));
+        size("attention.latent.key_value_rank", latent.key_value_rank, MAX_SIZE)?;
+        latent.query_rank.map_or(Ok(()), |rank| size("attention.latent.query_rank", rank, MAX_SIZE))?;
+        between("attention.latent.eps", latent.eps, [FP32[0], 1.0])?;
+        match &self.positions {
+            _ if self.n_key_value_heads != self.n_heads => refuse("set", "each head has keys and values of its own"),
+            Positions::Rotary(PerLayer::All(Some(_))) => Ok(()),
+            _ => refuse("set", "all layers have the same rotation"),
+        }
+    }
+
     fn validate_mlp(&self) -> Result<()> {
         let Some(mlp) = &self.mlp else { return Ok(()) };
         size("mlp.d_mlp", mlp.d_mlp, MAX_SIZE)?;
@@ -197,14 +239,25 @@ impl Config {
                 return Err(Error::field("mlp.norm", format!("{norm:?}"), why));
             }
         }
-        let MlpKind::Experts(Experts { num_experts, experts_per_token, gate, .. }) = &mlp.kind else { return Ok(()) };
+        let MlpKind::Experts(experts) = &mlp.kind else { return Ok(()) };
+        let Experts { num_experts, experts_per_token, routing, gate, shared, dense } = experts;
         size("mlp.num_experts", *num_experts, MAX_EXPERTS)?;
         size("mlp.experts_per_token", *experts_per_token, *num_experts)?;
         if let ExpertGate::ClampedSwiglu { alpha, limit } = gate {
             between("mlp.gate.alpha", *alpha, STRETCH)?;
             between("mlp.gate.limit", *limit, FP32)?;
         }
-        Ok(())
+        shared.map_or(Ok(()), |shared| size("mlp.shared.d_mlp", shared.d_mlp, MAX_SIZE))?;
+        if let PerLayer::Each(layers) = dense
+            && layers.len() != self.n_layers
+        {
+            let why = format!("it must have one entry for each of the {} layers", self.n_layers);
+            return Err(Error::field("mlp.dense", format!("a list of {}", layers.len()), &why));
+        }
+        for width in dense.values().iter().flatten() {
+            size("mlp.dense", *width, MAX_SIZE)?;
+        }
+        validate_routing(routing, *num_experts, *experts_per_token)
     }
 
     fn validate_norms(&self) -> Result<()> {
@@ -219,6 +272,10 @@ impl Config {
         if let Some(activation @ (Activation::SoluLn | Activation::Xielu)) = self.head {
             return Err(Error::field("head", format!("{activation:?}"), "it belongs to an MLP"));
         }
+        if self.norms.after_mixtures && (self.norms.position != NormPosition::Before || self.experts().is_none()) {
+            let why = "mixtures have one where norms stand after the sublayers, and other MLPs have none";
+            return Err(Error::field("norms.after_mixtures", true, why));
+        }
         if self.norms.after_embedding && self.norms.kind == Normalization::None {
             return Err(Error::field(
                 "norms.after_embedding",
@@ -228,6 +285,41 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn validate_routing(routing: &Routing, num_experts: usize, experts_per_token: usize) -> Result<()> {
+    let Routing { scores, logits_soft_cap, choice_bias, groups, normalize, scale, weighs_input: _ } = routing;
+    if let Scores::SparseMixer { jitter } = scores {
+        between("mlp.routing.jitter", *jitter, [0.0, FP32[1]])?;
+        if choice_bias.is_some() || groups.is_some() {
+            return Err(Error::field("mlp.routing.scores", "sparse_mixer", "it has neither a bias nor groups"));
+        }
+    }
+    logits_soft_cap.map_or(Ok(()), |cap| between("mlp.routing.logits_soft_cap", cap, FP32))?;
+    between("mlp.routing.scale", *scale, STRETCH)?;
+    if let Some(WeightNorm { p, min }) = normalize {
+        between("mlp.routing.normalize.p", *p, [1e-2, 1e2])?;
+        between("mlp.routing.normalize.min", *min, [0.0, FP32[1]])?;
+    }
+    if *scores == Scores::SoftmaxOfChosen && (*choice_bias == Some(ChoiceBias::OnScores) || groups.is_some()) {
+        let why = "experts are chosen before there are scores";
+        return Err(Error::field("mlp.routing.scores", "softmax_of_chosen", why));
+    }
+    let Some(ExpertGroups { groups, kept, rank }) = groups else { return Ok(()) };
+    size("mlp.routing.groups.groups", *groups, num_experts)?;
+    size("mlp.routing.groups.kept", *kept, *groups)?;
+    let refuse = |why: String| Err(Error::field("mlp.routing.groups.groups", groups, &why));
+    let of_group = num_experts / groups;
+    if !num_experts.is_multiple_of(*groups) {
+        return refuse(format!("it must divide num_experts, {num_experts}"));
+    }
+    if *rank == GroupRank::TwoLargest && of_group < 2 {
+        return refuse("a group must have two experts at least, as its two largest scores count".into());
+    }
+    if experts_per_token > kept * of_group {
+        return refuse(format!("the groups kept have {} experts, fewer than experts_per_token", kept * of_group));
+    }
+    Ok(())
 }
 
 fn validate_rotary(place: &str, rotary: &Rotary, d_head: usize) -> Result<()> {

@@ -153,9 +153,14 @@ impl Name {
             Name::Text(text) => match site(text, None) {
                 // `resid_post`: that site in every block.
                 Some(site) if !text.contains("hook_") => {
-                    for layer in 0..config.n_layers {
-                        points.push(HookPoint::in_layer(layer.into(), site).resolve(config)?);
+                    // Layers differ in which points they have: an error where none has it.
+                    let each =
+                        (0..config.n_layers).map(|layer| HookPoint::in_layer(layer.into(), site).resolve(config));
+                    let (found, missing): (Vec<_>, Vec<_>) = each.partition(Result::is_ok);
+                    if let (true, Some(error)) = (found.is_empty(), missing.into_iter().next()) {
+                        return error.map(|_| ());
                     }
+                    points.extend(found.into_iter().flatten());
                 }
                 _ => points.push(text.as_str().resolve(config)?),
             },

@@ -76,7 +76,7 @@ impl Selection {
         match (&self.head, axis(&[Extent::Head, Extent::KvHead])) {
             (Some(_), None) => return lacks("heads", "head axis"),
             (Some(heads), Some(axis)) => {
-                indices(heads, extents[axis].size(config, 1, Span::whole(1)), "head")?;
+                indices(heads, extents[axis].size(config, point, 1, Span::whole(1)), "head")?;
             }
             (None, _) => {}
         }
@@ -86,7 +86,7 @@ impl Selection {
             Some((LastAxis::Neuron, _)) if last != Extent::DMlp => return lacks("neurons", "neuron axis"),
             // What the sizes of the input decide is known later.
             Some((_, slice)) if !matches!(last, Extent::Key | Extent::Pos) => {
-                indices(slice, last.size(config, 1, Span::whole(1)), last.name())?;
+                indices(slice, last.size(config, point, 1, Span::whole(1)), last.name())?;
             }
             _ => {}
         }

@@ -19,7 +19,7 @@ pub(crate) enum Presence {
 
 use Presence::{Absent, Default, OnRequest};
 
-/// Whether a model of this shape has `point`, whose layer counts from the first.
+/// Whether a model of this shape has `point`, whose layer counts from the start.
 pub(crate) fn presence(point: HookPoint, config: &Config) -> Presence {
     if point.stack().is_some_and(|stack| stack != Stack::Blocks) {
         return Absent("it is one stack of blocks, without encoder or decoder");
@@ -30,7 +30,7 @@ pub(crate) fn presence(point: HookPoint, config: &Config) -> Presence {
     }
     match (point.expert(), config.experts()) {
         (Some(expert), Some(moe)) if expert >= moe.num_experts => Absent("it has fewer experts"),
-        _ => (point.site().row().presence)(config),
+        _ => (point.site().row().presence)(config, point.layer().unwrap_or(0)),
     }
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn all_points(config: &Config) -> impl Iterator<Item = HookPoint> + '
                 .filter(move |site| (*site < Site::ExpertGate) == before_experts)
                 .map(move |site| HookPoint::in_layer(layer, site.at_its_turn(config)))
         };
-        let n_experts = config.experts().map_or(0, |moe| moe.num_experts);
+        let n_experts = layer.index().and_then(|layer| config.experts_of(layer)).map_or(0, |moe| moe.num_experts);
         let experts = (0..n_experts)
             .flat_map(move |expert| Site::at(Place::Expert).map(move |site| HookPoint::in_expert(layer, expert, site)));
         sites(true).chain(experts).chain(sites(false))
@@ -57,7 +57,7 @@ pub(crate) fn all_points(config: &Config) -> impl Iterator<Item = HookPoint> + '
 
 const NO_NORMS: &str = "it has no norms";
 const NO_MLPS: &str = "it has no MLPs";
-const NO_MIXTURE: &str = "its MLPs are not mixtures of experts";
+const NO_MIXTURE: &str = "its MLP there is not a mixture of experts";
 
 fn only_if(has: bool, why_not: &'static str) -> Presence {
     if has {
@@ -67,100 +67,99 @@ fn only_if(has: bool, why_not: &'static str) -> Presence {
     }
 }
 
-pub(super) fn always(_: &Config) -> Presence {
+pub(super) fn always(_: &Config, _: usize) -> Presence {
     Default
 }
 
-pub(super) fn on_request(_: &Config) -> Presence {
+pub(super) fn on_request(_: &Config, _: usize) -> Presence {
     OnRequest
 }
 
-pub(super) fn embed_norm(config: &Config) -> Presence {
+pub(super) fn embed_norm(config: &Config, _: usize) -> Presence {
     only_if(config.post_embedding_ln(), "it has no norm after the embedding")
 }
 
-pub(super) fn learned_positions(config: &Config) -> Presence {
+pub(super) fn learned_positions(config: &Config, _: usize) -> Presence {
     only_if(config.has_w_pos(), "it has no learned position embeddings")
 }
 
-pub(super) fn rotary(config: &Config) -> Presence {
+pub(super) fn rotary(config: &Config, _: usize) -> Presence {
     only_if(config.positional_embedding_type() == PositionalEmbedding::Rotary, "its positions are not rotary")
 }
 
-pub(super) fn norm(config: &Config) -> Presence {
+pub(super) fn norm(config: &Config, _: usize) -> Presence {
     only_if(config.normalization_type() != Normalization::None, NO_NORMS)
 }
 
-pub(super) fn final_norm(config: &Config) -> Presence {
+pub(super) fn final_norm(config: &Config, _: usize) -> Presence {
     only_if(config.norms.last() != Normalization::None, NO_NORMS)
 }
 
-pub(super) fn qk_norm(config: &Config) -> Presence {
-    only_if(config.qk_norm().is_some(), "its queries and keys are not normalised")
+pub(super) fn qk_norm(config: &Config, layer: usize) -> Presence {
+    only_if(config.qk_norm_of(layer).is_some(), "its queries and keys are not normalised")
 }
 
-pub(super) fn z_norm(config: &Config) -> Presence {
+pub(super) fn z_norm(config: &Config, _: usize) -> Presence {
     only_if(config.attention.z_norm.is_some(), "it has no norm between heads and `W_O`")
 }
 
-fn post_norm(config: &Config, why_not: &'static str) -> Presence {
+pub(super) fn attn_post_norm(config: &Config, _: usize) -> Presence {
     let has =
         config.norm_position() == NormPosition::BeforeAndAfter && config.normalization_type() != Normalization::None;
-    only_if(has, why_not)
+    only_if(has, "it has no norm after attention of that name")
 }
 
-pub(super) fn attn_post_norm(config: &Config) -> Presence {
-    post_norm(config, "it has no norm after attention of that name")
-}
-
-pub(super) fn mlp_post_norm(config: &Config) -> Presence {
-    match mlp(config) {
-        Default => post_norm(config, "it has no norm after the MLP of that name"),
+pub(super) fn mlp_post_norm(config: &Config, layer: usize) -> Presence {
+    match mlp(config, layer) {
+        Default => {
+            let has = config.has_norm_after_mlp(layer) && config.normalization_type() != Normalization::None;
+            only_if(has, "it has no norm after the MLP of that name there")
+        }
         absent => absent,
     }
 }
 
-pub(super) fn resid_mid(config: &Config) -> Presence {
+pub(super) fn resid_mid(config: &Config, _: usize) -> Presence {
     if config.attn_only() {
         return Absent("it has no MLPs, so resid_post follows attention");
     }
     only_if(!config.parallel_attn_mlp, "its attention and MLP run in parallel; both read resid_pre")
 }
 
-pub(super) fn mlp(config: &Config) -> Presence {
+pub(super) fn mlp(config: &Config, _: usize) -> Presence {
     only_if(!config.attn_only(), NO_MLPS)
 }
 
-pub(super) fn mlp_on_request(config: &Config) -> Presence {
-    match mlp(config) {
+pub(super) fn mlp_on_request(config: &Config, layer: usize) -> Presence {
+    match mlp(config, layer) {
         Default => OnRequest,
         absent => absent,
     }
 }
 
-pub(super) fn mlp_norm(config: &Config) -> Presence {
-    match mlp(config) {
-        Default => norm(config),
+pub(super) fn mlp_norm(config: &Config, layer: usize) -> Presence {
+    match mlp(config, layer) {
+        Default => norm(config, layer),
         absent => absent,
     }
 }
 
-pub(super) fn dense(config: &Config) -> Presence {
-    match mlp(config) {
-        Default => only_if(config.experts().is_none(), "its MLPs are mixtures of experts"),
+pub(super) fn dense(config: &Config, layer: usize) -> Presence {
+    match mlp(config, layer) {
+        Default => only_if(config.neurons_of(layer) > 0, "its MLP there is a mixture of experts without a shared one"),
         absent => absent,
     }
 }
 
-pub(super) fn dense_gated(config: &Config) -> Presence {
-    match dense(config) {
+pub(super) fn dense_gated(config: &Config, layer: usize) -> Presence {
+    match dense(config, layer) {
         Default => only_if(config.gated_mlp(), "its MLPs are not gated"),
         absent => absent,
     }
 }
 
-pub(super) fn neuron_norm(config: &Config) -> Presence {
-    match dense(config) {
+pub(super) fn neuron_norm(config: &Config, layer: usize) -> Presence {
+    match dense(config, layer) {
         Default => {
             let norm =
                 config.mlp.as_ref().is_some_and(|mlp| mlp.activation == Activation::SoluLn || mlp.norm.is_some());
@@ -170,6 +169,15 @@ pub(super) fn neuron_norm(config: &Config) -> Presence {
     }
 }
 
-pub(super) fn mixture(config: &Config) -> Presence {
-    only_if(config.experts().is_some(), NO_MIXTURE)
+pub(super) fn mixture(config: &Config, layer: usize) -> Presence {
+    only_if(config.experts_of(layer).is_some(), NO_MIXTURE)
+}
+
+pub(super) fn gated_shared_expert(config: &Config, layer: usize) -> Presence {
+    let gated = config.experts_of(layer).and_then(|experts| experts.shared).is_some_and(|shared| shared.gated);
+    only_if(gated, "it has no shared expert with a gate there")
+}
+
+pub(super) fn head_gate(config: &Config, _: usize) -> Presence {
+    only_if(config.attention.gate.is_some(), "its heads have no gates")
 }

@@ -90,7 +90,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Activation, ExpertGate, Experts, MlpConfig, Routing};
+    use crate::config::{Activation, Experts, MlpConfig, PerLayer, Routing};
     use crate::hook::Site;
     use crate::layer::Layer;
 
@@ -130,8 +130,7 @@ mod tests {
 
     #[test]
     fn a_set_is_listed_in_firing_order() {
-        let experts =
-            Experts { num_experts: 3, experts_per_token: 2, routing: Routing::Softmax, gate: ExpertGate::Plain };
+        let experts = Experts { dense: PerLayer::Each(vec![Some(6), None]), ..Experts::new(3, 2, Routing::softmax()) };
         let mlp = Some(MlpConfig::experts(8, Activation::Silu, experts));
         let config = Config { mlp, ..Config::new(2, 8, 2, 10, 10) };
         let mut set = PointSet::default();

@@ -4,7 +4,7 @@ use tch::Kind;
 
 use super::point::HookPoint;
 use super::site::Extent;
-use crate::config::QkNorm;
+use crate::config::{HeadGate, QkNorm};
 use crate::tensor::span::Span;
 use crate::Config;
 
@@ -24,7 +24,7 @@ impl HookPoint {
     /// ```
     pub fn shape(self, config: &Config, batch: usize, pos: impl Into<Span>) -> Vec<i64> {
         let span = pos.into();
-        let size = |extent: &Extent| i64::try_from(extent.size(config, batch, span)).unwrap_or(i64::MAX);
+        let size = |extent: &Extent| i64::try_from(extent.size(config, self, batch, span)).unwrap_or(i64::MAX);
         self.extents(config).iter().map(size).collect()
     }
 
@@ -54,7 +54,8 @@ impl Extent {
             Extent::KvHead => "kv_head",
             Extent::Row => "row",
             Extent::DModel => "d_model",
-            Extent::DHead => "d_head",
+            Extent::DHead | Extent::DValue => "d_head",
+            Extent::Gate => "gate",
             Extent::DMlp => "d_mlp",
             Extent::Heads => "head · d_head",
             Extent::KvHeads => "kv_head · d_head",
@@ -65,21 +66,30 @@ impl Extent {
         }
     }
 
-    /// How many entries it has.
-    pub(crate) fn size(self, config: &Config, batch: usize, span: Span) -> usize {
+    /// How many entries it has at a point.
+    pub(crate) fn size(self, config: &Config, point: HookPoint, batch: usize, span: Span) -> usize {
         let moe = config.experts();
+        let heads = config.heads(point.layer().unwrap_or(0));
         match self {
             Extent::Batch => batch,
             Extent::Pos => span.new,
             Extent::Key => span.keys(),
-            Extent::Head => config.n_heads,
-            Extent::KvHead => config.n_key_value_heads,
+            Extent::Head => heads.query,
+            Extent::KvHead => heads.key_value,
             Extent::Row => batch.saturating_mul(span.new),
             Extent::DModel => config.d_model,
             Extent::DHead => config.d_head,
-            Extent::DMlp => config.d_mlp(),
-            Extent::Heads => config.n_heads.saturating_mul(config.d_head),
-            Extent::KvHeads => config.n_key_value_heads.saturating_mul(config.d_head),
+            Extent::DValue => config.d_value(),
+            Extent::Gate => match config.attention.gate {
+                Some(HeadGate { per_head: true, .. }) => 1,
+                _ => config.d_value(),
+            },
+            Extent::DMlp => match (point.expert(), point.layer()) {
+                (None, Some(layer)) => config.neurons_of(layer),
+                _ => config.d_mlp(),
+            },
+            Extent::Heads => heads.query.saturating_mul(config.d_head),
+            Extent::KvHeads => heads.key_value.saturating_mul(config.d_head),
             Extent::DVocabOut => config.d_vocab_out,
             Extent::Expert => moe.map_or(0, |moe| moe.num_experts),
             Extent::Chosen => moe.map_or(0, |moe| moe.experts_per_token),

@@ -39,6 +39,10 @@ pub(crate) enum Extent {
     Row,
     DModel,
     DHead,
+    /// The width of a head's values.
+    DValue,
+    /// The gates of a head.
+    Gate,
     DMlp,
     /// All query heads' entries, side by side.
     Heads,
@@ -73,8 +77,8 @@ pub(crate) struct Row {
     /// The same in models that norm all heads of queries and keys together.
     pub(crate) merged: &'static [Extent],
     pub(crate) kind: KindRule,
-    /// Whether a model has it.
-    pub(crate) presence: fn(&Config) -> Presence,
+    /// Whether a model has it in a layer.
+    pub(crate) presence: fn(&Config, usize) -> Presence,
     /// The site with which it changes places in the firing order where norms stand after their sublayer.
     pub(crate) swap: Option<Site>,
 }
@@ -185,8 +189,8 @@ sites! {
     Layer Q, q, "attn.hook_q", [Batch Pos Head DHead], Weights, always;
     /// Keys: `[batch, pos, kv_head, d_head]`.
     Layer K, k, "attn.hook_k", [Batch Pos KvHead DHead], Weights, always;
-    /// Values: `[batch, pos, kv_head, d_head]`.
-    Layer V, v, "attn.hook_v", [Batch Pos KvHead DHead], Weights, always;
+    /// Values: `[batch, pos, kv_head, d_head]`, or as wide as values are where that is another width.
+    Layer V, v, "attn.hook_v", [Batch Pos KvHead DValue], Weights, always;
     /// What the norm of queries divides by: `[batch, pos, head, 1]`, or `[batch, pos, 1]` over all heads.
     Layer QNormScale, q_norm_scale, "attn.q_norm.hook_scale", [Batch Pos Head One], [Batch Pos One], AtLeastFloat, qk_norm;
     /// The quotient of the norm of queries: `[batch, pos, head, d_head]`, or `[batch, pos, head · d_head]` over all heads.
@@ -210,8 +214,11 @@ sites! {
     Layer ZNormScale, z_norm_scale, "attn.z_norm.hook_scale", [Batch Pos One], AtLeastFloat, z_norm;
     /// The quotient of that norm: `[batch, pos, head · d_head]`.
     Layer ZNormNormalized, z_norm_normalized, "attn.z_norm.hook_normalized", [Batch Pos Heads], Weights, z_norm;
-    /// Values mixed by the pattern, as `W_O` reads them: `[batch, pos, head, d_head]`.
-    Layer Z, z, "attn.hook_z", [Batch Pos Head DHead], Weights, always;
+    /// The gates of what the heads have mixed: `[batch, pos, head, d_head]`, or `[batch, pos, head, 1]`.
+    Layer HeadGate, head_gate, "attn.hook_gate", [Batch Pos Head Gate], Weights, head_gate;
+    /// Values mixed by the pattern, by the gates where there are some: `[batch, pos, head, d_head]`, or as wide as values are where
+    /// that is another width.
+    Layer Z, z, "attn.hook_z", [Batch Pos Head DValue], Weights, always;
     /// The output of each head: `[batch, pos, head, d_model]`; computed on request.
     Layer Result, result, "attn.hook_result", [Batch Pos Head DModel], Weights, on_request;
     /// What the norm after attention divides by: `[batch, pos, 1]`.
@@ -231,7 +238,8 @@ sites! {
     /// The quotient of that norm: `[batch, pos, d_model]`.
     Layer Ln2Normalized, ln2_normalized, "ln2.hook_normalized", [Batch Pos DModel], Weights, mlp_norm,
         swaps Ln2PostNormalized;
-    /// Neurons (gates, in a gated MLP) before the activation function: `[batch, pos, d_mlp]`.
+    /// Neurons (gates, in a gated MLP) before the activation function: `[batch, pos, d_mlp]`. In a mixture, those of the shared
+    /// expert, as at the next points.
     Layer Pre, pre, "mlp.hook_pre", [Batch Pos DMlp], Weights, dense;
     /// What the gates of a gated MLP multiply: `[batch, pos, d_mlp]`.
     Layer PreLinear, pre_linear, "mlp.hook_pre_linear", [Batch Pos DMlp], Weights, dense_gated;
@@ -243,7 +251,9 @@ sites! {
     Layer MlpLnNormalized, mlp_ln_normalized, "mlp.ln.hook_normalized", [Batch Pos DMlp], Weights, neuron_norm;
     /// Neurons after the activation function: `[batch, pos, d_mlp]`.
     Layer Post, post, "mlp.hook_post", [Batch Pos DMlp], Weights, dense;
-    /// The router's weights of all experts: `[batch, pos, expert]`.
+    /// What the output of a mixture's shared expert is multiplied by: `[batch, pos, 1]`.
+    Layer SharedGate, shared_gate, "mlp.hook_shared_gate", [Batch Pos One], Weights, gated_shared_expert;
+    /// The router's weights of all experts, before those of the chosen ones are normalised: `[batch, pos, expert]`.
     Layer ExpertWeights, expert_weights, "mlp.hook_expert_weights", [Batch Pos Expert], AtLeastFloat, mixture;
     /// The experts chosen: `[batch, pos, experts_per_token]`.
     Layer ExpertIndices, expert_indices, "mlp.hook_expert_indices", [Batch Pos Chosen], Indices, mixture;

@@ -7,11 +7,12 @@ use tch::Tensor;
 use super::attention_input::AttentionInput;
 use super::context::{Context, FusedMask, AT_ONCE};
 use super::differential::Differential;
+use super::latent::{per_head, Latent};
 use super::linear::Linear;
 use super::norm::{constant_if, Norm, NormPoints};
 use super::parameters::module;
 use super::part::Part;
-use crate::config::{PositionalEmbedding, QkNorm};
+use crate::config::{GateFunction, PositionalEmbedding, QkNorm};
 use crate::hook;
 use crate::run::{Flow, Tap};
 use crate::tensor::scalar::{full, Scalar};
@@ -22,9 +23,13 @@ use crate::{Config, Result};
 /// (Ainslie et al. 2023, "GQA").
 #[derive(Clone, Debug)]
 pub(crate) struct Attention {
-    /// Queries, then keys, then values, in one product: `d_model` to `(n_heads + 2 n_kv_heads) · d_head`.
+    /// Queries, then keys, then values, in one product: `d_model` to `(n_heads + n_kv_heads) · d_head + n_kv_heads · d_value`. Where
+    /// there are latents, what they are made of.
     pub(crate) qkv: Linear,
-    /// `n_heads · d_head` to `d_model`.
+    pub(crate) latent: Option<Latent>,
+    /// What the gates of the heads' output are made of.
+    pub(crate) gate: Option<Linear>,
+    /// `n_heads · d_value` to `d_model`.
     pub(crate) o: Linear,
     pub(crate) q_norm: Option<Norm>,
     pub(crate) k_norm: Option<Norm>,
@@ -36,6 +41,9 @@ pub(crate) struct Attention {
     pub(crate) n_heads: i64,
     pub(crate) n_kv_heads: i64,
     pub(crate) d_head: i64,
+    pub(crate) d_value: i64,
+    /// The first of a head's dimensions that rotate.
+    pub(crate) rotation_start: i64,
     /// What scores are divided by.
     pub(crate) scale: f64,
     pub(crate) soft_cap: Option<f64>,
@@ -47,32 +55,42 @@ pub(crate) struct Attention {
     pub(crate) differential: Option<Differential>,
     /// Whether positions are rotary, be it that this layer is blind to them.
     pub(crate) rotary: bool,
+    pub(crate) gate_function: Option<GateFunction>,
 }
 
 module!(Attention, () => (), {
     qkv: (Part::Qkv, Part::QkvB),
+    latent: (),
+    gate: (Part::HeadGate, Part::HeadGateB),
     q_norm: (Part::QNormW, Part::QNormB),
     k_norm: (Part::KNormW, Part::KNormB),
     sinks: Part::Sinks,
     differential: (),
     z_norm: (Part::ZNormW, Part::ZNormB),
     o: (Part::O, Part::OB),
-} plain { layer, n_heads, n_kv_heads, d_head, scale, soft_cap, clip, qk_norm, norms_rotated, rotary, sinks_after_pattern });
+} plain {
+    layer, n_heads, n_kv_heads, d_head, d_value, rotation_start, scale, soft_cap, clip, qk_norm, norms_rotated, rotary,
+    sinks_after_pattern, gate_function,
+});
 
 impl Attention {
     /// What the configuration says, around weights.
     pub(crate) fn new(config: &Config, layer: usize, qkv: Linear, o: Linear) -> Self {
         Attention {
             qkv,
+            latent: None,
+            gate: None,
             o,
             q_norm: None,
             k_norm: None,
             sinks: None,
             sinks_after_pattern: config.attention.sinks_after_pattern,
             layer,
-            n_heads: config.n_heads as i64,
-            n_kv_heads: config.n_key_value_heads as i64,
+            n_heads: config.heads(layer).query as i64,
+            n_kv_heads: config.heads(layer).key_value as i64,
             d_head: config.d_head as i64,
+            d_value: config.d_value() as i64,
+            rotation_start: config.rotation_start() as i64,
             scale: config.score_divisor(layer),
             soft_cap: config.attn_scores_soft_cap(),
             clip: config.clip_qkv(),
@@ -81,24 +99,27 @@ impl Attention {
             z_norm: None,
             differential: None,
             rotary: config.positional_embedding_type() == PositionalEmbedding::Rotary,
+            gate_function: config.attention.gate.map(|gate| gate.function),
         }
     }
 
     /// What the heads add to the stream, before any norm after them: `[batch, pos, d_model]`.
     pub(crate) fn forward(&self, input: AttentionInput, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
+        let gates = self.gates(&input)?; // [batch, pos, head, d_value or 1]
         let (q, k, v) = self.project(input)?;
         let mut q = tap.at(hook::q(layer), q)?; // [batch, pos, head, d_head]
         let mut k = tap.at(hook::k(layer), k)?; // [batch, pos, kv_head, d_head]
-        let v = tap.at(hook::v(layer), v)?; // [batch, pos, kv_head, d_head]
+        let v = tap.at(hook::v(layer), v)?; // [batch, pos, kv_head, d_value]
         if !self.norms_rotated {
             (q, k) = self.normalized(q, k, tap)?;
         }
         (q, k) = (self.clip(q)?, self.clip(k)?);
         let v = self.clip(v)?;
         if self.rotary {
-            q = tap.at(hook::rot_q(layer), context.rotated(layer, q)?)?; // [batch, pos, head, d_head]
-            k = tap.at(hook::rot_k(layer), context.rotated(layer, k)?)?; // [batch, pos, kv_head, d_head]
+            q = tap.at(hook::rot_q(layer), context.rotated(layer, q, self.rotation_start)?)?; // [batch, pos, head, d_head]
+            k = tap.at(hook::rot_k(layer), context.rotated(layer, k, self.rotation_start)?)?;
+            // [batch, pos, kv_head, d_head]
         }
         if self.norms_rotated {
             (q, k) = self.normalized(q, k, tap)?;
@@ -113,20 +134,35 @@ impl Attention {
             Some(norm) => of_all_heads(norm, z, (hook::z_norm_scale(layer), hook::z_norm_normalized(layer)), tap)?,
             None => z,
         };
-        let z = tap.at(hook::z(layer), z)?; // [batch, pos, head, d_head]
+        let z = match gates {
+            Some(gates) => z.f_mul(&tap.at(hook::head_gate(layer), gates)?)?,
+            None => z,
+        };
+        let z = tap.at(hook::z(layer), z)?; // [batch, pos, head, d_value]
         self.output(z, tap)
     }
 
     /// Queries, keys and values, as views of one product where they read the same stream.
     fn project(&self, input: AttentionInput) -> Result<(Tensor, Tensor, Tensor)> {
-        let (n_q, n_kv) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
+        if let Some(latent) = &self.latent {
+            return latent.project(&self.qkv, input);
+        }
+        let (n_q, n_k) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
         let heads = |x: Tensor, n: i64| -> Result<Tensor> {
             let size = x.size();
-            Ok(x.f_view([size[0], size[1], n, self.d_head])?)
+            Ok(x.f_view([size[0], size[1], n, -1])?)
         };
         match input {
             AttentionInput::Shared(x) => {
-                let qkv = self.qkv.forward(&x)?; // [batch, pos, (n_heads + 2 n_kv_heads) d_head]
+                let qkv = self.qkv.forward(&x)?; // [batch, pos, (n_heads + n_kv_heads) d_head + n_kv_heads d_value]
+                if self.d_value != self.d_head {
+                    let part = |start, n, width| -> Result<Tensor> { heads(qkv.f_narrow(2, start, n * width)?, n) };
+                    return Ok((
+                        part(0, self.n_heads, self.d_head)?,
+                        part(n_q, self.n_kv_heads, self.d_head)?,
+                        part(n_q + n_k, self.n_kv_heads, self.d_value)?,
+                    ));
+                }
                 let size = qkv.size();
                 let qkv = qkv.f_view([size[0], size[1], -1, self.d_head])?; // [batch, pos, head, d_head]
                 let part = |start, n| qkv.f_narrow(2, start, n);
@@ -137,21 +173,43 @@ impl Attention {
                 ))
             }
             AttentionInput::Split { q, k, v } => {
-                let one = |x: Tensor, start: i64, n: i64| -> Result<Tensor> {
-                    let linear = self.qkv.narrow(start, n * self.d_head)?;
+                let one = |x: Tensor, start: i64, n: i64, width: i64| -> Result<Tensor> {
+                    let linear = self.qkv.narrow(start, n * width)?;
                     if x.dim() == 3 {
                         return heads(linear.forward(&x)?, n);
                     }
-                    let w = linear.weight.f_view([n, self.d_head, -1])?; // [head, d_head, d_model]
+                    let w = linear.weight.f_view([n, width, -1])?; // [head, width, d_model]
                     let y = Tensor::f_einsum("bphm,hem->bphe", &[&x, &w], None::<&[i64]>)?;
                     match &linear.bias {
-                        Some(bias) => Ok(y.f_add(&bias.f_view([n, self.d_head])?)?),
+                        Some(bias) => Ok(y.f_add(&bias.f_view([n, width])?)?),
                         None => Ok(y),
                     }
                 };
-                Ok((one(q, 0, self.n_heads)?, one(k, n_q, self.n_kv_heads)?, one(v, n_q + n_kv, self.n_kv_heads)?))
+                Ok((
+                    one(q, 0, self.n_heads, self.d_head)?,
+                    one(k, n_q, self.n_kv_heads, self.d_head)?,
+                    one(v, n_q + n_k, self.n_kv_heads, self.d_value)?,
+                ))
             }
         }
+    }
+
+    /// The gates of what the heads mix, of what their queries read: `[batch, pos, head, d_value or 1]`.
+    fn gates(&self, input: &AttentionInput) -> Result<Option<Tensor>> {
+        let (Some(gate), Some(function)) = (&self.gate, self.gate_function) else { return Ok(None) };
+        let x = match input {
+            AttentionInput::Shared(x) | AttentionInput::Split { q: x, .. } => x,
+        };
+        // A bias is of heads, whatever the width.
+        let gates = per_head(x, &Linear { weight: gate.weight.clone(), bias: None }, self.n_heads)?;
+        let gates = match &gate.bias {
+            Some(bias) => gates.f_add(&bias.f_view([self.n_heads, -1])?)?,
+            None => gates,
+        };
+        Ok(Some(match function {
+            GateFunction::Sigmoid => gates.f_sigmoid()?,
+            GateFunction::Softplus => gates.f_softplus()?,
+        }))
     }
 
     fn clip(&self, x: Tensor) -> Result<Tensor> {
@@ -178,7 +236,7 @@ impl Attention {
         }
     }
 
-    /// Values mixed by the pattern: `[batch, pos, head, d_head]`.
+    /// Values mixed by the pattern: `[batch, pos, head, d_value]`.
     ///
     /// Scores and pattern are formed where a hook point shows them.
     fn mix(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
@@ -347,10 +405,10 @@ impl Attention {
         Ok(Tensor::f_einsum("bphe,hem->bphm", &[z, &self.w_o()?], None::<&[i64]>)?)
     }
 
-    /// `W_O`: `[head, d_head, d_model]`, a view.
+    /// `W_O`: `[head, d_value, d_model]`, a view.
     pub(crate) fn w_o(&self) -> Result<Tensor> {
-        let w = self.o.w()?; // [head * d_head, d_model]
-        Ok(w.f_reshape([self.n_heads, self.d_head, -1])?)
+        let w = self.o.w()?; // [head * d_value, d_model]
+        Ok(w.f_reshape([self.n_heads, self.d_value, -1])?)
     }
 }
 

@@ -53,7 +53,10 @@ impl MlpOrExperts {
             MlpOrExperts::Mlp(mlp) => std::iter::once(&mut mlp.w_in).chain(&mut mlp.gate).collect(),
             MlpOrExperts::Experts(mixture) => {
                 let experts = mixture.experts.iter_mut().flat_map(|expert| [&mut expert.gate, &mut expert.w_in]);
-                std::iter::once(&mut mixture.router).chain(experts).collect()
+                let shared = mixture.shared.iter_mut().flat_map(|shared| {
+                    std::iter::once(&mut shared.mlp.w_in).chain(&mut shared.mlp.gate).chain(&mut shared.weight)
+                });
+                std::iter::once(&mut mixture.router).chain(shared).chain(experts).collect()
             }
         }
     }
@@ -62,7 +65,10 @@ impl MlpOrExperts {
     pub(crate) fn writers(&self) -> Vec<&Linear> {
         match self {
             MlpOrExperts::Mlp(mlp) => vec![&mlp.w_out],
-            MlpOrExperts::Experts(mixture) => mixture.experts.iter().map(|expert| &expert.w_out).collect(),
+            MlpOrExperts::Experts(mixture) => {
+                let shared = mixture.shared.iter().map(|shared| &shared.mlp.w_out);
+                shared.chain(mixture.experts.iter().map(|expert| &expert.w_out)).collect()
+            }
         }
     }
 }

@@ -125,11 +125,11 @@ impl<'r> Context<'r> {
     }
 
     /// A layer's queries or keys, rotated: as they are in a layer that is blind to positions. `[batch, pos, head, d_head]`
-    pub(crate) fn rotated(&self, layer: usize, x: Tensor) -> Result<Tensor> {
+    pub(crate) fn rotated(&self, layer: usize, x: Tensor, start: i64) -> Result<Tensor> {
         let Some(rotation) = self.config.rotation(layer) else { return Ok(x) };
         let found = self.rotary.iter().find(|(known, _)| std::ptr::eq(*known, rotation) || *known == rotation);
         let (_, table) = found.ok_or_else(|| crate::Error::Internal("a layer has no angles"))?;
-        table.rotate(&x)
+        table.rotate(&x, start)
     }
 
     /// A layer's queries, times what their position says: `[batch, pos, head, d_head]`.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::layout::Layout;
-use crate::config::{AttentionDir, Positions};
+use crate::config::{AttentionDir, Positions, Reach};
 use crate::tensor::scalar::{arange, Scalar};
 use crate::{Config, Result};
 
@@ -15,6 +15,8 @@ pub(crate) struct MaskKind {
     causal: bool,
     /// Only where the window is shorter than the sequence.
     window: Option<i64>,
+    /// Only where the sequence is longer than a chunk.
+    chunk: Option<i64>,
     alibi: Option<Alibi>,
 }
 
@@ -33,6 +35,10 @@ impl MaskKind {
         MaskKind {
             causal: config.attention_dir() == AttentionDir::Causal,
             window: config.window(layer).filter(|window| *window < n_keys).map(|window| window as i64),
+            chunk: match config.reach(layer) {
+                Reach::Chunk(chunk) if chunk < n_keys => Some(chunk as i64),
+                _ => None,
+            },
             alibi: match config.positions {
                 Positions::Alibi { bias_max, rounded } => {
                     let rounded = rounded.then(|| config.score_divisor(layer) / 2.0);
@@ -49,17 +55,18 @@ impl MaskKind {
 
     /// Whether what a query sees of a key depends on the distance between them alone, and no key comes after it.
     pub(crate) fn is_of_distance(self) -> bool {
-        self.causal && self.alibi.is_none_or(|alibi| alibi.rounded.is_none())
+        self.causal && self.chunk.is_none() && self.alibi.is_none_or(|alibi| alibi.rounded.is_none())
     }
 
     /// Whether the distance between query and key counts for nothing but the direction.
     pub(crate) fn is_plain(self) -> bool {
-        self.window.is_none() && self.alibi.is_none()
+        self.window.is_none() && self.chunk.is_none() && self.alibi.is_none()
     }
 
     /// Whether every key that these queries can see is seen by all of them alike, where nothing is padded.
     pub(crate) fn is_trivial(self, queries: &Range<i64>) -> bool {
-        self.alibi.is_none() && (queries.end - queries.start == 1 || (self.window.is_none() && !self.causal))
+        self.alibi.is_none()
+            && (queries.end - queries.start == 1 || (self.window.is_none() && self.chunk.is_none() && !self.causal))
     }
 
     /// How many heads see differently: the mask's second axis.
@@ -71,7 +78,11 @@ impl MaskKind {
     pub(crate) fn keys(self, queries: &Range<i64>, n_keys: i64) -> Range<i64> {
         let reach = self.window.map_or(n_keys, |window| window - 1);
         let end = if self.causal { queries.end } else { (queries.end + reach).min(n_keys) };
-        (queries.start - reach).max(0)..end
+        let (first, last) = match self.chunk {
+            Some(chunk) => (queries.start / chunk * chunk, (queries.end - 1) / chunk * chunk + chunk),
+            None => (0, n_keys),
+        };
+        (queries.start - reach).max(first)..end.min(last)
     }
 
     /// What is added to the scores of these queries and keys: −∞ where a query may not look, ALiBi's penalty elsewhere.
@@ -111,6 +122,13 @@ impl MaskKind {
                 visible = visible.f_triu(same + 1 - window)?.f_tril(same + window - 1)?;
             }
         }
+        if let Some(chunk) = self.chunk {
+            let chunk = Tensor::f_from_slice(&[chunk])?.f_to_device(device)?;
+            let chunk_of = |range| -> Result<Tensor> { Ok(positions(layout, range, device)?.f_floor_divide(&chunk)?) };
+            let (of_queries, of_keys) = (chunk_of(queries)?.f_unsqueeze(2)?, chunk_of(keys)?.f_unsqueeze(1)?);
+            visible = visible.f_logical_and(&of_queries.f_eq_tensor(&of_keys)?)?;
+            // [batch or 1, query, key]
+        }
         while visible.dim() < 4 {
             visible = visible.f_unsqueeze(-3)?; // [batch or 1, 1, query, key]
         }
@@ -144,17 +162,16 @@ impl MaskKind {
 
 /// How far each key lies behind its query, in positions: `[batch or 1, query, key]`, negative before it.
 fn distance(layout: &Layout, queries: &Range<i64>, keys: &Range<i64>, device: Device) -> Result<Tensor> {
-    let (keys, queries) = (positions(layout, keys, device)?, positions(layout, queries, device)?);
-    Ok(keys.f_unsqueeze(1)?.f_sub(&queries.f_unsqueeze(2)?)?)
+    let positions = |range| -> Result<Tensor> { Ok(positions(layout, range, device)?.f_to_kind(Kind::Float)?) };
+    Ok(positions(keys)?.f_unsqueeze(1)?.f_sub(&positions(queries)?.f_unsqueeze(2)?)?)
 }
 
-/// The position of each column: `[batch or 1, column]`.
-fn positions(layout: &Layout, columns: &Range<i64>, device: Device) -> Result<Tensor> {
-    let positions = match &layout.padding {
-        Some(padding) => padding.positions.f_narrow(1, columns.start, columns.end - columns.start)?,
-        None => arange(columns.clone(), device)?.f_unsqueeze(0)?,
-    };
-    Ok(positions.f_to_kind(Kind::Float)?)
+/// The positions of these columns: `[batch or 1, column]`, whole numbers.
+fn positions(layout: &Layout, range: &Range<i64>, device: Device) -> Result<Tensor> {
+    Ok(match &layout.padding {
+        Some(padding) => padding.positions.f_narrow(1, range.start, range.end - range.start)?,
+        None => arange(range.clone(), device)?.f_unsqueeze(0)?,
+    })
 }
 
 /// ALiBi's slopes: powers of `2^(-bias_max / n)` for a power of two, and for other numbers of heads those of the next smaller

@@ -34,12 +34,32 @@ pub(crate) struct Mlp {
     pub(crate) layer: usize,
 }
 
-module!(Mlp, () => (), {
-    w_in: (Part::In, Part::InB),
-    gate: (Part::Gate, Part::GateB),
+/// The parts of an MLP's linear maps, with those of their biases.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MlpParts {
+    pub(crate) w_in: (Part, Part),
+    pub(crate) gate: (Part, Part),
+    pub(crate) w_out: (Part, Part),
+}
+
+impl MlpParts {
+    /// A layer's MLP or one of its experts.
+    pub(crate) const OWN: MlpParts =
+        MlpParts { w_in: (Part::In, Part::InB), gate: (Part::Gate, Part::GateB), w_out: (Part::Out, Part::OutB) };
+    /// A mixture's shared expert.
+    pub(crate) const SHARED: MlpParts = MlpParts {
+        w_in: (Part::SharedIn, Part::SharedInB),
+        gate: (Part::SharedGate, Part::SharedGateB),
+        w_out: (Part::SharedOut, Part::SharedOutB),
+    };
+}
+
+module!(Mlp, parts => MlpParts, {
+    w_in: parts.w_in,
+    gate: parts.gate,
     b_product: Part::ProductB,
     ln: (Part::MlpLnW, Part::MlpLnB),
-    w_out: (Part::Out, Part::OutB),
+    w_out: parts.w_out,
     act: (),
 } plain { layer });
 

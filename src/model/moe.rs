@@ -3,17 +3,18 @@
 use tch::Tensor;
 
 use super::linear::Linear;
-use super::mlp::{product, Act};
+use super::mlp::{product, Act, Mlp, MlpParts};
 use super::norm::constant_if;
 use super::parameters::module;
 use super::part::Part;
+use super::routing;
 use super::temporary::Temporary;
-use crate::config::{ExpertGate, Experts, Routing};
+use crate::config::{ExpertGate, Experts};
 use crate::hook;
 use crate::run::{BackwardRules, Flow, Tap};
-use crate::tensor::precision::widened;
 use crate::tensor::routed::all_hits;
 use crate::tensor::scalar::Scalar;
+use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
 /// Each token goes to the few experts that the router weighs most (Shazeer et al. 2017), and gets the sum of
@@ -22,13 +23,34 @@ use crate::Result;
 pub(crate) struct MixtureOfExperts {
     /// `d_model` to `num_experts`.
     pub(crate) router: Linear,
+    /// Counts for the choice of experts only: `[num_experts]`.
+    pub(crate) choice_bias: Option<SharedTensor>,
+    /// What every token goes through.
+    pub(crate) shared: Option<Shared>,
     pub(crate) experts: Vec<Expert>,
     pub(crate) moe: Experts,
     pub(crate) act: Act,
     pub(crate) layer: usize,
 }
 
-module!(MixtureOfExperts, () => (), { router: (Part::Router, Part::RouterB), experts: (), act: () } plain { moe, layer });
+module!(MixtureOfExperts, () => (), {
+    router: (Part::Router, Part::RouterB),
+    choice_bias: Part::ChoiceB,
+    shared: (),
+    experts: (),
+    act: (),
+} plain { moe, layer });
+
+/// A mixture's shared expert.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) mlp: Mlp,
+    /// `d_model` to 1: the sigmoid of it multiplies what the MLP adds.
+    pub(crate) weight: Option<Linear>,
+}
+
+// The weight has no bias: its part stands in both places.
+module!(Shared, () => (), { mlp: MlpParts::SHARED, weight: (Part::SharedWeight, Part::SharedWeight) } plain {});
 
 /// One expert: a gated MLP.
 #[derive(Clone, Debug)]
@@ -49,12 +71,13 @@ impl MixtureOfExperts {
     pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
         let size = x.size();
+        let shared = self.shared.as_ref().map(|shared| shared.forward(x, tap)).transpose()?; // [batch, pos, d_model]
         let logits = self.router.forward(x)?; // [batch, pos, expert]
         let (weights, indices) = self.route(&logits)?;
         let weights = constant_if(tap.plan.rules().frozen_routers, weights)?;
         let weights = tap.at(hook::expert_weights(layer), weights)?; // [batch, pos, expert]
         let indices = tap.at(hook::expert_indices(layer), indices)?; // [batch, pos, chosen]
-        let chosen = self.chosen(&weights, &indices)?.f_to_kind(x.f_kind()?)?; // [batch, pos, chosen]
+        let chosen = self.weights(&weights, &indices)?.f_to_kind(x.f_kind()?)?; // [batch, pos, chosen]
 
         let flat = x.f_reshape([-1, size[2]])?; // [row, d_model]
         let chosen = chosen.f_flatten(0, 1)?; // [row, chosen]
@@ -65,7 +88,11 @@ impl MixtureOfExperts {
             if rows.numel() == 0 && !point.iter().any(|point| tap.live(*point)) {
                 continue;
             }
-            let input = flat.f_index_select(0, &rows)?; // [hit, d_model]
+            let weight = chosen.f_index(&[Some(&rows), Some(&place)])?.f_unsqueeze(1)?; // [hit, 1]
+            let mut input = flat.f_index_select(0, &rows)?; // [hit, d_model]
+            if self.moe.routing.weighs_input {
+                input = input.f_mul(&weight)?;
+            }
             let gate = mlp.gate.forward(&input)?;
             let gate = match tap.live(point[0]) {
                 true => Temporary::shared(tap.at_expert(point[0], gate, &indices)?),
@@ -73,34 +100,35 @@ impl MixtureOfExperts {
             }; // [hit, d_mlp]
             let pre = tap.at_expert(point[1], mlp.w_in.forward(&input)?, &indices)?; // [hit, d_mlp]
             let post = tap.at_expert(point[2], self.gated(gate, &pre, tap.plan.rules())?, &indices)?; // [hit, d_mlp]
-            let weight = chosen.f_index(&[Some(&rows), Some(&place)])?.f_unsqueeze(1)?; // [hit, 1]
-            out = out.f_index_add_(0, &rows, &mlp.w_out.forward(&post)?.f_mul(&weight)?)?;
+            let mut written = mlp.w_out.forward(&post)?; // [hit, d_model]
+            if !self.moe.routing.weighs_input {
+                written = written.f_mul(&weight)?;
+            }
+            out = out.f_index_add_(0, &rows, &written)?;
         }
-        Ok(out.f_view(size.as_slice())?)
+        let out = out.f_view(size.as_slice())?;
+        match shared {
+            Some(shared) => Ok(out.f_add(&shared)?),
+            None => Ok(out),
+        }
     }
 
     /// The weight of every expert and the chosen ones: `[batch, pos, expert]` and `[batch, pos, chosen]`.
     fn route(&self, logits: &Tensor) -> Result<(Tensor, Tensor)> {
-        let k = self.moe.experts_per_token as i64;
-        let wide = widened(logits)?;
-        let kind = wide.f_kind()?;
-        let (top, indices) = wide.f_topk(k, -1, true, true)?;
-        let weights = match self.moe.routing {
-            Routing::Softmax | Routing::SoftmaxRenormalized => wide.f_softmax(-1, kind)?,
-            Routing::TopKSoftmax => wide.f_zeros_like()?.f_scatter(-1, &indices, &top.f_softmax(-1, kind)?)?,
-        };
-        Ok((weights, indices))
+        routing::route(&self.moe, self.choice_bias.as_deref(), logits)
     }
 
     /// The chosen experts' weights: `[batch, pos, chosen]`.
-    pub(crate) fn chosen(&self, weights: &Tensor, indices: &Tensor) -> Result<Tensor> {
-        let chosen = weights.f_gather(-1, indices, false)?;
-        match self.moe.routing {
-            Routing::SoftmaxRenormalized => {
-                let sum = chosen.f_sum_dim_intlist([-1i64].as_slice(), true, None)?;
-                Ok(chosen.f_div(&sum)?)
-            }
-            Routing::Softmax | Routing::TopKSoftmax => Ok(chosen),
+    fn weights(&self, weights: &Tensor, indices: &Tensor) -> Result<Tensor> {
+        routing::of_chosen(&self.moe.routing, weights, indices)
+    }
+
+    /// What the chosen experts' outputs are multiplied by: `[batch, pos, chosen]`.
+    pub(crate) fn output_weights(&self, weights: &Tensor, indices: &Tensor) -> Result<Tensor> {
+        let weights = self.weights(weights, indices)?;
+        match self.moe.routing.weighs_input {
+            true => Ok(weights.f_ones_like()?),
+            false => Ok(weights),
         }
     }
 
@@ -114,5 +142,16 @@ impl MixtureOfExperts {
                 product(&factor.f_mul(&gate)?, &pre, rules)
             }
         }
+    }
+}
+
+impl Shared {
+    /// `[batch, pos, d_model]` to `[batch, pos, d_model]`.
+    fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
+        let out = self.mlp.forward(x, tap)?;
+        let Some(weight) = &self.weight else { return Ok(out) };
+        let weight = constant_if(tap.plan.rules().frozen_routers, weight.forward(x)?.f_sigmoid()?)?;
+        let weight = tap.at(hook::shared_gate(self.mlp.layer), weight)?; // [batch, pos, 1]
+        Ok(out.f_mul(&weight)?)
     }
 }

@@ -6,8 +6,9 @@
 use tch::{Device, Kind, Tensor};
 
 use super::block::{Block, MlpOrExperts};
+use super::mlp::MlpParts;
 use super::moe::Expert;
-use super::part::{Address, Location, Part, Role};
+use super::part::{stream_readers, Address, Location, Part, Role};
 use super::{Transformer, Weights};
 use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result};
@@ -138,14 +139,14 @@ impl Module for MlpOrExperts {
 
     fn visit<'a>(&'a self, (): (), location: Location, visitor: &mut Visitor<'_, 'a>) {
         match self {
-            MlpOrExperts::Mlp(mlp) => mlp.visit((), location, visitor),
+            MlpOrExperts::Mlp(mlp) => mlp.visit(MlpParts::OWN, location, visitor),
             MlpOrExperts::Experts(experts) => experts.visit((), location, visitor),
         }
     }
 
     fn visit_mut(&mut self, (): (), location: Location, visitor: &mut VisitorMut<'_>) -> Result<()> {
         match self {
-            MlpOrExperts::Mlp(mlp) => mlp.visit_mut((), location, visitor),
+            MlpOrExperts::Mlp(mlp) => mlp.visit_mut(MlpParts::OWN, location, visitor),
             MlpOrExperts::Experts(experts) => experts.visit_mut((), location, visitor),
         }
     }
@@ -266,17 +267,18 @@ impl Transformer {
     pub(crate) fn parts(&self) -> Result<Vec<PartTensor>> {
         let mut all = Vec::new();
         for (address, tensor) in self.weights().tensors() {
-            let thirds = match address.part {
-                Part::Qkv => [Part::Q, Part::K, Part::V],
-                Part::QkvB => [Part::QB, Part::KB, Part::VB],
+            let is_bias = match address.part {
+                Part::Qkv => false,
+                Part::QkvB => true,
                 _ => {
                     all.push((address, tensor.shallow_clone()));
                     continue;
                 }
             };
             let mut start = 0;
-            for part in thirds {
-                let rows = part.shape(self.config())[0];
+            for (weight, bias) in stream_readers(self.config()) {
+                let part = if is_bias { *bias } else { *weight };
+                let rows = part.shape(self.config(), address.location)[0];
                 all.push((Address { part, ..address }, tensor.f_narrow(0, start, rows)?));
                 start += rows;
             }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::config::QkNorm;
+use crate::config::{HeadGate, LatentAttention, NormPosition, QkNorm};
 use crate::Config;
 
 /// How a part enters the computation, and with it what a model computes that lacks the part.
@@ -64,9 +64,21 @@ parts! {
     /// `[n_kv_heads · d_head, d_model]`
     K: Matrix, "attn.k.weight";
     KB: Bias, "attn.k.bias";
-    /// `[n_kv_heads · d_head, d_model]`
+    /// `[n_kv_heads · d_value, d_model]`
     V: Matrix, "attn.v.weight";
     VB: Bias, "attn.v.bias";
+    /// From the stream to the latent of the queries: `[query_rank, d_model]`.
+    QDown: Matrix, "attn.q_down.weight";
+    QDownB: Bias, "attn.q_down.bias";
+    QLatentW: Gain, "attn.q_latent_norm.w";
+    /// `[n_heads · d_head, query_rank]`
+    QUp: Matrix, "attn.q_up.weight";
+    /// From the stream to the latent of keys and values and to the rotated part of all keys: `[key_value_rank + rotary dim, d_model]`.
+    KvDown: Matrix, "attn.kv_down.weight";
+    KvDownB: Bias, "attn.kv_down.bias";
+    KvLatentW: Gain, "attn.kv_latent_norm.w";
+    /// Of each head, the unrotated part of its keys and then its values: `[n_heads · (d_head - rotary dim + d_value), key_value_rank]`.
+    KvUp: Matrix, "attn.kv_up.weight";
     /// `[d_head]`, `[n_heads, d_head]`, or of all heads together `[n_heads · d_head]`.
     QNormW: Gain, "attn.q_norm.w";
     QNormB: Bias, "attn.q_norm.b";
@@ -82,7 +94,11 @@ parts! {
     LambdaK1: Parameter, "attn.lambda_k1";
     LambdaQ2: Parameter, "attn.lambda_q2";
     LambdaK2: Parameter, "attn.lambda_k2";
-    /// `[d_model, n_heads · d_head]`
+    /// What the gates of the heads' output are made of: `[n_heads · d_value, d_model]`, or `[n_heads, d_model]`.
+    HeadGate: Matrix, "attn.gate.weight";
+    /// `[n_heads]`
+    HeadGateB: Bias, "attn.gate.bias";
+    /// `[d_model, n_heads · d_value]`
     O: Matrix, "attn.o.weight";
     OB: Bias, "attn.o.bias";
     Ln1PostW: Gain, "ln1_post.w";
@@ -92,6 +108,18 @@ parts! {
     /// `[num_experts, d_model]`
     Router: Matrix, "mlp.router.weight";
     RouterB: Bias, "mlp.router.bias";
+    /// Added before experts are chosen, and not to their weights: `[num_experts]`.
+    ChoiceB: Constant, "mlp.router.choice_bias";
+    /// A mixture's shared expert: `[d_mlp, d_model]`, of its own width.
+    SharedIn: Matrix, "mlp.shared.in.weight";
+    SharedInB: Bias, "mlp.shared.in.bias";
+    SharedGate: Matrix, "mlp.shared.gate.weight";
+    SharedGateB: Bias, "mlp.shared.gate.bias";
+    /// `[d_model, d_mlp]`
+    SharedOut: Matrix, "mlp.shared.out.weight";
+    SharedOutB: Bias, "mlp.shared.out.bias";
+    /// `[1, d_model]`
+    SharedWeight: Matrix, "mlp.shared.weight.weight";
     /// `[d_mlp, d_model]`; of a mixture, each expert's.
     In: Matrix, "mlp.in.weight";
     InB: Bias, "mlp.in.bias";
@@ -129,11 +157,34 @@ parts! {
 }
 
 impl Part {
-    /// The shape in a model of this configuration. A norm of queries or keys may have a gain for each head instead:
+    /// Whether a block, or its experts, can have it: some blocks of a model may have a mixture, and others one MLP.
+    pub(crate) fn is_in_block(self, config: &Config, layer: usize, of_expert: bool) -> bool {
+        let is_mixture = config.experts_of(layer).is_some();
+        match self {
+            Part::Router | Part::RouterB | Part::ChoiceB => is_mixture,
+            Part::SharedIn | Part::SharedInB | Part::SharedGate | Part::SharedGateB => is_mixture,
+            Part::SharedOut | Part::SharedOutB | Part::SharedWeight => is_mixture,
+            Part::In | Part::InB | Part::Gate | Part::GateB | Part::Out | Part::OutB => is_mixture == of_expert,
+            Part::Sinks => config.has_sinks(layer),
+            Part::Ln2PostW => config.norms.position == NormPosition::BeforeAndAfter || config.has_norm_after_mlp(layer),
+            _ => true,
+        }
+    }
+
+    /// The shape at a place of a model of this configuration. A norm of queries or keys may have a gain for each head instead:
     /// `[heads, d_head]`.
-    pub(crate) fn shape(self, config: &Config) -> Vec<i64> {
-        let (d_model, d_mlp, d_head) = (config.d_model as i64, config.d_mlp() as i64, config.d_head as i64);
-        let (q_rows, kv_rows) = (config.n_heads as i64 * d_head, config.n_key_value_heads as i64 * d_head);
+    pub(crate) fn shape(self, config: &Config, location: Location) -> Vec<i64> {
+        let (d_model, d_head, d_value) = (config.d_model as i64, config.d_head as i64, config.d_value() as i64);
+        let d_mlp = match (location.expert, location.layer) {
+            (None, Some(layer)) => config.neurons_of(layer) as i64,
+            _ => config.d_mlp() as i64,
+        };
+        let heads = config.heads(location.layer.unwrap_or(0));
+        let (n_heads, n_kv_heads) = (heads.query as i64, heads.key_value as i64);
+        let (q_rows, k_rows, v_rows) = (n_heads * d_head, n_kv_heads * d_head, n_kv_heads * d_value);
+        let latent = config.attention.latent.unwrap_or_default();
+        let (q_rank, kv_rank) = (latent.query_rank.unwrap_or(0) as i64, latent.key_value_rank as i64);
+        let rotated = config.rotary_dim().unwrap_or(0) as i64;
         let all_heads = matches!(config.qk_norm(), Some(QkNorm::AllHeads(_)));
         let experts = config.num_experts().unwrap_or(0) as i64;
         let d_vocab_out = config.d_vocab_out as i64;
@@ -143,21 +194,39 @@ impl Part {
             Part::EmbedLnW | Part::EmbedLnB | Part::LnFinalW | Part::LnFinalB => vec![d_model],
             Part::Ln1W | Part::Ln1B | Part::Ln2W | Part::Ln2B => vec![d_model],
             Part::Ln1PostW | Part::Ln1PostB | Part::Ln2PostW | Part::Ln2PostB => vec![d_model],
-            Part::Qkv => vec![q_rows + 2 * kv_rows, d_model],
-            Part::QkvB => vec![q_rows + 2 * kv_rows],
+            Part::Qkv => vec![reader_rows(config, location), d_model],
+            Part::QkvB => vec![reader_rows(config, location)],
             Part::Q => vec![q_rows, d_model],
             Part::QB => vec![q_rows],
-            Part::K | Part::V => vec![kv_rows, d_model],
-            Part::KB | Part::VB => vec![kv_rows],
+            Part::K => vec![k_rows, d_model],
+            Part::KB => vec![k_rows],
+            Part::V => vec![v_rows, d_model],
+            Part::VB => vec![v_rows],
+            Part::QDown => vec![q_rank, d_model],
+            Part::QDownB | Part::QLatentW => vec![q_rank],
+            Part::QUp => vec![q_rows, q_rank],
+            Part::KvDown => vec![kv_rank + rotated, d_model],
+            Part::KvDownB => vec![kv_rank + rotated],
+            Part::KvLatentW => vec![kv_rank],
+            Part::KvUp => vec![n_heads * (d_head - rotated + d_value), kv_rank],
             Part::QNormW | Part::QNormB => vec![if all_heads { q_rows } else { d_head }],
-            Part::KNormW | Part::KNormB => vec![if all_heads { kv_rows } else { d_head }],
-            Part::ZNormW | Part::ZNormB => vec![q_rows],
+            Part::KNormW | Part::KNormB => vec![if all_heads { k_rows } else { d_head }],
+            Part::ZNormW | Part::ZNormB => vec![n_heads * d_value],
+            Part::Sinks => vec![n_heads],
+            Part::HeadGate => match config.attention.gate {
+                Some(HeadGate { per_head: true, .. }) => vec![n_heads, d_model],
+                _ => vec![n_heads * d_value, d_model],
+            },
+            Part::HeadGateB => vec![n_heads],
+            Part::O => vec![d_model, n_heads * d_value],
+            Part::OB | Part::OutB | Part::SharedOutB => vec![d_model],
             Part::LambdaQ1 | Part::LambdaK1 | Part::LambdaQ2 | Part::LambdaK2 => vec![d_head],
-            Part::Sinks => vec![config.n_heads as i64],
-            Part::O => vec![d_model, q_rows],
-            Part::OB | Part::OutB => vec![d_model],
             Part::Router => vec![experts, d_model],
-            Part::RouterB => vec![experts],
+            Part::RouterB | Part::ChoiceB => vec![experts],
+            Part::SharedIn | Part::SharedGate => vec![d_mlp, d_model],
+            Part::SharedInB | Part::SharedGateB => vec![d_mlp],
+            Part::SharedOut => vec![d_model, d_mlp],
+            Part::SharedWeight => vec![1, d_model],
             Part::In | Part::Gate => vec![d_mlp, d_model],
             Part::InB | Part::GateB | Part::ProductB | Part::MlpLnW | Part::MlpLnB => vec![d_mlp],
             Part::Out => vec![d_model, d_mlp],
@@ -169,6 +238,20 @@ impl Part {
             Part::UB => vec![d_vocab_out],
         }
     }
+}
+
+/// The parts that read the stream in one product: queries, keys and values, or what they are made of.
+pub(crate) fn stream_readers(config: &Config) -> &'static [(Part, Part)] {
+    match config.attention.latent {
+        None => &[(Part::Q, Part::QB), (Part::K, Part::KB), (Part::V, Part::VB)],
+        Some(LatentAttention { query_rank: None, .. }) => &[(Part::Q, Part::QB), (Part::KvDown, Part::KvDownB)],
+        Some(_) => &[(Part::QDown, Part::QDownB), (Part::KvDown, Part::KvDownB)],
+    }
+}
+
+/// The rows of all of [`stream_readers`].
+fn reader_rows(config: &Config, location: Location) -> i64 {
+    stream_readers(config).iter().map(|(weight, _)| weight.shape(config, location)[0]).sum()
 }
 
 /// Which block and expert a part belongs to: none outside the blocks, and no expert outside a mixture.

@@ -61,9 +61,9 @@ impl Block {
     /// The norm between the MLP and the stream.
     pub(crate) fn norm_after_mlp(&self) -> Option<PlacedNorm<'_>> {
         match self.norm_position {
-            NormPosition::Before | NormPosition::InStream => None,
+            NormPosition::InStream => None,
             NormPosition::After => PlacedNorm::new(&self.ln2, self.ln2_points()),
-            NormPosition::BeforeAndAfter => {
+            NormPosition::Before | NormPosition::BeforeAndAfter => {
                 let points = (hook::ln2_post_scale(self.layer), hook::ln2_post_normalized(self.layer));
                 PlacedNorm::new(&self.ln2_post, points)
             }

@@ -72,11 +72,11 @@ impl RotaryTable {
         Ok(RotaryTable { cos, sin, neg_sin, dim: self.dim, adjacent_pairs: self.adjacent_pairs })
     }
 
-    /// Rotates the first `dim` entries of each head: `[batch, pos, head, d_head]`.
-    pub(crate) fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+    /// Rotates `dim` entries of each head from `start` on: `[batch, pos, head, d_head]`.
+    pub(crate) fn rotate(&self, x: &Tensor, start: i64) -> Result<Tensor> {
         let size = x.size();
         let d_head = size[size.len() - 1];
-        let rotated = if self.dim == d_head { x.shallow_clone() } else { x.f_narrow(-1, 0, self.dim)? };
+        let rotated = if self.dim == d_head { x.shallow_clone() } else { x.f_narrow(-1, start, self.dim)? };
         let half = self.dim / 2;
         let (a, b) = if self.adjacent_pairs {
             (rotated.f_slice(-1, 0, None, 2)?, rotated.f_slice(-1, 1, None, 2)?)
@@ -92,8 +92,12 @@ impl RotaryTable {
         } else {
             vec![first, second]
         };
-        if self.dim < d_head {
-            parts.push(x.f_narrow(-1, self.dim, d_head - self.dim)?);
+        if start > 0 {
+            parts.insert(0, x.f_narrow(-1, 0, start)?);
+        }
+        let end = start + self.dim;
+        if end < d_head {
+            parts.push(x.f_narrow(-1, end, d_head - end)?);
         }
         Ok(if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, -1)? })
     }

@@ -248,7 +248,7 @@ mod tests {
                 let class = LengthClass::of(&rotary, len);
                 let expected = RotaryTable::new(&rotary, class, len as i64, OPTIONS.0, OPTIONS.1).unwrap();
                 let x = Tensor::randn([1, len as i64, 2, 4], OPTIONS);
-                assert_eq!(found.rotate(&x).unwrap(), expected.rotate(&x).unwrap(), "{rotary:?}, {len}");
+                assert_eq!(found.rotate(&x, 0).unwrap(), expected.rotate(&x, 0).unwrap(), "{rotary:?}, {len}");
             }
             assert_eq!(tables.rotary.lock().unwrap().len(), kept_in_the_end, "{rotary:?}");
         }

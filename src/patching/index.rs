@@ -125,10 +125,12 @@ impl PatchIndex {
             }
         };
         let first = point(0)?;
-        let n_heads = match first.extents(config).iter().find(|e| matches!(e, Extent::Head | Extent::KvHead)) {
-            Some(Extent::KvHead) => config.n_key_value_heads,
-            _ => config.n_heads,
-        } as i64;
+        let of_keys = first.extents(config).contains(&Extent::KvHead);
+        let of_layer = |layer| match config.heads(layer) {
+            heads if of_keys => heads.key_value as i64,
+            heads => heads.query as i64,
+        };
+        let n_heads = (0..config.n_layers).map(of_layer).max().unwrap_or(0);
         let entries = |axis: &PatchAxis| match axis {
             PatchAxis::Layer => layers.indices(config.n_layers as i64, "layer"),
             PatchAxis::Head => heads.indices(n_heads, "head"),

@@ -9,18 +9,19 @@ use super::parts::{Entry, Part};
 use super::processing::Processor;
 use super::reader::PartReader;
 use super::tasks;
-use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, Positions, QkNorm};
+use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, Positions, QkNorm, SharedExpert};
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::differential::Differential;
 use crate::model::embed::Embed;
 use crate::model::head::Head;
+use crate::model::latent::{Latent, Up};
 use crate::model::linear::Linear;
 use crate::model::mlp::{Act, Mlp};
-use crate::model::moe::{Expert, MixtureOfExperts};
+use crate::model::moe::{Expert, MixtureOfExperts, Shared};
 use crate::model::norm::Norm;
 use crate::model::parameters::{cast, check_kind};
-use crate::model::part::Location;
+use crate::model::part::{stream_readers, Location};
 use crate::model::unembed::Unembed;
 use crate::model::Weights;
 use crate::unchecked::threads::SharedTensor;
@@ -107,7 +108,8 @@ impl Builder<'_> {
     /// Whether the unembedding is the embedding, and stays so.
     fn is_tied(&self) -> bool {
         let one_tensor = |(u, e): (&Entry, &Entry)| u.name == e.name && !e.view.computes() && !u.view.computes();
-        self.reader.entry(Part::U).zip(self.reader.entry(Part::WE)).is_some_and(one_tensor) && !self.processor.unties()
+        self.reader.entry(Part::U, OUTSIDE).zip(self.reader.entry(Part::WE, OUTSIDE)).is_some_and(one_tensor)
+            && !self.processor.unties()
     }
 
     /// The last norm and `W_U`; of a tied one, an empty matrix.
@@ -158,13 +160,20 @@ impl Builder<'_> {
     fn block(&self, layer: usize) -> Result<Block> {
         let (config, location) = (self.config, Location::block(layer));
         let norm = |gain, bias| self.norm(gain, bias, config.normalization_type(), location);
-        let norm_after = |gain, bias| if self.reader.has(gain) { norm(gain, bias) } else { Ok(Norm::none()) };
+        let norm_after = |gain, bias| if self.reader.has(gain, location) { norm(gain, bias) } else { Ok(Norm::none()) };
         let mlp = match &config.mlp {
             None => None,
             Some(mlp) => Some(match &mlp.kind {
                 MlpKind::Plain | MlpKind::Gated => MlpOrExperts::Mlp(self.mlp(layer, mlp)?),
-                MlpKind::Experts(experts) => MlpOrExperts::Experts(self.experts(layer, mlp, experts)?),
+                MlpKind::Experts(experts) => match experts.dense(layer) {
+                    Some(_) => MlpOrExperts::Mlp(self.mlp(layer, mlp)?),
+                    None => MlpOrExperts::Experts(self.experts(layer, mlp, experts)?),
+                },
             }),
+        };
+        let ln2_post = match config.norms.after_mixtures && !config.has_norm_after_mlp(layer) {
+            true => Norm::none(),
+            false => norm_after(Part::Ln2PostW, Part::Ln2PostB)?,
         };
         let mut block = Block {
             ln1: match layer == 0 && config.norms.bare_first_attention {
@@ -175,7 +184,7 @@ impl Builder<'_> {
             ln1_post: norm_after(Part::Ln1PostW, Part::Ln1PostB)?,
             ln2: if mlp.is_some() { norm(Part::Ln2W, Part::Ln2B)? } else { Norm::none() },
             mlp,
-            ln2_post: norm_after(Part::Ln2PostW, Part::Ln2PostB)?,
+            ln2_post,
             norm_position: config.norm_position(),
             parallel: config.parallel_attn_mlp,
             layer,
@@ -187,22 +196,35 @@ impl Builder<'_> {
 
     fn attention(&self, layer: usize) -> Result<Attention> {
         let (config, location) = (self.config, Location::block(layer));
-        let biases = [Part::QB, Part::KB, Part::VB];
-        let bias = match biases.iter().any(|part| self.reader.has(*part)) {
-            true => Some(self.reader.joined(biases, location)?),
+        let (weights, biases): (Vec<Part>, Vec<Part>) = stream_readers(config).iter().copied().unzip();
+        let bias = match biases.iter().any(|part| self.reader.has(*part, location)) {
+            true => Some(self.reader.joined(&biases, location)?),
             false => None,
         };
-        let weight = self.reader.joined([Part::Q, Part::K, Part::V], location)?;
+        let weight = self.reader.joined(&weights, location)?;
         let o = self.linear(Part::O, Part::OB, location)?;
         let mut attention = Attention::new(config, layer, Linear { weight, bias }, o);
-        if let Some(QkNorm::AllHeads(kind) | QkNorm::PerHead(kind)) = config.qk_norm() {
+        if let Some(latent) = config.attention.latent {
+            let up = |gain, up| -> Result<Up> {
+                let norm = Norm {
+                    kind: Normalization::RMS,
+                    w: self.reader.optional(gain, location)?,
+                    b: None,
+                    eps: latent.eps,
+                };
+                Ok(Up { norm, up: Linear { weight: self.reader.tensor(up, location)?, bias: None } })
+            };
+            let q = latent.query_rank.map(|_| up(Part::QLatentW, Part::QUp)).transpose()?;
+            attention.latent = Some(Latent::new(config, q, up(Part::KvLatentW, Part::KvUp)?));
+        }
+        if let Some(QkNorm::AllHeads(kind) | QkNorm::PerHead(kind)) = config.qk_norm_of(layer) {
             let norm = |gain, bias, heads| -> Result<Option<Norm>> {
                 let gain = self.reader.head_norm(gain, location, heads)?;
                 let bias = self.reader.head_norm(bias, location, heads)?;
                 Ok(Some(Norm { kind, w: gain, b: bias, eps: config.eps() }))
             };
-            attention.q_norm = norm(Part::QNormW, Part::QNormB, config.n_heads)?;
-            attention.k_norm = norm(Part::KNormW, Part::KNormB, config.n_key_value_heads)?;
+            attention.q_norm = norm(Part::QNormW, Part::QNormB, config.heads(layer).query)?;
+            attention.k_norm = norm(Part::KNormW, Part::KNormB, config.heads(layer).key_value)?;
         }
         if let Some(kind) = config.attention.z_norm {
             attention.z_norm = Some(self.norm(Part::ZNormW, Part::ZNormB, kind, location)?);
@@ -213,7 +235,10 @@ impl Builder<'_> {
             let lambdas = [q1, k1, lambda(Part::LambdaQ2)?, lambda(Part::LambdaK2)?];
             attention.differential = Some(Differential::new(config, layer, lambdas));
         }
-        if config.use_attention_sinks() {
+        if config.attention.gate.is_some() {
+            attention.gate = Some(self.linear(Part::HeadGate, Part::HeadGateB, location)?);
+        }
+        if config.has_sinks(layer) {
             attention.sinks = Some(self.reader.tensor(Part::Sinks, location)?);
         }
         Ok(attention)
@@ -221,7 +246,7 @@ impl Builder<'_> {
 
     fn mlp(&self, layer: usize, config: &MlpConfig) -> Result<Mlp> {
         let location = Location::block(layer);
-        let gated = config.kind == MlpKind::Gated;
+        let gated = config.kind != MlpKind::Plain;
         let gate = gated.then(|| self.linear(Part::Gate, Part::GateB, location)).transpose()?;
         let ln = match (config.activation, config.norm) {
             (_, Some(kind)) => Some(self.norm(Part::MlpLnW, Part::MlpLnB, kind, location)?),
@@ -255,8 +280,27 @@ impl Builder<'_> {
                 w_out: self.linear(Part::Out, Part::OutB, location)?,
             })
         };
+        let shared = |shared: &SharedExpert| -> Result<Shared> {
+            let mlp = Mlp {
+                w_in: self.linear(Part::SharedIn, Part::SharedInB, location)?,
+                gate: Some(self.linear(Part::SharedGate, Part::SharedGateB, location)?),
+                b_product: None,
+                ln: None,
+                w_out: self.linear(Part::SharedOut, Part::SharedOutB, location)?,
+                act: self.activation(config.activation, location)?,
+                layer,
+            };
+            let weight =
+                || Ok::<_, Error>(Linear { weight: self.reader.tensor(Part::SharedWeight, location)?, bias: None });
+            Ok(Shared { mlp, weight: shared.gated.then(weight).transpose()? })
+        };
         Ok(MixtureOfExperts {
             router: self.linear(Part::Router, Part::RouterB, location)?,
+            choice_bias: match moe.routing.choice_bias {
+                Some(_) => Some(self.reader.choice_bias(location)?),
+                None => None,
+            },
+            shared: moe.shared.as_ref().map(shared).transpose()?,
             experts: (0..moe.num_experts).map(expert).collect::<Result<_>>()?,
             moe: moe.clone(),
             act: self.activation(config.activation, location)?,
@@ -270,7 +314,7 @@ impl Builder<'_> {
         if activation == Activation::Xielu {
             let constant = |part| self.reader.constant(part, location);
             let (beta, eps) = (constant(Part::XieluBeta)?, constant(Part::XieluEps)?);
-            let [positive, negative] = match self.reader.has(Part::XieluPositive) {
+            let [positive, negative] = match self.reader.has(Part::XieluPositive, location) {
                 true => [constant(Part::XieluPositive)?, constant(Part::XieluNegative)?],
                 false => [
                     constant(Part::XieluAlphaP)?.f_softplus()?,

@@ -47,14 +47,24 @@ impl Entry {
         Entry { first, ..self }
     }
 
-    /// The first block that has the part.
-    pub(crate) fn first_block(&self) -> usize {
-        self.blocks.0
-    }
-
     /// Whether the part is there at this place.
     pub(crate) fn is_at(&self, location: Location) -> bool {
         location.layer.is_none_or(|layer| (self.blocks.0..self.blocks.1).contains(&layer))
+    }
+
+    /// Whether it is a part of experts.
+    pub(crate) fn is_per_expert(&self) -> bool {
+        use View::*;
+        let one_of_all = matches!(
+            self.view,
+            ExpertEverySecond(_) | ExpertTransposed | Expert | ExpertHalf(_) | ExpertHalfTransposed(_)
+        ) || matches!(self.view, ExpertRows | ExpertRowsTransposed);
+        one_of_all || self.name.contains("{e}")
+    }
+
+    /// Whether it is of this part at this place.
+    pub(crate) fn is_of(&self, part: Part, location: Location) -> bool {
+        self.part == part && self.is_at(location) && self.is_per_expert() == location.expert.is_some()
     }
 
     /// Whether each head has a tensor of its own.
@@ -92,16 +102,28 @@ pub(crate) enum View {
     Half(usize),
     /// TransformerLens' `[head, d_model, d_head]`, of Q, K and V.
     Heads,
-    /// TransformerLens' `[head, d_head, d_model]`, of O.
+    /// The same of values, which may have another width.
+    ValueHeads,
+    /// TransformerLens' `[head, d_value, d_model]`, of O.
     HeadsOut,
     /// TransformerLens' `[head, d_head]`, of the biases.
     Flat,
+    /// The same of values.
+    ValueFlat,
     /// One expert of `[expert, in, 2 · out]` (or `[expert, 2 · out]`), every second column from this one on (gpt-oss).
     ExpertEverySecond(usize),
     /// One expert of `[expert, in, out]`.
     ExpertTransposed,
     /// One expert of `[expert, out]` or `[expert, out, in]`.
     Expert,
+    /// One expert's first or second half of the rows of `[expert, 2 · out, in]` (Granite's gate and up).
+    ExpertHalf(usize),
+    /// One expert's first or second half of the columns of `[expert, in, 2 · out]` (Llama 4's).
+    ExpertHalfTransposed(usize),
+    /// One expert of `[expert · out, in]` (DBRX).
+    ExpertRows,
+    /// One expert of `[expert · in, out]`.
+    ExpertRowsTransposed,
 }
 
 impl View {
@@ -124,7 +146,9 @@ impl View {
         let reversed = |shape: &[i64]| shape.iter().rev().copied().collect::<Vec<_>>();
         let with_rows = |rows: i64| [&[rows], &shape[1..]].concat();
         let d_head = config.d_head as i64;
-        let qkv = with_rows((config.n_heads + 2 * config.n_key_value_heads) as i64 * d_head);
+        let d_value = config.d_value() as i64;
+        let (n_heads, n_kv_heads) = (config.n_heads as i64, config.n_key_value_heads as i64);
+        let qkv = with_rows((n_heads + n_kv_heads) * d_head + n_kv_heads * d_value);
         let experts = config.num_experts().unwrap_or(0) as i64;
         match self {
             View::AsIs | View::PlusOne | View::TimesSqrtDModel | View::Times(_) => shape.to_vec(),
@@ -135,11 +159,17 @@ impl View {
             View::QkvPerHead(_) | View::QkvPerQuarter(_) => with_rows(3 * shape[0]),
             View::Half(_) => with_rows(2 * shape[0]),
             View::Heads => vec![shape[0] / d_head, shape[1], d_head],
-            View::HeadsOut => vec![shape[1] / d_head, d_head, shape[0]],
+            View::ValueHeads => vec![shape[0] / d_value, shape[1], d_value],
+            View::HeadsOut => vec![shape[1] / d_value, d_value, shape[0]],
             View::Flat => vec![shape[0] / d_head, d_head],
+            View::ValueFlat => vec![shape[0] / d_value, d_value],
             View::ExpertEverySecond(_) => [&[experts], reversed(&with_rows(2 * shape[0])).as_slice()].concat(),
             View::ExpertTransposed => [&[experts], reversed(shape).as_slice()].concat(),
             View::Expert => [&[experts], shape].concat(),
+            View::ExpertHalf(_) => [&[experts], with_rows(2 * shape[0]).as_slice()].concat(),
+            View::ExpertHalfTransposed(_) => [&[experts], reversed(&with_rows(2 * shape[0])).as_slice()].concat(),
+            View::ExpertRows => with_rows(experts * shape[0]),
+            View::ExpertRowsTransposed => vec![experts * shape[1], shape[0]],
         }
     }
 
@@ -153,9 +183,9 @@ impl View {
             View::PlusOne => tensor.f_to_kind(kind)?.add_number(1.0)?,
             View::TimesSqrtDModel => tensor.f_to_kind(kind)?.f_mul(&sqrt_d_model(config, tensor, kind)?)?,
             View::Times(factor) => tensor.f_to_kind(kind)?.mul_number(factor)?,
-            View::Heads => tensor.f_transpose(1, 2)?.f_flatten(0, 1)?,
+            View::Heads | View::ValueHeads => tensor.f_transpose(1, 2)?.f_flatten(0, 1)?,
             View::HeadsOut => tensor.f_flatten(0, 1)?.f_tr()?,
-            View::Flat => tensor.f_flatten(0, -1)?,
+            View::Flat | View::ValueFlat => tensor.f_flatten(0, -1)?,
             View::QkvPerHead(_) | View::QkvPerQuarter(_) => self.region(tensor, config, expert)?.f_flatten(0, 1)?,
             View::QkvPerGroup(_) => self.region(tensor, config, expert)?.f_flatten(0, 2)?,
             _ => self.region(tensor, config, expert)?,
@@ -166,16 +196,19 @@ impl View {
     ///
     /// It shares the part's memory, unless the view computes.
     pub(crate) fn write(self, part: &Tensor, config: &Config) -> Result<Option<Tensor>> {
-        let d_head = config.d_head as i64;
+        let (d_head, d_value) = (config.d_head as i64, config.d_value() as i64);
+        let heads = |width: i64| part.f_view([-1, width, part.size()[1]])?.f_transpose(1, 2); // [head, d_model, width]
         Ok(Some(match self {
             View::AsIs => part.shallow_clone(),
             View::Transposed => part.f_transpose(0, -1)?,
             View::PlusOne => part.add_number(-1.0)?,
             View::TimesSqrtDModel => part.f_div(&sqrt_d_model(config, part, part.f_kind()?)?)?,
             View::Times(factor) => part.div_number(factor)?,
-            View::Heads => part.f_view([-1, d_head, part.size()[1]])?.f_transpose(1, 2)?, // [head, d_model, d_head]
-            View::HeadsOut => part.f_tr()?.f_reshape([-1, d_head, part.size()[0]])?,      // [head, d_head, d_model]
+            View::Heads => heads(d_head)?,
+            View::ValueHeads => heads(d_value)?,
+            View::HeadsOut => part.f_tr()?.f_reshape([-1, d_value, part.size()[0]])?, // [head, d_value, d_model]
             View::Flat => part.f_view([-1, d_head])?,
+            View::ValueFlat => part.f_view([-1, d_value])?,
             _ => return Ok(None),
         }))
     }
@@ -188,7 +221,7 @@ impl View {
         let block = |third: usize| match third {
             0 => (0, n_heads * d_head),
             1 => (n_heads * d_head, n_kv_heads * d_head),
-            _ => ((n_heads + n_kv_heads) * d_head, n_kv_heads * d_head),
+            _ => ((n_heads + n_kv_heads) * d_head, n_kv_heads * config.d_value() as i64),
         };
         Ok(match self {
             View::RowsFrom(row) => tensor.f_slice(0, row, None, 1)?,
@@ -227,9 +260,29 @@ impl View {
             }
             View::ExpertTransposed => tensor.f_select(0, expert as i64)?.f_tr()?,
             View::Expert => tensor.f_select(0, expert as i64)?,
+            View::ExpertHalf(half) => {
+                let matrix = tensor.f_select(0, expert as i64)?; // [2 · out, in]
+                let rows = matrix.size().first().copied().unwrap_or(0) / 2;
+                matrix.f_narrow(0, half as i64 * rows, rows)?
+            }
+            View::ExpertHalfTransposed(half) => {
+                let matrix = tensor.f_select(0, expert as i64)?; // [in, 2 · out]
+                let columns = matrix.size().last().copied().unwrap_or(0) / 2;
+                matrix.f_narrow(-1, half as i64 * columns, columns)?.f_transpose(0, -1)?
+            }
+            View::ExpertRows | View::ExpertRowsTransposed => {
+                let rows =
+                    tensor.size().first().copied().unwrap_or(0) / config.num_experts().unwrap_or(1).max(1) as i64;
+                let matrix = tensor.f_narrow(0, expert as i64 * rows, rows)?;
+                if self == View::ExpertRows {
+                    matrix
+                } else {
+                    matrix.f_tr()?
+                }
+            }
             View::AsIs | View::Transposed => tensor.shallow_clone(),
             View::PlusOne | View::TimesSqrtDModel | View::Times(_) => tensor.shallow_clone(),
-            View::Heads | View::HeadsOut | View::Flat => tensor.shallow_clone(),
+            View::Heads | View::ValueHeads | View::HeadsOut | View::Flat | View::ValueFlat => tensor.shallow_clone(),
         })
     }
 }

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::checkpoint::Checkpoint;
 use super::parts::{Entry, Part, View};
 use crate::model::part::{Address, Location};
+use crate::tensor::precision::at_least_float;
 use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Error, Result};
 
@@ -34,19 +35,14 @@ impl<'a> PartReader<'a> {
         PartReader { config, checkpoint, table, kind, device, used: Mutex::default() }
     }
 
-    /// Where a part lies; `None` where this checkpoint has no such part.
-    pub(crate) fn entry(&self, part: Part) -> Option<&Entry> {
-        self.table.iter().find(|entry| entry.part == part)
-    }
-
-    /// Where a part of this place lies; `None` where there is no such part.
-    fn entry_at(&self, part: Part, location: Location) -> Option<&Entry> {
-        self.table.iter().find(|entry| entry.part == part && entry.is_at(location))
+    /// Where the part of this place lies; `None` where this checkpoint has no such part.
+    pub(crate) fn entry(&self, part: Part, location: Location) -> Option<&Entry> {
+        self.table.iter().find(|entry| entry.is_of(part, location))
     }
 
     /// Whether this checkpoint has such a part.
-    pub(crate) fn has(&self, part: Part) -> bool {
-        self.entry(part).is_some()
+    pub(crate) fn has(&self, part: Part, location: Location) -> bool {
+        self.entry(part, location).is_some()
     }
 
     /// A part in memory of its own: a matrix row by row, however the checkpoint has it, as oneDNN's product is up to a sixth
@@ -57,13 +53,13 @@ impl<'a> PartReader<'a> {
 
     /// [`PartReader::tensor`] of a part that only some models have.
     pub(crate) fn optional(&self, part: Part, location: Location) -> Result<Option<SharedTensor>> {
-        self.entry_at(part, location).map(|_| self.tensor(part, location)).transpose()
+        self.has(part, location).then(|| self.tensor(part, location)).transpose()
     }
 
     /// A gain or bias of queries or keys, `[d]`, or one for each head, `[head, d_head]`.
     pub(crate) fn head_norm(&self, part: Part, location: Location, heads: usize) -> Result<Option<SharedTensor>> {
-        let Some(entry) = self.entry_at(part, location) else { return Ok(None) };
-        let shape = part.shape(self.config);
+        let Some(entry) = self.entry(part, location) else { return Ok(None) };
+        let shape = part.shape(self.config, location);
         if entry.is_per_head() {
             let head = |head| self.find(entry, location, head, &[&shape]);
             let heads = (0..heads).map(head).collect::<Result<Vec<_>>>()?;
@@ -75,26 +71,34 @@ impl<'a> PartReader<'a> {
 
     /// A part of one entry, in fp32: `[1]`. Checkpoints have these in any shape of one entry.
     pub(crate) fn constant(&self, part: Part, location: Location) -> Result<Tensor> {
-        let entry = self.entry_at(part, location).ok_or_else(|| self.missing(part, location))?;
+        let entry = self.entry(part, location).ok_or_else(|| self.missing(part, location))?;
         let tensor = self.find(entry, location, 0, &[&[1], &[], &[1, 1]])?;
         Ok(tensor.f_reshape([1])?.f_to_device_(self.device, Kind::Float, false, true)?)
     }
 
+    /// The bias of the choice of experts, in fp32 or better: `[num_experts]`, or `[1, num_experts]` in the checkpoint.
+    pub(crate) fn choice_bias(&self, location: Location) -> Result<SharedTensor> {
+        let part = Part::ChoiceB;
+        let entry = self.entry(part, location).ok_or_else(|| self.missing(part, location))?;
+        let shape = part.shape(self.config, location);
+        let tensor = self.find(entry, location, 0, &[&shape, &[1, shape[0]]])?.f_reshape(-1)?;
+        Ok(tensor.f_to_device_(self.device, at_least_float(self.kind), false, true)?.into())
+    }
+
     /// Parts below each other in one tensor: `[rows of all, …]`. Those that the checkpoint lacks are zero.
-    pub(crate) fn joined(&self, parts: [Part; 3], location: Location) -> Result<SharedTensor> {
-        let shapes = parts.map(|part| part.shape(self.config));
-        let rows = shapes.each_ref().map(|shape| shape[0]);
+    pub(crate) fn joined(&self, parts: &[Part], location: Location) -> Result<SharedTensor> {
+        let shapes: Vec<Vec<i64>> = parts.iter().map(|part| part.shape(self.config, location)).collect();
         let mut shape = shapes[0].clone();
-        shape[0] = rows.iter().sum();
+        shape[0] = shapes.iter().map(|shape| shape[0]).sum();
         let options = (self.kind, self.device);
-        let all = parts.iter().all(|part| self.entry_at(*part, location).is_some());
+        let all = parts.iter().all(|part| self.has(*part, location));
         let mut joined = if all { Tensor::f_empty(&shape, options)? } else { Tensor::f_zeros(&shape, options)? };
-        let views = parts.map(|part| self.entry_at(part, location).map(|entry| entry.view));
-        let transposed = views == [0, 1, 2].map(|third| Some(View::QkvBlockTransposed(third)));
+        let views = parts.iter().map(|part| self.entry(*part, location).map(|entry| entry.view));
+        let transposed = views.eq([0, 1, 2].map(|third| Some(View::QkvBlockTransposed(third))));
         let mut start = 0;
-        for (part, rows) in parts.into_iter().zip(rows) {
-            if let Some(entry) = self.entry_at(part, location) {
-                let view = self.view(part, location)?;
+        for (part, rows) in parts.iter().zip(shapes.iter().map(|shape| shape[0])) {
+            if let Some(entry) = self.entry(*part, location) {
+                let view = self.view(*part, location)?;
                 if transposed {
                     // At once: libtorch transposes a whole matrix in half the time of its parts.
                     if let Some(whole) = self.checkpoint.tensor(&entry.tensor_name(location, 0))? {
@@ -111,7 +115,7 @@ impl<'a> PartReader<'a> {
 
     /// Whether the checkpoint has the tensor that a part of this location lies in.
     pub(crate) fn stores(&self, part: Part, location: Location) -> bool {
-        self.entry_at(part, location).is_some_and(|entry| self.checkpoint.has(&entry.tensor_name(location, 0)))
+        self.entry(part, location).is_some_and(|entry| self.checkpoint.has(&entry.tensor_name(location, 0)))
     }
 
     /// A copy in the model's kind and on its device, row by row.
@@ -123,8 +127,8 @@ impl<'a> PartReader<'a> {
 
     /// A part as a view of the checkpoint, of the shape that the configuration implies.
     fn view(&self, part: Part, location: Location) -> Result<Tensor> {
-        let entry = self.entry_at(part, location).ok_or_else(|| self.missing(part, location))?;
-        self.find(entry, location, 0, &[&part.shape(self.config)])
+        let entry = self.entry(part, location).ok_or_else(|| self.missing(part, location))?;
+        self.find(entry, location, 0, &[&part.shape(self.config, location)])
     }
 
     /// The view of an entry, in the first of these shapes that fits. Only tensors that are all of a part may have another than
@@ -146,7 +150,10 @@ impl<'a> PartReader<'a> {
     }
 
     fn missing(&self, part: Part, location: Location) -> Error {
-        Error::MissingTensor { name: Address { location, part }.to_string(), expected: part.shape(self.config) }
+        Error::MissingTensor {
+            name: Address { location, part }.to_string(),
+            expected: part.shape(self.config, location),
+        }
     }
 
     /// Checks that every tensor of the checkpoint was used, but for those whose names end so.

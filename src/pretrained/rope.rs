@@ -69,6 +69,22 @@ impl ConfigJson {
         Ok(rotary)
     }
 
+    /// What YaRN multiplies the scores of latent attention by, the square of its factor for all dimensions, if there is one.
+    pub(crate) fn scores_factor(&self) -> Result<Option<f64>> {
+        let parameters = match self.object("rope_scaling")? {
+            Some(scaling) => Some(scaling),
+            None => self.object("rope_parameters")?,
+        };
+        let Some(parameters) = parameters else { return Ok(None) };
+        let rope_type: String = parameters.get_any(&["rope_type", "type"])?.unwrap_or("default".into());
+        let all: f64 = parameters.get_or("mscale_all_dim", 0.0)?;
+        if rope_type == "default" || all == 0.0 {
+            return Ok(None);
+        }
+        let factor: f64 = parameters.require("factor")?;
+        Ok((factor > 1.0).then(|| (0.1 * all * factor.ln() + 1.0).powi(2)))
+    }
+
     /// The rotations of the global and the local layers, in layers that reach so far. `rope_parameters` has an object for each.
     pub(crate) fn rotary_by_layer_type(
         &self,
@@ -93,7 +109,7 @@ impl ConfigJson {
         let (global, local) = (read("full_attention", scaling, global)?, read("sliding_attention", None, local)?);
         Ok(Positions::Rotary(reach.map(|reach| match reach {
             Reach::Global => Some(global.clone()),
-            Reach::Window(_) => Some(local.clone()),
+            Reach::Window(_) | Reach::Chunk(_) => Some(local.clone()),
         })))
     }
 

@@ -51,9 +51,9 @@ impl Transformer {
 pub(crate) fn state_dict_layout(config: &Config) -> impl Iterator<Item = (Address, String, Vec<i64>)> + use<'_> {
     let table = transformer_lens::table(config, config.n_key_value_heads != config.n_heads);
     table.into_iter().flat_map(move |entry| {
-        let shape = entry.view.checkpoint_shape(&entry.part.shape(config), config);
         locations(&entry, config).into_iter().map(move |location| {
-            (Address { location, part: entry.part }, entry.tensor_name(location, 0), shape.clone())
+            let shape = entry.view.checkpoint_shape(&entry.part.shape(config, location), config);
+            (Address { location, part: entry.part }, entry.tensor_name(location, 0), shape)
         })
     })
 }
@@ -74,7 +74,7 @@ pub(crate) fn write(
 ) -> Result<Vec<(String, Tensor)>> {
     let mut writer = Writer { config, format, names: Vec::new(), tensors: BTreeMap::new() };
     for (address, part) in parts {
-        match table.iter().find(|entry| entry.part == address.part && entry.is_at(address.location)) {
+        match table.iter().find(|entry| entry.is_of(address.part, address.location)) {
             Some(entry) => writer.add(entry, *address, part)?,
             None if is_neutral(address.part.role(), part)? || is_computed(*address, part, config)? => {}
             None => return Err(writer.error(*address, "the format has no such weight")),
@@ -92,7 +92,7 @@ pub(crate) fn write(
             }
             let neutral =
                 neutral(entry.part.role()).ok_or_else(|| writer.error(address, "this model has no such weight"))?;
-            writer.add(entry, address, &full(&entry.part.shape(config), neutral, options)?)?;
+            writer.add(entry, address, &full(&entry.part.shape(config, location), neutral, options)?)?;
         }
     }
     writer.finish()
@@ -145,10 +145,10 @@ fn locations(entry: &Entry, config: &Config) -> Vec<Location> {
     if !entry.name.contains("{l}") {
         return vec![Location::default()];
     }
-    let per_expert = matches!(entry.part, Part::In | Part::InB | Part::Gate | Part::GateB | Part::Out | Part::OutB);
-    let experts = config.num_experts().filter(|_| per_expert);
-    let blocks = (0..config.n_layers).map(Location::block).filter(|location| entry.is_at(*location));
-    match experts {
+    let of_expert = entry.is_per_expert();
+    let has = |layer: &usize| entry.is_at(Location::block(*layer)) && entry.part.is_in_block(config, *layer, of_expert);
+    let blocks = (0..config.n_layers).filter(has).map(Location::block);
+    match config.num_experts().filter(|_| of_expert) {
         None => blocks.collect(),
         Some(experts) => blocks.flat_map(|block| (0..experts).map(move |expert| block.expert(expert))).collect(),
     }

@@ -161,7 +161,7 @@ impl Plan {
         self.live.insert(point);
         if action.changes() {
             // Heads of a group share keys and values, so a stream for each query head does not say what these read.
-            if point.site() == Site::AttnIn && config.n_key_value_heads != config.n_heads {
+            if point.site() == Site::AttnIn && config.heads(point.layer().unwrap_or(0)).is_grouped() {
                 return Err(Error::unsupported(GROUPED_ATTN_IN));
             }
             self.changed.insert(point);
@@ -304,7 +304,7 @@ impl Plan {
         if let (Site::Ln1Scale | Site::Ln1Normalized, Some(layer)) = (point.site(), point.layer()) {
             let split = self.changed.contains(hook::attn_in(layer)) || self.changed.contains(hook::v_input(layer));
             if !matches!(config.norm_position(), NormPosition::After | NormPosition::InStream) && split {
-                shape.insert(2, config.n_key_value_heads as i64); // [batch, pos, head, …]
+                shape.insert(2, config.heads(layer).key_value as i64); // [batch, pos, head, …]
             }
         }
         shape

@@ -37,6 +37,8 @@ pub(crate) trait Scalar {
     fn add_product(&self, left: &Tensor, right: &Tensor, beta: f64, alpha: f64) -> Result<Tensor>;
     /// The Euclidean norm over the dimensions `dims`.
     fn norm_over(&self, dims: &[i64], keep: bool) -> Result<Tensor>;
+    /// The norm of order `p` over the dimensions `dims`.
+    fn p_norm_over(&self, p: f64, dims: &[i64], keep: bool) -> Result<Tensor>;
 }
 
 impl Scalar for Tensor {
@@ -89,7 +91,11 @@ impl Scalar for Tensor {
     }
 
     fn norm_over(&self, dims: &[i64], keep: bool) -> Result<Tensor> {
-        Ok(scalar::norm(self, 2.0, dims, keep)?)
+        self.p_norm_over(2.0, dims, keep)
+    }
+
+    fn p_norm_over(&self, p: f64, dims: &[i64], keep: bool) -> Result<Tensor> {
+        Ok(scalar::norm(self, p, dims, keep)?)
     }
 }
 

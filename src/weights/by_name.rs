@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
+use crate::model::latent::Latent;
 use crate::model::linear::Linear;
 use crate::model::mlp::Mlp;
 use crate::model::Transformer;
@@ -307,6 +308,9 @@ impl Transformer {
         match each.len() {
             0 => Err(Error::SliceOutOfRange { slice: layers.to_string(), axis: "layer", len }),
             1 if layers.drops_axis() => Ok(each.remove(0)),
+            _ if each.iter().any(|weight| weight.size() != each[0].size()) => Err(Error::unsupported(
+                "layers have weights of different shapes, which are no one tensor: ask for one layer at a time",
+            )),
             _ => Ok(Tensor::f_stack(&each, 0)?),
         }
     }
@@ -322,24 +326,37 @@ enum Qkv {
 
 /// The linear map from `d_model` to `head · d_head`, and the number of heads.
 fn linear(attn: &Attention, part: Qkv) -> Result<(Linear, i64)> {
-    let (start, heads) = match part {
-        Qkv::Q => (0, attn.n_heads),
-        Qkv::K => (attn.n_heads, attn.n_kv_heads),
-        Qkv::V => (attn.n_heads + attn.n_kv_heads, attn.n_kv_heads),
+    match (&attn.latent, part) {
+        (Some(Latent { q: None, .. }), Qkv::Q) | (None, _) => {}
+        (Some(_), _) => {
+            let name = match part {
+                Qkv::Q => "W_Q",
+                Qkv::K => "W_K",
+                Qkv::V => "W_V",
+            };
+            let why = "it has latent attention, with a norm between the stream and the heads: `parameters()` has the \
+                       weights on either side of it, such as blocks.0.attn.kv_up.weight";
+            return Err(Error::model_has_no(name, why));
+        }
+    }
+    let (start, heads, width) = match part {
+        Qkv::Q => (0, attn.n_heads, attn.d_head),
+        Qkv::K => (attn.n_heads * attn.d_head, attn.n_kv_heads, attn.d_head),
+        Qkv::V => ((attn.n_heads + attn.n_kv_heads) * attn.d_head, attn.n_kv_heads, attn.d_value),
     };
-    Ok((attn.qkv.narrow(start * attn.d_head, heads * attn.d_head)?, heads))
+    Ok((attn.qkv.narrow(start, heads * width)?, heads))
 }
 
 /// The weights by head: `[head, d_model, d_head]`, a view.
 fn heads(attn: &Attention, part: Qkv) -> Result<Tensor> {
     let (linear, heads) = linear(attn, part)?;
-    Ok(linear.weight.f_view([heads, attn.d_head, -1])?.f_transpose(1, 2)?)
+    Ok(linear.weight.f_view([heads, -1, linear.weight.size()[1]])?.f_transpose(1, 2)?)
 }
 
 /// The biases by head: `[head, d_head]`.
 fn head_biases(attn: &Attention, part: Qkv) -> Result<Tensor> {
     let (linear, heads) = linear(attn, part)?;
-    Ok(bias(&linear)?.f_view([heads, attn.d_head])?)
+    Ok(bias(&linear)?.f_view([heads, -1])?)
 }
 
 /// Repeats each key-value head for its query heads: `[kv_head, …]` to `[head, …]`.

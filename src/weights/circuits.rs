@@ -118,7 +118,8 @@ impl Transformer {
     /// # Ok::<(), tch_lens::Error>(())
     /// ```
     pub fn all_head_labels(&self) -> Vec<String> {
-        let heads = |layer| (0..self.config().n_heads).map(move |head| Component::Head { layer, head }.to_string());
+        let heads =
+            |layer| (0..self.config().heads(layer).query).map(move |head| Component::Head { layer, head }.to_string());
         (0..self.config().n_layers).flat_map(heads).collect()
     }
 }

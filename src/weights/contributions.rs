@@ -11,9 +11,9 @@ use crate::model::placed_norm::PlacedNorm;
 use crate::model::Transformer;
 use crate::{Error, Result};
 
-/// The output of a group of neurons to the stream: of an MLP or of an expert.
+/// The output of a group of neurons to the stream: of an MLP, a shared expert or an expert.
 pub(crate) struct NeuronWriter<'m> {
-    /// The expert; `None` if the layer has an MLP.
+    /// The expert; `None` for an MLP and for a shared expert.
     pub(crate) expert: Option<usize>,
     /// The output weights, `[d_model, d_mlp]`, and the bias.
     pub(crate) out: &'m Linear,
@@ -69,24 +69,26 @@ impl Transformer {
         self.block(layer)?.attn.result(z)
     }
 
-    /// The outputs of a layer's neurons: one of an MLP, one per expert of a mixture, and none in attention-only models.
+    /// The outputs of a layer's neurons: one of an MLP; one of a mixture's shared expert and one per expert; none in attention-only
+    /// models.
     pub(crate) fn neuron_writers(&self, layer: usize) -> Result<Vec<NeuronWriter<'_>>> {
         Ok(match &self.block(layer)?.mlp {
             None => Vec::new(),
             Some(MlpOrExperts::Mlp(mlp)) => vec![NeuronWriter { expert: None, out: &mlp.w_out }],
             Some(MlpOrExperts::Experts(mixture)) => {
                 let writer = |(expert, weights)| NeuronWriter { expert: Some(expert), out: weights };
-                mixture.experts.iter().map(|expert| &expert.w_out).enumerate().map(writer).collect()
+                let shared = mixture.shared.iter().map(|it| NeuronWriter { expert: None, out: &it.mlp.w_out });
+                shared.chain(mixture.experts.iter().map(|expert| &expert.w_out).enumerate().map(writer)).collect()
             }
         })
     }
 
-    /// The router weights of the chosen experts: `[batch, pos, chosen]`.
+    /// What the outputs of the chosen experts are multiplied by: `[batch, pos, chosen]`.
     ///
     /// `weights` are those of all experts, `[batch, pos, expert]`, and `indices` are the chosen experts, `[batch, pos, chosen]`.
     pub(crate) fn chosen_weights(&self, layer: usize, weights: &Tensor, indices: &Tensor) -> Result<Tensor> {
         match &self.block(layer)?.mlp {
-            Some(MlpOrExperts::Experts(mixture)) => mixture.chosen(weights, indices),
+            Some(MlpOrExperts::Experts(mixture)) => mixture.output_weights(weights, indices),
             _ => Err(Error::model_has_no("experts", format!("layer {layer} has one MLP, or none"))),
         }
     }

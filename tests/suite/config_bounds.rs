@@ -2,8 +2,9 @@
 
 use tch::Tensor;
 use tch_lens::config::{
-    Activation, ExpertGate, Experts, MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions,
-    QkNorm, Reach, RopeScaling, Rotary, Routing, Sinusoids, Temperature,
+    Activation, ChoiceBias, ExpertGate, ExpertGroups, Experts, GroupRank, Heads, LatentAttention, MlpConfig, MlpKind,
+    NormConfig, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RopeScaling, Rotary, Routing, Scores,
+    SharedExpert, Sinusoids, Temperature, WeightNorm,
 };
 use tch_lens::{Config, Error, HookedTransformer, LoadOptions};
 
@@ -60,7 +61,19 @@ fn long(short: Vec<f64>, long: Vec<f64>, attention_factor: f64, trained: usize) 
 }
 
 fn experts(num_experts: usize, experts_per_token: usize, gate: ExpertGate) -> MlpConfig {
-    MlpConfig::experts(8, Activation::Silu, Experts { num_experts, experts_per_token, routing: Routing::Softmax, gate })
+    let experts = Experts::new(num_experts, experts_per_token, Routing::softmax());
+    MlpConfig::experts(8, Activation::Silu, Experts { gate, ..experts })
+}
+
+/// A model of four experts, of which each token goes to two, with a change of them.
+macro_rules! mixture {
+    (|$experts:ident| $change:expr) => {
+        |c: &mut Config| {
+            let mut $experts = Experts::new(4, 2, Routing::softmax());
+            $change;
+            c.mlp = Some(MlpConfig::experts(8, Activation::Silu, $experts));
+        }
+    };
 }
 
 /// Numbers that are none, or that fp32 does not have.
@@ -107,6 +120,11 @@ fn numbers() -> Vec<Number> {
         ("mlp.gate.alpha", |c, x| {
             c.mlp = Some(experts(4, 2, ExpertGate::ClampedSwiglu { alpha: x, limit: 7.0 }));
         }),
+        ("mlp.routing.scale", |c, x| mixture!(|e| e.routing.scale = x)(c)),
+        ("mlp.routing.logits_soft_cap", |c, x| mixture!(|e| e.routing.logits_soft_cap = Some(x))(c)),
+        ("mlp.routing.normalize.p", |c, x| {
+            mixture!(|e| e.routing.normalize = Some(WeightNorm { p: x, min: 0.0 }))(c);
+        }),
         ("mlp.gate.limit", |c, x| {
             c.mlp = Some(experts(4, 2, ExpertGate::ClampedSwiglu { alpha: 1.0, limit: x }));
         }),
@@ -116,6 +134,18 @@ fn numbers() -> Vec<Number> {
 /// Queries that grow with their position.
 fn temper(config: &mut Config, beta: f64, period: f64, offset: usize) {
     config.attention.temperature = PerLayer::All(Some(Temperature { beta, period, offset }));
+}
+
+fn groups(groups: usize, kept: usize, rank: GroupRank) -> Option<ExpertGroups> {
+    Some(ExpertGroups { groups, kept, rank })
+}
+
+fn heads(query: usize, key_value: usize) -> PerLayer<Option<Heads>> {
+    PerLayer::All(Some(Heads { query, key_value }))
+}
+
+fn latent(query_rank: Option<usize>, key_value_rank: usize, eps: f64) -> Option<LatentAttention> {
+    Some(LatentAttention { query_rank, key_value_rank, eps })
 }
 
 /// Everything else, each with a value that is refused.
@@ -146,18 +176,52 @@ fn refused() -> Vec<(&'static str, Change)> {
         row("mlp.d_mlp", |c| c.mlp = Some(MlpConfig::gated(usize::MAX, Activation::Relu))),
         row("mlp.activation", |c| c.mlp = Some(MlpConfig::gated(8, Activation::SoluLn))),
         row("mlp.activation", |c| {
-            let experts = MlpKind::Experts(Experts {
-                num_experts: 4,
-                experts_per_token: 2,
-                routing: Routing::Softmax,
-                gate: ExpertGate::Plain,
-            });
+            let experts = MlpKind::Experts(Experts::new(4, 2, Routing::softmax()));
             c.mlp = Some(MlpConfig { d_mlp: 8, activation: Activation::SoluLn, kind: experts, norm: None });
         }),
         row("mlp.num_experts", |c| c.mlp = Some(experts(0, 0, ExpertGate::Plain))),
         row("mlp.num_experts", |c| c.mlp = Some(experts(usize::MAX, 1, ExpertGate::Plain))),
         row("mlp.experts_per_token", |c| c.mlp = Some(experts(4, 0, ExpertGate::Plain))),
         row("mlp.experts_per_token", |c| c.mlp = Some(experts(4, 5, ExpertGate::Plain))),
+        row("mlp.shared.d_mlp", mixture!(|e| e.shared = Some(SharedExpert { d_mlp: 0, gated: false }))),
+        row("mlp.dense", mixture!(|e| e.dense = PerLayer::Each(vec![None]))),
+        row("mlp.dense", mixture!(|e| e.dense = PerLayer::All(Some(0)))),
+        row("mlp.routing.groups.groups", mixture!(|e| e.routing.groups = groups(0, 1, GroupRank::Largest))),
+        row("mlp.routing.groups.groups", mixture!(|e| e.routing.groups = groups(3, 1, GroupRank::Largest))),
+        row("mlp.routing.groups.groups", mixture!(|e| e.routing.groups = groups(4, 2, GroupRank::TwoLargest))),
+        row("mlp.routing.groups.groups", mixture!(|e| e.routing.groups = groups(4, 1, GroupRank::Largest))),
+        row("mlp.routing.groups.kept", mixture!(|e| e.routing.groups = groups(2, 0, GroupRank::Largest))),
+        row("mlp.routing.groups.kept", mixture!(|e| e.routing.groups = groups(2, 3, GroupRank::Largest))),
+        row(
+            "mlp.routing.scores",
+            mixture!(|e| {
+                let choice_bias = Some(ChoiceBias::OnScores);
+                e.routing = Routing { choice_bias, ..Routing::softmax_of_chosen() };
+            }),
+        ),
+        row(
+            "mlp.routing.scores",
+            mixture!(|e| {
+                let scores = Scores::SparseMixer { jitter: 0.1 };
+                e.routing = Routing { scores, choice_bias: Some(ChoiceBias::OnLogits), ..e.routing };
+            }),
+        ),
+        row("mlp.routing.jitter", mixture!(|e| e.routing.scores = Scores::SparseMixer { jitter: f64::NAN })),
+        row("mlp.routing.normalize.min", mixture!(|e| e.routing.normalize = Some(WeightNorm { p: 1.0, min: -1.0 }))),
+        row("attention.reach", |c| c.attention.reach = PerLayer::All(Reach::Chunk(0))),
+        row("attention.heads", |c| c.attention.heads = PerLayer::Each(vec![None])),
+        row("attention.heads.query", |c| c.attention.heads = heads(0, 1)),
+        row("attention.heads.key_value", |c| c.attention.heads = heads(4, 3)),
+        row("attention.heads.key_value", |c| c.attention.heads = heads(4, 0)),
+        row("attention.sinks_where_local", |c| c.attention.sinks_where_local = true),
+        row("attention.d_value", |c| c.attention.d_value = Some(0)),
+        row("attention.latent.key_value_rank", |c| c.attention.latent = latent(None, 0, 1e-6)),
+        row("attention.latent.query_rank", |c| c.attention.latent = latent(Some(0), 4, 1e-6)),
+        row("attention.latent.eps", |c| c.attention.latent = latent(None, 4, f64::NAN)),
+        row("attention.latent", |c| (c.attention.latent, c.positions) = (latent(None, 4, 1e-6), Positions::Learned)),
+        row("attention.latent", |c| (c.attention.latent, c.n_key_value_heads) = (latent(None, 4, 1e-6), 1)),
+        row("attention.qk_norm_where_rotated", |c| c.attention.qk_norm_where_rotated = true),
+        row("norms.after_mixtures", |c| c.norms.after_mixtures = true),
         row("norms.eps", |c| c.norms.eps = 1e-50), // 0 in fp32
         row("norms.eps", |c| c.norms.eps = 1.5),
         row("norms.after_embedding", |c| {

@@ -44,6 +44,7 @@ mod memory;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod memory_limits;
 mod metrics;
+mod mixtures;
 mod names;
 mod padding;
 mod parameters;

@@ -24,6 +24,14 @@ const REFUSED: &[(&str, &str)] = &[
     ("gemma4_text", "multiply the whole residual stream"),
     ("gemma4_unified_text", "multiply the whole residual stream"),
     ("hrm_text", "run several times"),
+    ("axk2", "chooses"),
+    ("deepseek_v32", "chooses"),
+    ("deepseek_v4", "several residual streams"),
+    ("dots3_note_text", "chooses"),
+    ("glm_moe_dsa", "chooses"),
+    ("hy_v4", "several residual streams"),
+    ("longcat_flash", "two attentions"),
+    ("minimax_m3_vl_text", "chooses"),
 ];
 
 /// The cases are run so many at once.

@@ -118,11 +118,9 @@ impl KeyValueStore {
             return Err(refused("its sizes do not fit together"));
         }
         let mut store = KeyValueStore::of_columns(model, batch, said.capacity, said.forgets)?;
-        let of = shape(model, batch);
         for layer in held.clone() {
             let first = said.first[layer];
-            let shape = [of.batch, of.heads, (len - first) as i64, of.d_head];
-            let part = |name: &str| {
+            let part = |name: &str, shape: [i64; 4]| {
                 let name = format!("layers.{layer}.{name}");
                 let tensor = needed(&name, kind)?;
                 match tensor.size() == shape {
@@ -130,10 +128,11 @@ impl KeyValueStore {
                     false => Err(refused(&format!("`{name}` is {:?}, expected {shape:?}", tensor.size()))),
                 }
             };
-            let (keys, values) = (part("keys")?, part("values")?);
+            let [of_keys, of_values] = store.layers[layer].sizes(len - first);
+            let (keys, values) = (part("keys", of_keys)?, part("values", of_values)?);
             let memory = &mut store.layers[layer];
             memory.first = first;
-            memory.make_room(of, first, first, len - first, said.capacity)?;
+            memory.make_room(first, first, len - first, said.capacity)?;
             memory.fill(first, len, &keys, &values)?;
         }
         store.ids.f_narrow(1, 0, len as i64)?.f_copy_(&ids)?;

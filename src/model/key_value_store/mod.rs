@@ -88,8 +88,8 @@ impl Clone for KeyValueStore {
 impl KeyValueStore {
     /// An empty store for `batch` rows of up to `capacity` positions.
     ///
-    /// It takes `2 · n_layers · batch · n_key_value_heads · capacity · d_head` numbers of the model's kind, on its device. A layer with a
-    /// window takes at most as many as for twice the window, or for the window and 192 positions if that is more.
+    /// It takes `n_layers · batch · n_key_value_heads · capacity · (d_head + d_value)` numbers of the model's kind, on its device. A layer
+    /// with a window takes at most as many as for twice the window, or for the window and 192 positions if that is more.
     ///
     /// # Errors
     ///
@@ -127,10 +127,10 @@ impl KeyValueStore {
         if batch == 0 || capacity == 0 {
             return Err(KeyValueStoreError::Size { batch, capacity, n_ctx: config.n_ctx }.into());
         }
-        let shape = shape(model, batch);
         let window = |layer| if forgets { config.window(layer) } else { None };
-        let layers = (0..config.n_layers).map(|layer| LayerMemory::new(shape, capacity, window(layer)));
-        let ids = [shape.batch, i64::try_from(capacity).unwrap_or(i64::MAX)];
+        let layers = (0..config.n_layers);
+        let layers = layers.map(|layer| LayerMemory::new(shape(model, layer, batch), capacity, window(layer)));
+        let ids = [batch, capacity].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
         Ok(KeyValueStore {
             layers: layers.collect::<Result<_>>()?,
             ids: Tensor::f_empty(ids, (Kind::Int64, model.device()))?,
@@ -199,7 +199,7 @@ impl KeyValueStore {
         Ok(self.passed(layer.into())?.keys(self.len)?.f_alias_copy()?)
     }
 
-    /// A copy of the values of a layer at the positions [held](KeyValueStore::held): `[batch, kv_head, key, d_head]`.
+    /// A copy of the values of a layer at the positions [held](KeyValueStore::held): `[batch, kv_head, key, d_value]`.
     ///
     /// # Errors
     ///
@@ -278,9 +278,8 @@ impl KeyValueStore {
         }
         let numbers: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
         let index = Tensor::f_from_slice(&numbers)?.f_to_device(self.model.device())?;
-        let shape = shape(&self.model, rows.len());
-        let layers = self.layers.iter().map(|layer| layer.rows(&index, shape, self.len, capacity));
-        let ids = Tensor::f_empty([shape.batch, capacity as i64], (Kind::Int64, self.model.device()))?;
+        let layers = self.layers.iter().map(|layer| layer.rows(&index, self.len, capacity));
+        let ids = Tensor::f_empty([rows.len() as i64, capacity as i64], (Kind::Int64, self.model.device()))?;
         let len = self.len as i64;
         ids.f_narrow(1, 0, len)?.f_copy_(&self.ids.f_narrow(1, 0, len)?.f_index_select(0, &index)?)?;
         Ok(KeyValueStore {
@@ -311,12 +310,11 @@ impl KeyValueStore {
         }
         let rows: Vec<i64> = (0..times * self.batch).map(|row| (row % self.batch) as i64).collect();
         let index = Tensor::f_from_slice(&rows)?.f_to_device(self.model.device())?;
-        let shape = shape(&self.model, rows.len());
         let of_layer = |(layer, memory): (usize, &LayerMemory)| match layers.contains(&layer) {
-            true => memory.rows(&index, shape, len, capacity),
-            false => LayerMemory::new(shape, 0, None),
+            true => memory.rows(&index, len, capacity),
+            false => LayerMemory::new(shape(&self.model, layer, rows.len()), 0, None),
         };
-        let ids = Tensor::f_empty([shape.batch, capacity as i64], (Kind::Int64, self.model.device()))?;
+        let ids = Tensor::f_empty([rows.len() as i64, capacity as i64], (Kind::Int64, self.model.device()))?;
         let held = len as i64;
         ids.f_narrow(1, 0, held)?.f_copy_(&self.ids.f_narrow(1, 0, held)?.f_index_select(0, &index)?)?;
         let tiled = |lengths: &Vec<usize>| rows.iter().map(|row| lengths[*row as usize]).collect();
@@ -345,10 +343,10 @@ impl KeyValueStore {
 
     /// Moves what is held to memory of this store alone, of the capacity's size.
     fn own(&mut self) -> Result<()> {
-        let (shape, len, capacity) = (shape(&self.model, self.batch), self.len, self.capacity);
-        let layers = self.layers.iter().map(|layer| layer.moved(shape, layer.first, len, len, capacity));
+        let (len, capacity) = (self.len, self.capacity);
+        let layers = self.layers.iter().map(|layer| layer.moved(layer.first, len, len, capacity));
         let layers = layers.collect::<Result<_>>()?;
-        let ids = Tensor::f_empty([shape.batch, capacity as i64], (Kind::Int64, self.model.device()))?;
+        let ids = Tensor::f_empty([self.batch as i64, capacity as i64], (Kind::Int64, self.model.device()))?;
         ids.f_narrow(1, 0, len as i64)?.f_copy_(&self.ids.f_narrow(1, 0, len as i64)?)?;
         (self.layers, self.ids, self.sharing) = (layers, ids, Arc::new(()));
         Ok(())
@@ -359,13 +357,13 @@ impl KeyValueStore {
         if Arc::get_mut(&mut self.sharing).is_none() {
             self.own()?;
         }
-        let (shape, len, capacity) = (shape(&self.model, self.batch), self.len, self.capacity);
+        let (len, capacity) = (self.len, self.capacity);
         for layer in &mut self.layers[layers.clone()] {
             let needed = match layer.window {
                 Some(window) if !layer.has_room(len + new) => needed(Some(window), self.padding.as_ref(), len)?,
                 _ => 0,
             };
-            layer.make_room(shape, needed, len, new, capacity)?;
+            layer.make_room(needed, len, new, capacity)?;
         }
         Ok(())
     }
@@ -420,8 +418,8 @@ impl KeyValueStore {
         Ok(Addition { new, padding, layers, rotated_for: Some(lengths) })
     }
 
-    /// Writes the new keys and values of a layer behind those held, and gives all that are held: `[batch, pos, kv_head, d_head]` to
-    /// `[batch, kv_head, key, d_head]`. They count once the run [succeeds](KeyValueStore::commit).
+    /// Writes the new keys and values of a layer behind those held, and gives all that are held: `[batch, pos, kv_head, width]` to
+    /// `[batch, kv_head, key, width]`. They count once the run [succeeds](KeyValueStore::commit).
     pub(crate) fn extend(&self, layer: usize, k: &Tensor, v: &Tensor, records: bool) -> Result<(Tensor, Tensor)> {
         let Some(memory) = self.layers.get(layer) else {
             return Err(Error::Internal("a run passes a layer that its key-value store lacks"));
@@ -433,10 +431,10 @@ impl KeyValueStore {
     pub(crate) fn commit(&mut self, addition: Addition, ids: &Tensor) -> Result<()> {
         let len = self.len + addition.new;
         self.ids.f_narrow(1, self.len as i64, addition.new as i64)?.f_copy_(ids)?;
-        let (shape, capacity) = (shape(&self.model, self.batch), self.capacity);
+        let capacity = self.capacity;
         for layer in &mut self.layers[addition.layers.clone()] {
             if let (Some(window), false) = (layer.window, layer.is_bounded(capacity)) {
-                layer.shrink(shape, needed(Some(window), addition.padding.as_ref(), len)?, len, capacity)?;
+                layer.shrink(needed(Some(window), addition.padding.as_ref(), len)?, len, capacity)?;
             }
         }
         self.len = len;
@@ -448,12 +446,13 @@ impl KeyValueStore {
 }
 
 /// The size of a layer's memory.
-fn shape(model: &Transformer, batch: usize) -> Shape {
+fn shape(model: &Transformer, layer: usize, batch: usize) -> Shape {
     let config = model.config();
     Shape {
         batch: i64::try_from(batch).unwrap_or(i64::MAX),
-        heads: config.n_key_value_heads as i64,
+        heads: config.heads(layer).key_value as i64,
         d_head: config.d_head as i64,
+        d_value: config.d_value() as i64,
         options: (model.kind(), model.device()),
     }
 }

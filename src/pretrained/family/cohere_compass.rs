@@ -20,7 +20,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let (global, local) = (of("full_attention")?, of("sliding_attention")?);
     let rotations = config.attention.reach.map(|reach| match reach {
         Reach::Global => global.clone(),
-        Reach::Window(_) => local.clone(),
+        Reach::Window(_) | Reach::Chunk(_) => local.clone(),
     });
     config.positions = match rotations.values().iter().all(Option::is_none) {
         true => Positions::None,

@@ -9,13 +9,19 @@ use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("exaone4", &["Exaone4ForCausalLM"], config, names);
 
-const DEFAULTS: Defaults =
+pub(super) const DEFAULTS: Defaults =
     Defaults { intermediate_size: 16384, num_key_value_heads: Some(32), vocab_size: 102_400, norm_eps: 1e-5, ..LLAMA };
 
 fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = llama_style::config(json, &DEFAULTS)?;
     config.norms.position = NormPosition::After;
     config.attention.qk_norm = Some(QkNorm::PerHead(Normalization::RMS));
+    window_and_pattern(json, &mut config)?;
+    Ok(config)
+}
+
+/// A window on most layers, where alone positions enter then.
+pub(super) fn window_and_pattern(json: &ConfigJson, config: &mut Config) -> Result<()> {
     let window: Option<usize> = json.get_unless_null("sliding_window", Some(4096))?;
     // Files have patterns such as "LLLG" beside the layers' types, which count.
     let pattern = match json.has_any(&["layer_types"]) {
@@ -26,9 +32,9 @@ fn config(json: &ConfigJson) -> Result<Config> {
     config.attention.reach = layer_types(json, config.n_layers, window, local)?;
     if window.is_some() {
         let reach = config.attention.reach.clone();
-        rotate_only(&mut config, |layer| reach.get(layer) != Some(&Reach::Global));
+        rotate_only(config, |layer| reach.get(layer) != Some(&Reach::Global));
     }
-    Ok(config)
+    Ok(())
 }
 
 fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {

@@ -36,14 +36,14 @@ static YARN: RopeScaling = RopeScaling::Yarn {
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["output_router_logits", "router_aux_loss_coef"]);
     let mut config = llama_style::config(json, &DEFAULTS)?;
+    let num_experts = json.get_any(&["num_experts", "num_local_experts"])?.unwrap_or(128);
+    let per_token = json.get_any(&["num_experts_per_tok", "experts_per_token"])?.unwrap_or(4);
     let experts = Experts {
-        num_experts: json.get_any(&["num_experts", "num_local_experts"])?.unwrap_or(128),
-        experts_per_token: json.get_any(&["num_experts_per_tok", "experts_per_token"])?.unwrap_or(4),
-        routing: Routing::TopKSoftmax,
         gate: ExpertGate::ClampedSwiglu {
             alpha: json.get_or("swiglu_alpha", 1.702)?,
             limit: json.get_or("swiglu_limit", 7.0)?,
         },
+        ..Experts::new(num_experts, per_token, Routing::softmax_of_chosen())
     };
     llama_style::set_mlp_kind(&mut config, MlpKind::Experts(experts));
     config.attention.sinks = true;

@@ -31,24 +31,29 @@ pub(super) fn divides_logits(json: &ConfigJson) -> Result<f64> {
     Ok(1.0 / factor(json, "logits_scaling", 1.0)?)
 }
 
-/// A table whose weights have the factors of the embedding, of the sublayers and of the logits. Where norms stand after the
-/// sublayers, the norms' gains have them.
-pub(super) fn multiplied(json: &ConfigJson, mut table: Vec<Entry>, logits: f64) -> Result<Vec<Entry>> {
-    use Part::{Ln1PostW, Ln2PostW, Out, OutB, O, OB, U, UB, WE};
+/// A table whose weights have the factors of the embedding, of the sublayers and of the logits.
+pub(super) fn multiplied(json: &ConfigJson, table: Vec<Entry>, logits: f64) -> Result<Vec<Entry>> {
     let embedding = factor(json, "embedding_multiplier", 1.0)?;
     let residual = factor(json, "residual_multiplier", 1.0)?;
+    Ok(times(table, embedding, residual, logits))
+}
+
+/// A table whose weights have these factors of the embedding, of what each sublayer adds and of the logits. Where norms stand after
+/// the sublayers, the norms' gains have them. A mixture's experts have them in the weights that the router gives them.
+pub(super) fn times(mut table: Vec<Entry>, embedding: f64, residual: f64, logits: f64) -> Vec<Entry> {
+    use Part::{Ln1PostW, Ln2PostW, Out, OutB, SharedOut, SharedOutB, O, OB, U, UB, WE};
     let norms_after = table.iter().any(|entry| entry.part == Ln1PostW);
     for entry in &mut table {
         let factor = match entry.part {
             WE => embedding,
             U | UB => logits,
             Ln1PostW | Ln2PostW => residual,
-            O | OB | Out | OutB if !norms_after => residual,
+            O | OB | Out | OutB | SharedOut | SharedOutB if !norms_after && !entry.is_per_expert() => residual,
             _ => 1.0,
         };
         if factor != 1.0 {
             entry.view = View::Times(factor);
         }
     }
-    Ok(table)
+    table
 }

@@ -25,6 +25,11 @@ const DEFAULTS: Defaults = Defaults {
 fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = llama_style::config(json, &DEFAULTS)?;
     config.attention.scale = Some(1.0 / factor(json, "attention_multiplier", 1.0)?);
+    with_windows(json, config)
+}
+
+/// The model with its windows, sinks and rotations.
+pub(super) fn with_windows(json: &ConfigJson, mut config: Config) -> Result<Config> {
     config.attention.sinks = true;
     config.attention.sinks_after_pattern = true;
     let window = json.get_unless_null("sliding_window", Some(128))?;

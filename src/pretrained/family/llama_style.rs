@@ -27,6 +27,7 @@ pub(super) const fn family(
 }
 
 /// transformers' defaults for the fields that a family's `config.json` lacks.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Defaults {
     pub(super) hidden_size: usize,
     pub(super) intermediate_size: usize,
@@ -120,6 +121,21 @@ pub(super) fn rotate_only(config: &mut Config, rotates: impl Fn(usize) -> bool) 
             false => Positions::Rotary(PerLayer::from_layers(rotations)),
         };
     }
+}
+
+/// The rotations of the layers that reach every position and of the others, each of which `rope_parameters` has by its name.
+pub(super) fn rotations_by_reach(json: &ConfigJson, config: &Config, global: Rope, local: Rope) -> Result<Positions> {
+    let of = |name: &str, rope: Rope| -> Result<Option<Rotary>> {
+        match json.rotary_of(name, config.d_head, config.n_ctx, rope)? {
+            Some(rotary) => Ok(Some(rotary)),
+            None => json.rotary(config.d_head, config.n_ctx, rope).map(Some),
+        }
+    };
+    let (global, local) = (of("full_attention", global)?, of("sliding_attention", local)?);
+    Ok(Positions::Rotary(config.attention.reach.map(|reach| match reach {
+        Reach::Global => global.clone(),
+        Reach::Window(_) | Reach::Chunk(_) => local.clone(),
+    })))
 }
 
 /// The window of every layer, or this default where the file has none; `null` means no window.

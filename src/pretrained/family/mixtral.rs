@@ -2,7 +2,7 @@
 
 use super::llama_style::{self, *};
 use super::{mistral, ConfigJson, Family};
-use crate::config::{ExpertGate, Experts, MlpKind, Routing};
+use crate::config::{Experts, MlpKind, Routing};
 use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
@@ -16,12 +16,9 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["output_router_logits", "router_aux_loss_coef", "router_jitter_noise"]);
     let mut config = llama_style::config(json, &DEFAULTS)?;
     config.attention.reach = window_everywhere(json, None)?;
-    let experts = Experts {
-        num_experts: json.get_any(&["num_experts", "num_local_experts"])?.unwrap_or(8),
-        experts_per_token: json.get_or("num_experts_per_tok", 2)?,
-        routing: Routing::SoftmaxRenormalized,
-        gate: ExpertGate::Plain,
-    };
+    let num_experts = json.get_any(&["num_experts", "num_local_experts"])?.unwrap_or(8);
+    let per_token = json.get_or("num_experts_per_tok", 2)?;
+    let experts = Experts::new(num_experts, per_token, Routing::softmax().normalized());
     llama_style::set_mlp_kind(&mut config, MlpKind::Experts(experts));
     Ok(config)
 }

@@ -3,29 +3,43 @@
 //! A new family is one file and one line in [`FAMILIES`]. [`llama_style`] and [`gpt2_style`] have what most families share.
 //! The tests in `completeness.rs` compare the reader with transformers' defaults in `tests/fixtures/defaults.json`.
 
+mod afmoe;
 mod apertus;
 mod arcee;
+mod aria_text;
+mod axk1;
 mod biogpt;
 mod bitnet;
 mod bloom;
 mod codegen;
 mod cohere;
 mod cohere2;
+mod cohere2_moe;
 mod cohere_compass;
 #[cfg(test)]
 mod completeness;
 mod ctrl;
 mod cwm;
+mod dbrx;
+mod deepseek_v2;
+mod deepseek_v3;
 mod diffllama;
+mod dots1;
 mod emu3_text;
 mod ernie4_5;
+mod ernie4_5_moe;
 mod exaone4;
+mod exaone_moe;
 mod falcon;
+mod flex_olmo;
+mod flint;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm;
 mod glm4;
+mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt2;
 mod gpt2_style;
 mod gpt_bigcode;
@@ -36,18 +50,34 @@ mod gpt_oss;
 mod gptj;
 mod granite;
 mod granite_swa;
+mod granitemoe;
+mod granitemoe_swa;
+mod granitemoehybrid;
+mod granitemoeshared;
 mod helium;
 mod hunyuan_dense;
+mod hunyuan_v1_moe;
+mod hy_v3;
 mod hyperclovax;
 mod internlm3;
 mod iquestcoder;
 mod jais2;
+mod kolibri1;
+mod laguna;
+mod latent_style;
 mod llama;
+mod llama4;
 mod llama_style;
+mod mellum;
+mod mimo;
+mod minicpm3;
+mod minimax_m2;
 mod ministral;
 mod ministral3;
 mod mistral;
+mod mistral4;
 mod mixtral;
+mod mixture_style;
 mod mllama_text;
 mod modernbert_decoder;
 mod mpt;
@@ -62,18 +92,23 @@ mod opt;
 mod persimmon;
 mod phi;
 mod phi3;
+mod phimoe;
 mod qwen2;
+mod qwen2_moe;
 mod qwen2_vl;
 mod qwen3;
+mod qwen3_moe;
 mod qwen3_vl;
 mod refused;
 mod seed_oss;
 mod smollm3;
+mod solar_open;
 mod stablelm;
 mod starcoder2;
 pub(crate) mod transformer_lens;
 mod vaultgemma;
 mod xglm;
+mod youtu;
 
 use super::config_json::ConfigJson;
 use super::parts::Entry;
@@ -116,6 +151,8 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &mixtral::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
+    &qwen2_moe::FAMILY,
+    &qwen3_moe::FAMILY,
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
@@ -128,6 +165,37 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &stablelm::FAMILY,
     &gpt_bigcode::FAMILY,
     &gpt_oss::FAMILY,
+    &deepseek_v2::FAMILY,
+    &deepseek_v3::FAMILY,
+    &glm4_moe::FAMILY,
+    &glm4_moe_lite::FAMILY,
+    &youtu::FAMILY,
+    &solar_open::FAMILY,
+    &dots1::FAMILY,
+    &minimax_m2::FAMILY,
+    &flex_olmo::FAMILY,
+    &phimoe::FAMILY,
+    &dbrx::FAMILY,
+    &ernie4_5_moe::FAMILY,
+    &aria_text::FAMILY,
+    &hy_v3::FAMILY,
+    &axk1::FAMILY,
+    &granitemoe::FAMILY,
+    &granitemoeshared::FAMILY,
+    &granitemoehybrid::FAMILY,
+    &granitemoe_swa::FAMILY,
+    &hunyuan_v1_moe::FAMILY,
+    &exaone_moe::FAMILY,
+    &kolibri1::FAMILY,
+    &flint::FAMILY,
+    &afmoe::FAMILY,
+    &mellum::FAMILY,
+    &minicpm3::FAMILY,
+    &mistral4::FAMILY,
+    &llama4::FAMILY,
+    &cohere2_moe::FAMILY,
+    &laguna::FAMILY,
+    &mimo::FAMILY,
     &apertus::FAMILY,
     &cohere::FAMILY,
     &cohere2::FAMILY,

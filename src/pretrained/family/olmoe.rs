@@ -2,7 +2,7 @@
 
 use super::llama_style::{self, *};
 use super::{olmo, ConfigJson, Family};
-use crate::config::{ExpertGate, Experts, MlpKind, Normalization, QkNorm, Routing};
+use crate::config::{Experts, MlpKind, Normalization, QkNorm, Routing};
 use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
@@ -20,15 +20,9 @@ const DEFAULTS: Defaults = Defaults {
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["output_router_logits", "router_aux_loss_coef"]);
     let mut config = llama_style::config(json, &DEFAULTS)?;
-    let experts = Experts {
-        num_experts: json.get_any(&["num_local_experts", "num_experts"])?.unwrap_or(64),
-        experts_per_token: json.get_or("num_experts_per_tok", 8)?,
-        routing: match json.get_or("norm_topk_prob", false)? {
-            true => Routing::SoftmaxRenormalized,
-            false => Routing::Softmax,
-        },
-        gate: ExpertGate::Plain,
-    };
+    let num_experts = json.get_any(&["num_local_experts", "num_experts"])?.unwrap_or(64);
+    let routing = Routing::softmax().normalized_if(json.get_or("norm_topk_prob", false)?);
+    let experts = Experts::new(num_experts, json.get_or("num_experts_per_tok", 8)?, routing);
     llama_style::set_mlp_kind(&mut config, MlpKind::Experts(experts));
     config.attention.qk_norm = Some(QkNorm::AllHeads(Normalization::RMS));
     config.attention.clip_qkv = json.get("clip_qkv")?;

@@ -3,6 +3,7 @@
 const STREAMS: &str = "several residual streams run side by side, and here a model has one";
 const LOOPS: &str = "the same layers run several times, and here a layer runs once";
 const CHOSEN_KEYS: &str = "each query sees only keys that a network of its own chooses, and here masks are fixed";
+const TWO_ATTENTIONS: &str = "a block has two attentions, and here it has one";
 const STATE: &str = "a state that passes from token to token stands in for attention";
 const STREAM_SCALE: &str = "layers multiply the whole residual stream, and here they add to it";
 
@@ -12,6 +13,10 @@ const REFUSED: &[(&[&str], &[&str], &str)] = &[
     (&["deepseek_v4", "hy_v4"], &["DeepseekV4", "HYV4"], STREAMS),
     (&["hrm_text"], &["HrmText"], LOOPS),
     (&["doge"], &["Doge"], CHOSEN_KEYS),
+    (&["deepseek_v32", "glm_moe_dsa", "axk2"], &["DeepseekV32", "GlmMoeDsa", "AXK2"], CHOSEN_KEYS),
+    (&["dots3_note", "dots3_note_text"], &["Dots3Note"], CHOSEN_KEYS),
+    (&["minimax_m3_vl_text", "minimax_m3_vl"], &["MiniMaxM3"], CHOSEN_KEYS),
+    (&["longcat_flash"], &["LongcatFlash"], TWO_ATTENTIONS),
     (&["gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"], &["Gemma4"], STREAM_SCALE),
     (&["mamba", "mamba2", "falcon_mamba", "bamba"], &["Mamba", "FalconMamba", "Bamba"], STATE),
     (
@@ -19,11 +24,7 @@ const REFUSED: &[(&[&str], &[&str], &str)] = &[
         &["Rwkv", "Recurrent", "xLSTM", "Jamba", "Zamba"],
         STATE,
     ),
-    (
-        &["nemotron_h", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe"],
-        &["NemotronH", "FalconH1", "GraniteMoeHybrid", "Lfm2"],
-        STATE,
-    ),
+    (&["nemotron_h", "falcon_h1", "lfm2", "lfm2_moe"], &["NemotronH", "FalconH1", "Lfm2"], STATE),
     (
         &["qwen3_next", "kimi_linear", "minimax", "bailing_hybrid", "olmo_hybrid"],
         &["Qwen3Next", "KimiLinear", "MiniMaxForCausalLM", "BailingHybrid", "OlmoHybrid"],

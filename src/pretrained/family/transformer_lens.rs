@@ -4,10 +4,10 @@ use serde::de::DeserializeOwned;
 
 use super::ConfigJson;
 use crate::config::{
-    Activation, AttentionConfig, AttentionDir, ExpertGate, Experts, MlpConfig, MlpKind, NormConfig, Normalization,
+    Activation, AttentionConfig, AttentionDir, Experts, LatentAttention, MlpConfig, MlpKind, NormConfig, Normalization,
     PerLayer, Positions, Reach, RopeScaling, Rotary, Routing,
 };
-use crate::model::part::Location;
+use crate::model::part::{Location, Role};
 use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
@@ -159,15 +159,10 @@ fn mlp(json: &ConfigJson) -> Result<Option<MlpConfig>> {
         _ => json.activation(&["act_fn"], "relu")?,
     };
     let kind = match (json.get("num_experts")?, json.get_or("gated_mlp", false)?) {
-        (Some(num_experts), _) => MlpKind::Experts(Experts {
-            num_experts,
-            experts_per_token: json.require("experts_per_token")?,
-            routing: match json.get_or("norm_topk_prob", false)? {
-                true => Routing::SoftmaxRenormalized,
-                false => Routing::Softmax,
-            },
-            gate: ExpertGate::Plain,
-        }),
+        (Some(num_experts), _) => {
+            let routing = Routing::softmax().normalized_if(json.get_or("norm_topk_prob", false)?);
+            MlpKind::Experts(Experts::new(num_experts, json.require("experts_per_token")?, routing))
+        }
         (None, true) => MlpKind::Gated,
         (None, false) => MlpKind::Plain,
     };
@@ -233,16 +228,18 @@ fn rotary(json: &ConfigJson, d_head: usize) -> Result<Rotary> {
 
 /// The entries of a state dict in which `has` says which tensors there are.
 pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
-    // Matrices are always needed; biases, gains and positions where the state dict has them in its first block.
-    let optional = |entry: &Entry| !matches!(entry.part, WE | Q | K | V | O | In | Out | U | Router);
+    // Matrices are always needed; biases, gains and positions where the state dict has them in a block.
     let needed = |entry: &Entry| match entry.part {
         WPos => config.has_w_pos() && !matches!(config.positions, Positions::Sinusoidal(_)),
         Gate => config.gated_mlp(),
-        _ => false,
+        part => part.role() == Role::Matrix,
     };
-    let first = |entry: &Entry| has(&entry.tensor_name(Location::block(entry.first_block()), 0));
+    let some_block = |entry: &Entry| {
+        let mut layers = if entry.name.contains("{l}") { 0..config.n_layers } else { 0..1 };
+        layers.any(|layer| has(&entry.tensor_name(Location::block(layer), 0)))
+    };
     let table = table(config, has("blocks.0.attn._W_K"));
-    table.into_iter().filter(|entry| !optional(entry) || needed(entry) || first(entry)).collect()
+    table.into_iter().filter(|entry| needed(entry) || some_block(entry)).collect()
 }
 
 /// All that TransformerLens has names for; keys and values that query heads share have names of their own.
@@ -255,12 +252,6 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         entry(EmbedLnB, "embed.ln.b", AsIs),
         entry(Ln1W, "blocks.{l}.ln1.w", AsIs).in_blocks(normed..usize::MAX),
         entry(Ln1B, "blocks.{l}.ln1.b", AsIs).in_blocks(normed..usize::MAX),
-        entry(Q, "blocks.{l}.attn.W_Q", Heads),
-        entry(QB, "blocks.{l}.attn.b_Q", Flat),
-        entry(K, if grouped { "blocks.{l}.attn._W_K" } else { "blocks.{l}.attn.W_K" }, Heads),
-        entry(KB, if grouped { "blocks.{l}.attn._b_K" } else { "blocks.{l}.attn.b_K" }, Flat),
-        entry(V, if grouped { "blocks.{l}.attn._W_V" } else { "blocks.{l}.attn.W_V" }, Heads),
-        entry(VB, if grouped { "blocks.{l}.attn._b_V" } else { "blocks.{l}.attn.b_V" }, Flat),
         entry(QNormW, "blocks.{l}.attn.q_norm.w", AsIs),
         entry(QNormB, "blocks.{l}.attn.q_norm.b", AsIs),
         entry(KNormW, "blocks.{l}.attn.k_norm.w", AsIs),
@@ -297,7 +288,67 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         entry(U, "unembed.W_U", Transposed),
         entry(UB, "unembed.b_U", AsIs),
     ];
+    if config.attention.gate.is_some() {
+        all.push(entry(HeadGate, "blocks.{l}.attn.W_gate.weight", AsIs));
+        all.push(entry(HeadGateB, "blocks.{l}.attn.W_gate.bias", AsIs));
+    }
+    all.extend(queries_keys_and_values(config, grouped));
     all.extend(if config.experts().is_some() { experts() } else { dense(config.gated_mlp()) });
+    if let Some(experts) = config.experts() {
+        all.extend(beside_experts(config, experts));
+    }
+    all
+}
+
+/// What queries, keys and values are made of.
+fn queries_keys_and_values(config: &Config, grouped: bool) -> Vec<Entry> {
+    let queries = [entry(Q, "blocks.{l}.attn.W_Q", Heads), entry(QB, "blocks.{l}.attn.b_Q", Flat)];
+    let query_latent = [
+        entry(QDown, "blocks.{l}.attn.q_down.weight", AsIs),
+        entry(QDownB, "blocks.{l}.attn.q_down.bias", AsIs),
+        entry(QLatentW, "blocks.{l}.attn.q_latent_norm.w", AsIs),
+        entry(QUp, "blocks.{l}.attn.q_up.weight", AsIs),
+    ];
+    let latent = [
+        entry(KvDown, "blocks.{l}.attn.kv_down.weight", AsIs),
+        entry(KvDownB, "blocks.{l}.attn.kv_down.bias", AsIs),
+        entry(KvLatentW, "blocks.{l}.attn.kv_latent_norm.w", AsIs),
+        entry(KvUp, "blocks.{l}.attn.kv_up.weight", AsIs),
+    ];
+    match config.attention.latent {
+        Some(LatentAttention { query_rank: Some(_), .. }) => [query_latent, latent].concat(),
+        Some(_) => [queries.as_slice(), &latent].concat(),
+        None => vec![
+            queries[0],
+            queries[1],
+            entry(K, if grouped { "blocks.{l}.attn._W_K" } else { "blocks.{l}.attn.W_K" }, Heads),
+            entry(KB, if grouped { "blocks.{l}.attn._b_K" } else { "blocks.{l}.attn.b_K" }, Flat),
+            entry(V, if grouped { "blocks.{l}.attn._W_V" } else { "blocks.{l}.attn.W_V" }, ValueHeads),
+            entry(VB, if grouped { "blocks.{l}.attn._b_V" } else { "blocks.{l}.attn.b_V" }, ValueFlat),
+        ],
+    }
+}
+
+/// The layers of a mixture that have one MLP, and the shared expert, for which TransformerLens has no names.
+fn beside_experts(config: &Config, experts: &Experts) -> Vec<Entry> {
+    let mut all = Vec::new();
+    if experts.dense.values().iter().any(Option::is_some) {
+        all.extend(dense(config.gated_mlp()));
+    }
+    if experts.routing.choice_bias.is_some() {
+        all.push(entry(ChoiceB, "blocks.{l}.mlp.choice_bias", AsIs));
+    }
+    if let Some(shared) = experts.shared {
+        all.push(entry(SharedIn, "blocks.{l}.mlp.shared.W_in.weight", AsIs));
+        all.push(entry(SharedInB, "blocks.{l}.mlp.shared.W_in.bias", AsIs));
+        all.push(entry(SharedGate, "blocks.{l}.mlp.shared.W_gate.weight", AsIs));
+        all.push(entry(SharedGateB, "blocks.{l}.mlp.shared.W_gate.bias", AsIs));
+        all.push(entry(SharedOut, "blocks.{l}.mlp.shared.W_out.weight", AsIs));
+        all.push(entry(SharedOutB, "blocks.{l}.mlp.shared.W_out.bias", AsIs));
+        if shared.gated {
+            all.push(entry(SharedWeight, "blocks.{l}.mlp.shared.weight", AsIs));
+        }
+    }
     all
 }
 

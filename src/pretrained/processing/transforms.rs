@@ -72,12 +72,12 @@ fn center(tensor: &Tensor, dim: i64) -> Result<()> {
 /// `b_O' = b_O + Σ_heads b_V W_O`, `b_V' = 0`.
 pub(super) fn fold_value_biases(attn: &mut Attention) -> Result<()> {
     let Some(bias) = &attn.qkv.bias else { return Ok(()) };
-    let entries = attn.n_kv_heads * attn.d_head;
+    let entries = attn.n_kv_heads * attn.d_value;
     let mut b_v = bias.f_narrow(0, bias.size()[0] - entries, entries)?;
     let per_head = b_v
-        .f_view([attn.n_kv_heads, attn.d_head])?
+        .f_view([attn.n_kv_heads, attn.d_value])?
         .f_repeat_interleave_self_int(attn.n_heads / attn.n_kv_heads, 0, None)?
-        .f_flatten(0, 1)?; // [head * d_head]
+        .f_flatten(0, 1)?; // [head * d_value]
     let constant = attn.o.weight.f_mv(&per_head)?; // [d_model]
     add_to_bias(&mut attn.o, constant)?;
     let _ = b_v.f_zero_()?;
