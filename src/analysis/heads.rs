@@ -10,6 +10,7 @@ use super::stack::ResidualStack;
 use super::window::View;
 use crate::cache::ActivationCache;
 use crate::component::Component;
+use crate::model::head_router::ChosenHeads;
 use crate::{hook, Result};
 
 impl ActivationCache {
@@ -39,9 +40,18 @@ impl ActivationCache {
             if self.is_changed(point) {
                 self.get(point)?;
             }
-            let z = self.get(hook::z(layer))?;
-            let with_batch = if self.has_batch_dim() { z.shallow_clone() } else { z.f_unsqueeze(0)? };
-            let result = self.model().head_results(layer, &with_batch)?;
+            let with_batch = |x: &Tensor| -> Result<Tensor> {
+                Ok(if self.has_batch_dim() { x.shallow_clone() } else { x.f_unsqueeze(0)? })
+            };
+            let chosen = match self.model().head_router(layer)? {
+                None => None,
+                Some(router) => {
+                    let weights = with_batch(self.get(hook::head_weights(layer))?)?;
+                    Some(router.chosen(&weights, with_batch(self.get(hook::head_indices(layer))?)?)?)
+                }
+            };
+            let z = with_batch(self.get(hook::z(layer))?)?;
+            let result = self.model().head_results(layer, &z, chosen.as_ref())?;
             let result = if self.has_batch_dim() { result } else { result.f_squeeze_dim(0)? };
             self.insert_after(hook::z(layer), point, result);
         }
@@ -86,7 +96,23 @@ impl View<'_> {
             let rows = self.get(result)?.f_permute([2, 0, 1, 3])?; // [head, batch, pos, d_model]
             return form.rows(&after.apply(&rows)?);
         }
-        form.heads(&self.get(z)?, &self.model().head_writer(layer)?.weight, &after)
+        let (z, weight) = (self.get(z)?, &self.model().head_writer(layer)?.weight);
+        match (self.model().head_router(layer)?, self.chosen_heads(layer)?) {
+            (Some(router), Some(chosen)) => {
+                // The heads of each choice are those of one expert.
+                let rows = router.by_choice(&z, &chosen)?.into_iter();
+                let rows = rows.map(|z| router.of_one_expert(&form.heads(&z, weight, &after)?, 0));
+                Ok(Tensor::f_cat(&rows.collect::<Result<Vec<_>>>()?, 0)?)
+            }
+            _ => form.heads(&z, weight, &after),
+        }
+    }
+
+    /// The experts whose heads tokens have, where the layer's heads are a mixture.
+    pub(crate) fn chosen_heads(&self, layer: usize) -> Result<Option<ChosenHeads>> {
+        let Some(router) = self.model().head_router(layer)? else { return Ok(None) };
+        let indices = self.get_as_kept(hook::head_indices(layer))?;
+        router.chosen(&self.get(hook::head_weights(layer))?, indices).map(Some)
     }
 
     /// The heads of a layer.

@@ -139,14 +139,19 @@ impl View<'_> {
     /// What a layer's MLP, or its experts by the router's weight, add whatever the neurons are: `[d_model]` or `[batch, pos, d_model]`.
     pub(crate) fn neuron_bias(&self, layer: usize) -> Result<Option<Tensor>> {
         let writers = self.model().neuron_writers(layer)?;
+        let of_mixture = self.model().mixture_bias(layer)?.map(widened).transpose()?;
         if writers.iter().all(|writer| writer.out.bias.is_none()) {
-            return Ok(None);
+            return Ok(of_mixture);
         }
         if let [NeuronWriter { expert: None, out }] = writers[..] {
             return out.bias.as_deref().map(widened).transpose();
         }
         let shared = writers.iter().find(|writer| writer.expert.is_none()).and_then(|it| it.out.bias.as_deref());
         let shared = shared.map(|bias| self.by_shared_gate(layer, widened(bias)?)).transpose()?;
+        let shared = match (shared, of_mixture) {
+            (Some(shared), Some(bias)) => Some(shared.f_add(&bias)?),
+            (shared, bias) => shared.or(bias),
+        };
         let biases = writers.iter().filter(|writer| writer.expert.is_some()).map(|writer| writer.out.bias.as_deref());
         if biases.clone().all(|bias| bias.is_none()) {
             return Ok(shared);

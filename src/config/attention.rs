@@ -47,6 +47,8 @@ pub struct AttentionConfig {
     pub sinks_where_local: bool,
     /// The numbers of heads of the layers where they are not the model's.
     pub heads: PerLayer<Option<Heads>>,
+    /// A router chooses each token's queries and output weights from those of several experts.
+    pub experts: Option<HeadExperts>,
     /// What the heads have mixed is multiplied by gates before `W_O`.
     pub gate: Option<HeadGate>,
     /// The width of a head's values, where it is not that of its queries and keys.
@@ -83,6 +85,16 @@ impl Heads {
     pub(crate) fn is_grouped(self) -> bool {
         self.query != self.key_value
     }
+}
+
+/// The experts of a mixture of attention heads: each has a query head for each key and value, and output weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadExperts {
+    /// How many experts a layer has.
+    pub num_experts: usize,
+    /// How many of them each token goes to. A layer's query heads are theirs, one expert after the other.
+    pub experts_per_token: usize,
 }
 
 /// Gates of what the heads have mixed, made of what attention reads (Qiu et al. 2025, "Gated Attention").

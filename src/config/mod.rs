@@ -22,7 +22,8 @@ use crate::layer::Layer;
 use crate::Result;
 
 pub use attention::{
-    AttentionConfig, AttentionDir, AttnType, GateFunction, HeadGate, Heads, LatentAttention, QkNorm, Reach, Temperature,
+    AttentionConfig, AttentionDir, AttnType, GateFunction, HeadExperts, HeadGate, Heads, LatentAttention, QkNorm,
+    Reach, Temperature,
 };
 pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, SharedExpert};
 pub use norms::{NormConfig, NormPosition, Normalization};

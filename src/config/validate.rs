@@ -1,9 +1,9 @@
 //! [`Config::validate`]: what would give NaN, a panic or a silent wrong number later is refused here, by name.
 
 use super::{
-    Activation, ChoiceBias, Config, ExpertGate, ExpertGroups, Experts, GroupRank, Heads, LatentAttention, MlpKind,
-    NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RopeScaling, Rotary, Routing, Scores, Sinusoids,
-    WeightNorm,
+    Activation, ChoiceBias, Config, ExpertGate, ExpertGroups, Experts, GroupRank, HeadExperts, Heads, LatentAttention,
+    MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RopeScaling, Rotary, Routing, Scores,
+    Sinusoids, WeightNorm,
 };
 use crate::{Error, Result};
 
@@ -143,6 +143,9 @@ impl Config {
                 return Err(Error::field("attention.heads", "set", why));
             }
         }
+        if let Some(experts) = &attention.experts {
+            self.validate_head_experts(experts)?;
+        }
         if attention.sinks_where_local && !attention.sinks {
             return Err(Error::field("attention.sinks_where_local", true, "there are no sinks"));
         }
@@ -209,6 +212,25 @@ impl Config {
                 Err(Error::field(field, format!("a list of {}", layers.len()), &why))
             }
             _ => Ok(()),
+        }
+    }
+
+    fn validate_head_experts(&self, experts: &HeadExperts) -> Result<()> {
+        let HeadExperts { num_experts, experts_per_token } = experts;
+        size("attention.experts.num_experts", *num_experts, MAX_EXPERTS)?;
+        size("attention.experts.experts_per_token", *experts_per_token, *num_experts)?;
+        let attention = &self.attention;
+        let alone = attention.latent.is_none() && attention.gate.is_none() && attention.d_value.is_none();
+        let refuse = |why: &str| Err(Error::field("attention.experts", "set", why));
+        match self.n_heads == self.n_key_value_heads.saturating_mul(*experts_per_token) {
+            _ if !alone || attention.differential || attention.heads != PerLayer::All(None) => {
+                refuse("it goes with no other kind of heads")
+            }
+            _ if matches!(attention.qk_norm, Some(QkNorm::AllHeads(_))) || attention.z_norm.is_some() => {
+                refuse("norms are of single heads")
+            }
+            false => refuse("a token's heads are those of its experts, one for each key and value"),
+            true => Ok(()),
         }
     }
 

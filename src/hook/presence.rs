@@ -181,3 +181,15 @@ pub(super) fn gated_shared_expert(config: &Config, layer: usize) -> Presence {
 pub(super) fn head_gate(config: &Config, _: usize) -> Presence {
     only_if(config.attention.gate.is_some(), "its heads have no gates")
 }
+
+pub(super) fn head_experts(config: &Config, _: usize) -> Presence {
+    only_if(config.attention.experts.is_some(), "no router chooses its heads")
+}
+
+/// Heads read different streams on request.
+pub(super) fn heads_apart(config: &Config, _: usize) -> Presence {
+    match config.attention.experts {
+        None => OnRequest,
+        Some(_) => Absent("a router chooses a token's heads from the stream that they all read"),
+    }
+}

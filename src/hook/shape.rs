@@ -60,8 +60,8 @@ impl Extent {
             Extent::Heads => "head · d_head",
             Extent::KvHeads => "kv_head · d_head",
             Extent::DVocabOut => "d_vocab_out",
-            Extent::Expert => "expert",
-            Extent::Chosen => "experts_per_token",
+            Extent::Expert | Extent::HeadExpert => "expert",
+            Extent::Chosen | Extent::HeadChosen => "experts_per_token",
             Extent::One => "1",
         }
     }
@@ -93,6 +93,8 @@ impl Extent {
             Extent::DVocabOut => config.d_vocab_out,
             Extent::Expert => moe.map_or(0, |moe| moe.num_experts),
             Extent::Chosen => moe.map_or(0, |moe| moe.experts_per_token),
+            Extent::HeadExpert => config.attention.experts.map_or(0, |it| it.num_experts),
+            Extent::HeadChosen => config.attention.experts.map_or(0, |it| it.experts_per_token),
             Extent::One => 1,
         }
     }

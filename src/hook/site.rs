@@ -52,6 +52,10 @@ pub(crate) enum Extent {
     Expert,
     /// The experts of a token.
     Chosen,
+    /// The experts of a mixture of heads.
+    HeadExpert,
+    /// Those of a token.
+    HeadChosen,
     /// A single entry.
     One,
 }
@@ -174,17 +178,21 @@ sites! {
     /// The residual stream before the layer: `[batch, pos, d_model]`.
     Layer ResidPre, resid_pre, "hook_resid_pre", [Batch Pos DModel], Weights, always;
     /// The stream as each head reads it: `[batch, pos, head, d_model]`; computed on request.
-    Layer AttnIn, attn_in, "hook_attn_in", [Batch Pos Head DModel], Weights, on_request;
+    Layer AttnIn, attn_in, "hook_attn_in", [Batch Pos Head DModel], Weights, heads_apart;
     /// The stream as each head's query reads it: `[batch, pos, head, d_model]`; computed on request.
-    Layer QInput, q_input, "hook_q_input", [Batch Pos Head DModel], Weights, on_request;
+    Layer QInput, q_input, "hook_q_input", [Batch Pos Head DModel], Weights, heads_apart;
     /// The stream as each head's key reads it: `[batch, pos, kv_head, d_model]`; computed on request.
-    Layer KInput, k_input, "hook_k_input", [Batch Pos KvHead DModel], Weights, on_request;
+    Layer KInput, k_input, "hook_k_input", [Batch Pos KvHead DModel], Weights, heads_apart;
     /// The stream as each head's value reads it: `[batch, pos, kv_head, d_model]`; computed on request.
-    Layer VInput, v_input, "hook_v_input", [Batch Pos KvHead DModel], Weights, on_request;
+    Layer VInput, v_input, "hook_v_input", [Batch Pos KvHead DModel], Weights, heads_apart;
     /// What the norm before attention (after it, in OLMo 2 and 3; of the stream after it, in GPT-1) divides by: `[batch, pos, 1]`.
     Layer Ln1Scale, ln1_scale, "ln1.hook_scale", [Batch Pos One], AtLeastFloat, norm, swaps Ln1PostScale;
     /// The quotient of that norm, before gain and bias: `[batch, pos, d_model]`.
     Layer Ln1Normalized, ln1_normalized, "ln1.hook_normalized", [Batch Pos DModel], Weights, norm, swaps Ln1PostNormalized;
+    /// The weights of all experts of a mixture of heads: `[batch, pos, expert]`.
+    Layer HeadWeights, head_weights, "attn.hook_head_weights", [Batch Pos HeadExpert], AtLeastFloat, head_experts;
+    /// The experts whose heads each token has: `[batch, pos, experts_per_token]`.
+    Layer HeadIndices, head_indices, "attn.hook_head_indices", [Batch Pos HeadChosen], Indices, head_experts;
     /// Queries: `[batch, pos, head, d_head]`.
     Layer Q, q, "attn.hook_q", [Batch Pos Head DHead], Weights, always;
     /// Keys: `[batch, pos, kv_head, d_head]`.

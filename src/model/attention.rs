@@ -7,6 +7,7 @@ use tch::Tensor;
 use super::attention_input::AttentionInput;
 use super::context::{Context, FusedMask, AT_ONCE};
 use super::differential::Differential;
+use super::head_router::{ChosenHeads, HeadRouter};
 use super::latent::{per_head, Latent};
 use super::linear::Linear;
 use super::norm::{constant_if, Norm, NormPoints};
@@ -27,6 +28,8 @@ pub(crate) struct Attention {
     /// there are latents, what they are made of.
     pub(crate) qkv: Linear,
     pub(crate) latent: Option<Latent>,
+    /// Chooses the heads of each token from those of several experts.
+    pub(crate) router: Option<HeadRouter>,
     /// What the gates of the heads' output are made of.
     pub(crate) gate: Option<Linear>,
     /// `n_heads · d_value` to `d_model`.
@@ -61,6 +64,7 @@ pub(crate) struct Attention {
 module!(Attention, () => (), {
     qkv: (Part::Qkv, Part::QkvB),
     latent: (),
+    router: (),
     gate: (Part::HeadGate, Part::HeadGateB),
     q_norm: (Part::QNormW, Part::QNormB),
     k_norm: (Part::KNormW, Part::KNormB),
@@ -79,6 +83,7 @@ impl Attention {
         Attention {
             qkv,
             latent: None,
+            router: None,
             gate: None,
             o,
             q_norm: None,
@@ -103,11 +108,21 @@ impl Attention {
         }
     }
 
+    /// The linear maps that read the stream, through the norm before them.
+    pub(crate) fn readers_mut(&mut self) -> Vec<&mut Linear> {
+        let router = self.router.iter_mut().map(|router| &mut router.router);
+        std::iter::once(&mut self.qkv).chain(&mut self.gate).chain(router).collect()
+    }
+
     /// What the heads add to the stream, before any norm after them: `[batch, pos, d_model]`.
     pub(crate) fn forward(&self, input: AttentionInput, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
         let gates = self.gates(&input)?; // [batch, pos, head, d_value or 1]
-        let (q, k, v) = self.project(input)?;
+        let chosen = match (&self.router, &input) {
+            (Some(router), AttentionInput::Shared(x)) => Some(router.route(x, layer, tap)?),
+            _ => None,
+        };
+        let (q, k, v) = self.project(input, chosen.as_ref())?;
         let mut q = tap.at(hook::q(layer), q)?; // [batch, pos, head, d_head]
         let mut k = tap.at(hook::k(layer), k)?; // [batch, pos, kv_head, d_head]
         let v = tap.at(hook::v(layer), v)?; // [batch, pos, kv_head, d_value]
@@ -139,11 +154,11 @@ impl Attention {
             None => z,
         };
         let z = tap.at(hook::z(layer), z)?; // [batch, pos, head, d_value]
-        self.output(z, tap)
+        self.output(z, chosen.as_ref(), tap)
     }
 
     /// Queries, keys and values, as views of one product where they read the same stream.
-    fn project(&self, input: AttentionInput) -> Result<(Tensor, Tensor, Tensor)> {
+    fn project(&self, input: AttentionInput, chosen: Option<&ChosenHeads>) -> Result<(Tensor, Tensor, Tensor)> {
         if let Some(latent) = &self.latent {
             return latent.project(&self.qkv, input);
         }
@@ -166,6 +181,11 @@ impl Attention {
                 let size = qkv.size();
                 let qkv = qkv.f_view([size[0], size[1], -1, self.d_head])?; // [batch, pos, head, d_head]
                 let part = |start, n| qkv.f_narrow(2, start, n);
+                if let (Some(router), Some(chosen)) = (&self.router, chosen) {
+                    let all = qkv.size()[2] - 2 * self.n_kv_heads; // queries of all experts
+                    let q = router.queries(&part(0, all)?, chosen)?;
+                    return Ok((q, part(all, self.n_kv_heads)?, part(all + self.n_kv_heads, self.n_kv_heads)?));
+                }
                 Ok((
                     part(0, self.n_heads)?,
                     part(self.n_heads, self.n_kv_heads)?,
@@ -312,6 +332,11 @@ impl Attention {
 
     /// Values mixed by libtorch's kernel: `[batch, head, pos, d_head]`, as all of its arguments.
     fn fused(&self, q: &Tensor, k: &Tensor, v: &Tensor, added: Option<&Tensor>, causal: bool) -> Result<Tensor> {
+        if self.router.is_some() {
+            let (k, v) = (self.per_query_head(k.shallow_clone())?, self.per_query_head(v.shallow_clone())?);
+            let scale = 1.0 / self.scale;
+            return Ok(Tensor::f_scaled_dot_product_attention(q, &k, &v, added, 0.0, causal, scale, false)?);
+        }
         let grouped = self.n_kv_heads != self.n_heads;
         Ok(Tensor::f_scaled_dot_product_attention(q, k, v, added, 0.0, causal, 1.0 / self.scale, grouped)?)
     }
@@ -344,6 +369,9 @@ impl Attention {
     fn per_query_head(&self, x: Tensor) -> Result<Tensor> {
         if self.n_kv_heads == self.n_heads {
             return Ok(x);
+        }
+        if self.router.is_some() {
+            return Ok(x.f_repeat([1, self.n_heads / self.n_kv_heads, 1, 1])?); // one expert after the other
         }
         Ok(x.f_repeat_interleave_self_int(self.n_heads / self.n_kv_heads, 1, None)?)
     }
@@ -380,14 +408,17 @@ impl Attention {
     }
 
     /// What the heads write: `[batch, pos, d_model]`.
-    fn output(&self, z: Tensor, tap: &mut Tap) -> Flow<Tensor> {
+    fn output(&self, z: Tensor, chosen: Option<&ChosenHeads>, tap: &mut Tap) -> Flow<Tensor> {
         let point = hook::result(self.layer);
         let size = z.size(); // [batch, pos, head, d_head]
-        let flat = z.f_reshape([size[0], size[1], -1])?;
+        let flat = match (&self.router, chosen) {
+            (Some(router), Some(chosen)) => router.spread(&z, chosen)?.f_reshape([size[0], size[1], -1])?,
+            _ => z.f_reshape([size[0], size[1], -1])?,
+        };
         if !tap.live(point) {
             return Ok(self.o.forward(&flat)?);
         }
-        let result = self.result(&z)?; // [batch, pos, head, d_model]
+        let result = self.result(&z, chosen)?; // [batch, pos, head, d_model]
         let carries = tap.carries(point, &result);
         let result = tap.at(point, result)?;
         if !carries {
@@ -401,14 +432,21 @@ impl Attention {
     }
 
     /// Each head's own output: `[batch, pos, head, d_model]`.
-    pub(crate) fn result(&self, z: &Tensor) -> Result<Tensor> {
+    pub(crate) fn result(&self, z: &Tensor, chosen: Option<&ChosenHeads>) -> Result<Tensor> {
+        if let (Some(router), Some(chosen)) = (&self.router, chosen) {
+            let results = router.by_choice(z, chosen)?.into_iter().map(|z| {
+                let all = Tensor::f_einsum("bphe,hem->bphm", &[&z, &self.w_o()?], None::<&[i64]>)?;
+                router.of_one_expert(&all, 2) // [batch, pos, heads of an expert, d_model]
+            });
+            return Ok(Tensor::f_cat(&results.collect::<Result<Vec<_>>>()?, 2)?);
+        }
         Ok(Tensor::f_einsum("bphe,hem->bphm", &[z, &self.w_o()?], None::<&[i64]>)?)
     }
 
-    /// `W_O`: `[head, d_value, d_model]`, a view.
+    /// `W_O`: `[head, d_value, d_model]`, a view; of a mixture of heads, of those of all experts.
     pub(crate) fn w_o(&self) -> Result<Tensor> {
         let w = self.o.w()?; // [head * d_value, d_model]
-        Ok(w.f_reshape([self.n_heads, self.d_value, -1])?)
+        Ok(w.f_reshape([w.size()[0] / self.d_value, self.d_value, -1])?)
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod differential;
 pub(crate) mod embed;
 pub(crate) mod forward;
 pub(crate) mod head;
+pub(crate) mod head_router;
 pub(crate) mod key_value_store;
 pub(crate) mod latent;
 pub(crate) mod layout;

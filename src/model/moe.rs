@@ -25,6 +25,8 @@ pub(crate) struct MixtureOfExperts {
     pub(crate) router: Linear,
     /// Counts for the choice of experts only: `[num_experts]`.
     pub(crate) choice_bias: Option<SharedTensor>,
+    /// Added to what the experts write: `[d_model]`.
+    pub(crate) bias: Option<SharedTensor>,
     /// What every token goes through.
     pub(crate) shared: Option<Shared>,
     pub(crate) experts: Vec<Expert>,
@@ -36,6 +38,7 @@ pub(crate) struct MixtureOfExperts {
 module!(MixtureOfExperts, () => (), {
     router: (Part::Router, Part::RouterB),
     choice_bias: Part::ChoiceB,
+    bias: Part::MixtureB,
     shared: (),
     experts: (),
     act: (),
@@ -107,6 +110,10 @@ impl MixtureOfExperts {
             out = out.f_index_add_(0, &rows, &written)?;
         }
         let out = out.f_view(size.as_slice())?;
+        let out = match &self.bias {
+            Some(bias) => out.f_add(bias)?,
+            None => out,
+        };
         match shared {
             Some(shared) => Ok(out.f_add(&shared)?),
             None => Ok(out),

@@ -84,6 +84,8 @@ parts! {
     QNormB: Bias, "attn.q_norm.b";
     KNormW: Gain, "attn.k_norm.w";
     KNormB: Bias, "attn.k_norm.b";
+    /// Chooses the experts whose heads a token has: `[num_experts, d_model]`.
+    HeadRouter: Matrix, "attn.router.weight";
     /// `[n_heads]`
     Sinks: Parameter, "attn.sinks";
     /// Of all heads: `[n_heads · d_head]`.
@@ -110,6 +112,8 @@ parts! {
     RouterB: Bias, "mlp.router.bias";
     /// Added before experts are chosen, and not to their weights: `[num_experts]`.
     ChoiceB: Constant, "mlp.router.choice_bias";
+    /// Added to what a mixture's experts write: `[d_model]`.
+    MixtureB: Bias, "mlp.bias";
     /// A mixture's shared expert: `[d_mlp, d_model]`, of its own width.
     SharedIn: Matrix, "mlp.shared.in.weight";
     SharedInB: Bias, "mlp.shared.in.bias";
@@ -161,7 +165,7 @@ impl Part {
     pub(crate) fn is_in_block(self, config: &Config, layer: usize, of_expert: bool) -> bool {
         let is_mixture = config.experts_of(layer).is_some();
         match self {
-            Part::Router | Part::RouterB | Part::ChoiceB => is_mixture,
+            Part::Router | Part::RouterB | Part::ChoiceB | Part::MixtureB => is_mixture,
             Part::SharedIn | Part::SharedInB | Part::SharedGate | Part::SharedGateB => is_mixture,
             Part::SharedOut | Part::SharedOutB | Part::SharedWeight => is_mixture,
             Part::In | Part::InB | Part::Gate | Part::GateB | Part::Out | Part::OutB => is_mixture == of_expert,
@@ -182,6 +186,9 @@ impl Part {
         let heads = config.heads(location.layer.unwrap_or(0));
         let (n_heads, n_kv_heads) = (heads.query as i64, heads.key_value as i64);
         let (q_rows, k_rows, v_rows) = (n_heads * d_head, n_kv_heads * d_head, n_kv_heads * d_value);
+        // Of a mixture of heads, those of all experts.
+        let all_heads_of_experts = config.attention.experts.map_or(n_heads, |it| it.num_experts as i64 * n_kv_heads);
+        let q_rows = config.attention.experts.map_or(q_rows, |_| all_heads_of_experts * d_head);
         let latent = config.attention.latent.unwrap_or_default();
         let (q_rank, kv_rank) = (latent.query_rank.unwrap_or(0) as i64, latent.key_value_rank as i64);
         let rotated = config.rotary_dim().unwrap_or(0) as i64;
@@ -218,8 +225,9 @@ impl Part {
                 _ => vec![n_heads * d_value, d_model],
             },
             Part::HeadGateB => vec![n_heads],
-            Part::O => vec![d_model, n_heads * d_value],
-            Part::OB | Part::OutB | Part::SharedOutB => vec![d_model],
+            Part::HeadRouter => vec![config.attention.experts.map_or(0, |it| it.num_experts as i64), d_model],
+            Part::O => vec![d_model, all_heads_of_experts * d_value],
+            Part::OB | Part::OutB | Part::SharedOutB | Part::MixtureB => vec![d_model],
             Part::LambdaQ1 | Part::LambdaK1 | Part::LambdaQ2 | Part::LambdaK2 => vec![d_head],
             Part::Router => vec![experts, d_model],
             Part::RouterB | Part::ChoiceB => vec![experts],

@@ -15,6 +15,7 @@ use crate::model::block::{Block, MlpOrExperts};
 use crate::model::differential::Differential;
 use crate::model::embed::Embed;
 use crate::model::head::Head;
+use crate::model::head_router::HeadRouter;
 use crate::model::latent::{Latent, Up};
 use crate::model::linear::Linear;
 use crate::model::mlp::{Act, Mlp};
@@ -235,6 +236,10 @@ impl Builder<'_> {
             let lambdas = [q1, k1, lambda(Part::LambdaQ2)?, lambda(Part::LambdaK2)?];
             attention.differential = Some(Differential::new(config, layer, lambdas));
         }
+        if let Some(experts) = config.attention.experts {
+            let router = Linear { weight: self.reader.tensor(Part::HeadRouter, location)?, bias: None };
+            attention.router = Some(HeadRouter::new(config, layer, experts, router));
+        }
         if config.attention.gate.is_some() {
             attention.gate = Some(self.linear(Part::HeadGate, Part::HeadGateB, location)?);
         }
@@ -300,6 +305,7 @@ impl Builder<'_> {
                 Some(_) => Some(self.reader.choice_bias(location)?),
                 None => None,
             },
+            bias: self.reader.optional(Part::MixtureB, location)?,
             shared: moe.shared.as_ref().map(shared).transpose()?,
             experts: (0..moe.num_experts).map(expert).collect::<Result<_>>()?,
             moe: moe.clone(),

@@ -124,6 +124,10 @@ pub(crate) enum View {
     ExpertRows,
     /// One expert of `[expert · in, out]`.
     ExpertRowsTransposed,
+    /// The rows of all experts of heads below each other: `[expert, out, in]`.
+    HeadExpertRows,
+    /// Their columns side by side.
+    HeadExpertColumns,
 }
 
 impl View {
@@ -147,6 +151,7 @@ impl View {
         let with_rows = |rows: i64| [&[rows], &shape[1..]].concat();
         let d_head = config.d_head as i64;
         let d_value = config.d_value() as i64;
+        let head_experts = config.attention.experts.map_or(1, |it| it.num_experts.max(1) as i64);
         let (n_heads, n_kv_heads) = (config.n_heads as i64, config.n_key_value_heads as i64);
         let qkv = with_rows((n_heads + n_kv_heads) * d_head + n_kv_heads * d_value);
         let experts = config.num_experts().unwrap_or(0) as i64;
@@ -170,6 +175,8 @@ impl View {
             View::ExpertHalfTransposed(_) => [&[experts], reversed(&with_rows(2 * shape[0])).as_slice()].concat(),
             View::ExpertRows => with_rows(experts * shape[0]),
             View::ExpertRowsTransposed => vec![experts * shape[1], shape[0]],
+            View::HeadExpertRows => vec![head_experts, shape[0] / head_experts, shape[1]],
+            View::HeadExpertColumns => vec![head_experts, shape[0], shape[1] / head_experts],
         }
     }
 
@@ -179,6 +186,8 @@ impl View {
     pub(crate) fn read(self, tensor: &Tensor, config: &Config, expert: usize, kind: Kind) -> Result<Tensor> {
         Ok(match self {
             View::AsIs => tensor.shallow_clone(),
+            View::HeadExpertRows => tensor.f_flatten(0, 1)?,
+            View::HeadExpertColumns => tensor.f_permute([1, 0, 2])?.f_flatten(1, 2)?,
             View::Transposed => tensor.f_transpose(0, -1)?,
             View::PlusOne => tensor.f_to_kind(kind)?.add_number(1.0)?,
             View::TimesSqrtDModel => tensor.f_to_kind(kind)?.f_mul(&sqrt_d_model(config, tensor, kind)?)?,
@@ -197,9 +206,14 @@ impl View {
     /// It shares the part's memory, unless the view computes.
     pub(crate) fn write(self, part: &Tensor, config: &Config) -> Result<Option<Tensor>> {
         let (d_head, d_value) = (config.d_head as i64, config.d_value() as i64);
+        let head_experts = config.attention.experts.map_or(1, |it| it.num_experts.max(1) as i64);
         let heads = |width: i64| part.f_view([-1, width, part.size()[1]])?.f_transpose(1, 2); // [head, d_model, width]
         Ok(Some(match self {
             View::AsIs => part.shallow_clone(),
+            View::HeadExpertRows => part.f_view([head_experts, -1, part.size()[1]])?,
+            View::HeadExpertColumns => {
+                part.f_view([part.size()[0], head_experts, -1])?.f_permute([1, 0, 2])?.f_contiguous()?
+            }
             View::Transposed => part.f_transpose(0, -1)?,
             View::PlusOne => part.add_number(-1.0)?,
             View::TimesSqrtDModel => part.f_div(&sqrt_d_model(config, part, part.f_kind()?)?)?,
@@ -280,7 +294,7 @@ impl View {
                     matrix.f_tr()?
                 }
             }
-            View::AsIs | View::Transposed => tensor.shallow_clone(),
+            View::AsIs | View::Transposed | View::HeadExpertRows | View::HeadExpertColumns => tensor.shallow_clone(),
             View::PlusOne | View::TimesSqrtDModel | View::Times(_) => tensor.shallow_clone(),
             View::Heads | View::ValueHeads | View::HeadsOut | View::Flat | View::ValueFlat => tensor.shallow_clone(),
         })

@@ -69,6 +69,11 @@ impl Transformer {
                     None => add(bias)?,
                 }
             }
+            let bias = self.mixture_bias(layer)?;
+            if after.is_some() && !is_zero(bias)? {
+                return Err(depends_on_input(layer, "the bias of the mixture passes through the norm after it"));
+            }
+            add(bias)?;
             add(after.and_then(|after| after.norm.b.as_deref()))?;
         }
         Ok(total)

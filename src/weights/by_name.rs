@@ -136,7 +136,10 @@ impl Transformer {
     ///
     /// [`Error::LayerOutOfRange`] or [`Error::SliceOutOfRange`] for layers that the model does not have.
     pub fn w_o(&self, layers: impl Into<Slice>) -> Result<Tensor> {
-        self.attention(layers, Attention::w_o)
+        self.attention(layers, |attn| {
+            refuse_mixture(attn)?;
+            attn.w_o()
+        })
     }
 
     /// `b_Q`: `[n_heads, d_head]`; zeros if the model has no `b_Q`.
@@ -326,6 +329,7 @@ enum Qkv {
 
 /// The linear map from `d_model` to `head · d_head`, and the number of heads.
 fn linear(attn: &Attention, part: Qkv) -> Result<(Linear, i64)> {
+    refuse_mixture(attn)?;
     match (&attn.latent, part) {
         (Some(Latent { q: None, .. }), Qkv::Q) | (None, _) => {}
         (Some(_), _) => {
@@ -348,6 +352,17 @@ fn linear(attn: &Attention, part: Qkv) -> Result<(Linear, i64)> {
 }
 
 /// The weights by head: `[head, d_model, d_head]`, a view.
+/// An error where a router chooses a token's heads, which then have no weights of their own.
+fn refuse_mixture(attn: &Attention) -> Result<()> {
+    match attn.router {
+        None => Ok(()),
+        Some(_) => Err(Error::model_has_no(
+            "weights of heads",
+            "a router chooses each token's heads: `parameters()` has those of all experts, such as blocks.0.attn.o.weight",
+        )),
+    }
+}
+
 fn heads(attn: &Attention, part: Qkv) -> Result<Tensor> {
     let (linear, heads) = linear(attn, part)?;
     Ok(linear.weight.f_view([heads, -1, linear.weight.size()[1]])?.f_transpose(1, 2)?)

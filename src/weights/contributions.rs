@@ -6,6 +6,7 @@ use crate::component::Target;
 use crate::hook;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::head::Head;
+use crate::model::head_router::{ChosenHeads, HeadRouter};
 use crate::model::linear::Linear;
 use crate::model::placed_norm::PlacedNorm;
 use crate::model::Transformer;
@@ -62,11 +63,24 @@ impl Transformer {
         Ok(attn.qkv.weight.f_reshape([attn.n_heads + 2 * attn.n_kv_heads, attn.d_head, -1])?)
     }
 
+    /// What chooses the heads of each token in a layer, where the heads are a mixture.
+    pub(crate) fn head_router(&self, layer: usize) -> Result<Option<&HeadRouter>> {
+        Ok(self.block(layer)?.attn.router.as_ref())
+    }
+
+    /// What a layer's mixture adds whatever its experts write.
+    pub(crate) fn mixture_bias(&self, layer: usize) -> Result<Option<&Tensor>> {
+        Ok(match &self.block(layer)?.mlp {
+            Some(MlpOrExperts::Experts(mixture)) => mixture.bias.as_deref(),
+            _ => None,
+        })
+    }
+
     /// The output of each head of a layer, before any norm after attention: `[batch, pos, head, d_model]`.
     ///
-    /// `z` is `[batch, pos, head, d_head]`.
-    pub(crate) fn head_results(&self, layer: usize, z: &Tensor) -> Result<Tensor> {
-        self.block(layer)?.attn.result(z)
+    /// `z` is `[batch, pos, head, d_head]`; `chosen` are the experts that the heads are of, where they are a mixture.
+    pub(crate) fn head_results(&self, layer: usize, z: &Tensor, chosen: Option<&ChosenHeads>) -> Result<Tensor> {
+        self.block(layer)?.attn.result(z, chosen)
     }
 
     /// The outputs of a layer's neurons: one of an MLP; one of a mixture's shared expert and one per expert; none in attention-only

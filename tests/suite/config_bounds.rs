@@ -2,9 +2,9 @@
 
 use tch::Tensor;
 use tch_lens::config::{
-    Activation, ChoiceBias, ExpertGate, ExpertGroups, Experts, GroupRank, Heads, LatentAttention, MlpConfig, MlpKind,
-    NormConfig, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RopeScaling, Rotary, Routing, Scores,
-    SharedExpert, Sinusoids, Temperature, WeightNorm,
+    Activation, ChoiceBias, ExpertGate, ExpertGroups, Experts, GroupRank, HeadExperts, Heads, LatentAttention,
+    MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RopeScaling,
+    Rotary, Routing, Scores, SharedExpert, Sinusoids, Temperature, WeightNorm,
 };
 use tch_lens::{Config, Error, HookedTransformer, LoadOptions};
 
@@ -144,6 +144,10 @@ fn heads(query: usize, key_value: usize) -> PerLayer<Option<Heads>> {
     PerLayer::All(Some(Heads { query, key_value }))
 }
 
+fn head_experts(num_experts: usize, experts_per_token: usize) -> Option<HeadExperts> {
+    Some(HeadExperts { num_experts, experts_per_token })
+}
+
 fn latent(query_rank: Option<usize>, key_value_rank: usize, eps: f64) -> Option<LatentAttention> {
     Some(LatentAttention { query_rank, key_value_rank, eps })
 }
@@ -215,6 +219,12 @@ fn refused() -> Vec<(&'static str, Change)> {
         row("attention.heads.key_value", |c| c.attention.heads = heads(4, 0)),
         row("attention.sinks_where_local", |c| c.attention.sinks_where_local = true),
         row("attention.d_value", |c| c.attention.d_value = Some(0)),
+        row("attention.experts.num_experts", |c| c.attention.experts = head_experts(usize::MAX, 1)),
+        row("attention.experts.experts_per_token", |c| c.attention.experts = head_experts(2, 3)),
+        row("attention.experts", |c| (c.n_key_value_heads, c.attention.experts) = (1, head_experts(2, 1))),
+        row("attention.experts", |c| {
+            (c.attention.experts, c.attention.d_value) = (head_experts(2, 1), Some(8));
+        }),
         row("attention.latent.key_value_rank", |c| c.attention.latent = latent(None, 0, 1e-6)),
         row("attention.latent.query_rank", |c| c.attention.latent = latent(Some(0), 4, 1e-6)),
         row("attention.latent.eps", |c| c.attention.latent = latent(None, 4, f64::NAN)),

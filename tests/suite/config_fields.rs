@@ -232,6 +232,7 @@ fn unsupported() -> Vec<(&'static str, Value, &'static str, &'static str)> {
             "a list of 1",
         ),
         ("MiMoV2FlashForCausalLM", json!({"attention_value_scale": 0}), "attention_value_scale", "0"),
+        ("JetMoeForCausalLM", json!({"num_experts_per_tok": 9}), "attention.experts.experts_per_token", "9"),
         ("FlexOlmoForCausalLM", json!({"num_experts_per_tok": 8}), "mlp.experts_per_token", "8"),
     ]
 }

@@ -13,6 +13,7 @@ use crate::Result;
 /// Fields of some families that change nothing in a forward pass: dropout and other settings of training, heads that a language
 /// model does not have, and how transformers computes rather than what.
 const CHANGE_NOTHING: &[&str] = &[
+    "aux_loss_coef",
     "_sliding_window_pattern", // written beside `layer_types`, which counts
     "activation_dropout",
     "attention_dropout",
@@ -101,6 +102,7 @@ const COUNT_ELSEWHERE: &[(&str, &str)] = &[
     ("qwen2_moe", "mlp_only_layers"),
     ("qwen3_moe", "intermediate_size"),
     ("qwen3_moe", "mlp_only_layers"),
+    ("jetmoe", "num_attention_heads"), // keys and values are counted, times the experts of a token
     ("deepseek_v2", "intermediate_size"),
     ("deepseek_v2", "n_group"), // of `group_limited_greedy`
     ("deepseek_v2", "topk_group"),

@@ -62,6 +62,7 @@ mod hyperclovax;
 mod internlm3;
 mod iquestcoder;
 mod jais2;
+mod jetmoe;
 mod kolibri1;
 mod laguna;
 mod latent_style;
@@ -195,6 +196,7 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &llama4::FAMILY,
     &cohere2_moe::FAMILY,
     &laguna::FAMILY,
+    &jetmoe::FAMILY,
     &mimo::FAMILY,
     &apertus::FAMILY,
     &cohere::FAMILY,

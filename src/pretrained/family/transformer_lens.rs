@@ -288,6 +288,9 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         entry(U, "unembed.W_U", Transposed),
         entry(UB, "unembed.b_U", AsIs),
     ];
+    if config.attention.experts.is_some() {
+        all.push(entry(HeadRouter, "blocks.{l}.attn.router.weight", AsIs));
+    }
     if config.attention.gate.is_some() {
         all.push(entry(HeadGate, "blocks.{l}.attn.W_gate.weight", AsIs));
         all.push(entry(HeadGateB, "blocks.{l}.attn.W_gate.bias", AsIs));
@@ -335,6 +338,7 @@ fn beside_experts(config: &Config, experts: &Experts) -> Vec<Entry> {
     if experts.dense.values().iter().any(Option::is_some) {
         all.extend(dense(config.gated_mlp()));
     }
+    all.push(entry(MixtureB, "blocks.{l}.mlp.bias", AsIs));
     if experts.routing.choice_bias.is_some() {
         all.push(entry(ChoiceB, "blocks.{l}.mlp.choice_bias", AsIs));
     }

@@ -71,7 +71,7 @@ impl Processor {
 
     pub(crate) fn block(&self, block: &mut Block) -> Result<()> {
         if self.fold_ln && block.norm_position != NormPosition::After {
-            fold(&mut block.ln1, std::iter::once(&mut block.attn.qkv).chain(&mut block.attn.gate).collect())?;
+            fold(&mut block.ln1, block.attn.readers_mut())?;
             if let Some(mlp) = &mut block.mlp {
                 fold(&mut block.ln2, mlp.readers_mut())?;
             }
@@ -158,6 +158,7 @@ fn centers_unembed(config: &Config) -> Decision {
 fn folds_value_biases(config: &Config) -> Decision {
     match (config.use_attention_sinks(), config.clip_qkv(), config.attention.z_norm) {
         _ if config.attention.gate.is_some() => (false, "values pass through gates"),
+        _ if config.attention.experts.is_some() => (false, "a router chooses what writes them"),
         _ if config.attention.latent.is_some() => (false, "values are made from a latent, without a bias"),
         (true, ..) => (false, "with attention sinks a pattern's rows do not sum to one"),
         (_, Some(_), _) => (false, "values are clamped after their bias"),
@@ -172,6 +173,8 @@ fn folds_value_biases(config: &Config) -> Decision {
 fn refactors_attention(config: &Config, value_biases_are_folded: bool) -> Decision {
     if config.rotary().is_some() || config.qk_norm().is_some() {
         (false, "what happens between W_Q and W_K is not linear")
+    } else if config.attention.experts.is_some() {
+        (false, "a router chooses the heads")
     } else if config.attention.latent.is_some() {
         (false, "queries, keys and values are made from latents")
     } else if config.d_value() != config.d_head {
