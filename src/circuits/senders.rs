@@ -79,7 +79,7 @@ impl Activations {
 
 /// What the heads of a layer write, before any norm after attention: `[batch, pos, head, d_head]` to `[head, batch, pos, d_model]`.
 pub(super) fn of_heads(model: &Transformer, layer: usize, z: &Tensor) -> Result<Tensor> {
-    let results = model.head_results(layer, &z.f_to_kind(model.kind())?)?; // [batch, pos, head, d_model]
+    let results = model.head_results(layer, &z.f_to_kind(model.kind())?, None)?; // [batch, pos, head, d_model]
     widened(&results.f_permute([2, 0, 1, 3])?)
 }
 

@@ -76,7 +76,8 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
     /// # Errors
     ///
     /// Those of [`HookedTransformer::run`] and [`Metric::scalar`]; [`Error::Shape`] where the prompts of the ablation do not correspond to the
-    /// task's; [`Error::Unsupported`] for a model whose norms change the stream itself (GPT-1).
+    /// task's; [`Error::Unsupported`] for a model whose norms change the stream itself (GPT-1), and for heads that
+    /// are gated, made from latents, chosen from a mixture, or not the same number in each layer.
     pub fn new(
         model: &HookedTransformer,
         clean: impl Into<Input>,
@@ -88,6 +89,7 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
                 "circuits need a residual stream that is the sum of what nodes write, and this model's norms change the stream itself",
             ));
         }
+        model.transformer().check_plain_heads()?;
         let model = model.ungrouped()?;
         let graph = CircuitGraph::new(model.config());
         let tokens = model.to_tokens(clean)?;

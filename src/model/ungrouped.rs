@@ -6,22 +6,47 @@ use super::attention::Attention;
 use super::linear::Linear;
 use super::norm::Norm;
 use super::Transformer;
-use crate::config::QkNorm;
+use crate::config::{Heads, QkNorm};
 use crate::unchecked::threads::SharedTensor;
-use crate::{Config, Result};
+use crate::{Config, Error, Result};
 
 impl Transformer {
     /// The same function, with keys and values for each query head: those of its group, repeated. Where heads share none, the model itself.
     pub(crate) fn ungrouped(&self) -> Result<Transformer> {
         let config = self.config();
-        if config.n_key_value_heads == config.n_heads {
+        let heads = (0..config.n_layers).map(|layer| config.heads(layer));
+        if !heads.into_iter().any(Heads::is_grouped) {
             return Ok(self.clone());
         }
+        self.check_plain_heads()?;
         let mut weights = self.weights().clone();
         for block in &mut weights.blocks {
             block.attn = block.attn.ungrouped()?;
         }
         Ok(Transformer::new(Config { n_key_value_heads: config.n_heads, ..config.clone() }, weights))
+    }
+}
+
+impl Transformer {
+    /// That each layer has the same heads, whose queries, keys and values are linear in what attention reads, and whose outputs are linear
+    /// in what they mix.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`].
+    pub(crate) fn check_plain_heads(&self) -> Result<()> {
+        let Config { attention, d_head, .. } = self.config();
+        let why = match attention {
+            it if it.latent.is_some() => "made from latents",
+            it if it.experts.is_some() => "a mixture, whose heads differ from token to token",
+            it if it.gate.is_some() => "multiplied by gates",
+            it if it.heads.values().iter().any(Option::is_some) => "not the same number in each layer",
+            it if it.d_value.is_some_and(|d_value| d_value != *d_head) => "wider or narrower for values than for keys",
+            _ => return Ok(()),
+        };
+        Err(Error::unsupported(format!(
+            "heads need queries, keys and values of their own that are linear in what attention reads, and this model's are {why}"
+        )))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{shape, KeyValueStore};
+use super::KeyValueStore;
 use crate::error::KeyValueStoreError;
 use crate::format::safetensors;
 use crate::model::layout::Padding;

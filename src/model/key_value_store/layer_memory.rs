@@ -115,13 +115,7 @@ impl LayerMemory {
     }
 
     /// Makes room for the positions `len..len + new`, where those before `needed` are not looked at any more.
-    pub(super) fn make_room(
-        &mut self,
-        needed: usize,
-        len: usize,
-        new: usize,
-        capacity: usize,
-    ) -> Result<()> {
+    pub(super) fn make_room(&mut self, needed: usize, len: usize, new: usize, capacity: usize) -> Result<()> {
         if self.has_room(len + new) {
             return Ok(());
         }

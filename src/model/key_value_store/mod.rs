@@ -128,8 +128,8 @@ impl KeyValueStore {
             return Err(KeyValueStoreError::Size { batch, capacity, n_ctx: config.n_ctx }.into());
         }
         let window = |layer| if forgets { config.window(layer) } else { None };
-        let layers = (0..config.n_layers);
-        let layers = layers.map(|layer| LayerMemory::new(shape(model, layer, batch), capacity, window(layer)));
+        let layers =
+            (0..config.n_layers).map(|layer| LayerMemory::new(shape(model, layer, batch), capacity, window(layer)));
         let ids = [batch, capacity].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
         Ok(KeyValueStore {
             layers: layers.collect::<Result<_>>()?,
