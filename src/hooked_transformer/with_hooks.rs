@@ -43,7 +43,7 @@ impl<'h> ModelWithHooks<'h> {
     }
 
     /// The same handle with more hooks, which act after those that it has.
-    pub fn add(mut self, hooks: Hooks<'h>) -> Self {
+    pub fn and(mut self, hooks: Hooks<'h>) -> Self {
         self.hooks = self.hooks.and(hooks);
         self
     }

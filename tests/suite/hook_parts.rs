@@ -239,7 +239,7 @@ fn a_handle_has_its_hooks_in_every_run_and_the_model_has_none() {
         assert_eq!(own.unwrap(), ones);
         let error = handle.run(tokens(), RunOptions::new().stop_at_layer(1)).unwrap_err();
         assert!(matches!(error, Error::NeverReached { .. }), "{error}");
-        let mut more = handle.add(Hooks::new().patch(hook::z(0).head(0), Patch::zero()));
+        let mut more = handle.and(Hooks::new().patch(hook::z(0).head(0), Patch::zero()));
         assert_ne!(more.forward(tokens()).unwrap(), ablated);
     }
     assert_eq!(count, 5);
