@@ -101,7 +101,7 @@ impl<'a> Metric<'a> {
     /// let model = HookedTransformer::toy()?;
     /// let prompt = "When Mary and John went to the shop, John gave a bag to";
     /// let metric = Metric::kl_div(&model.forward(prompt)?);
-    /// let hooks = Hooks::new().patch(hook::attn_out(2), Patch::zero());
+    /// let hooks = Hooks::new().patch(hook::attn_out(1), Patch::zero());
     /// let output = model.run(prompt, RunOptions::new().hooks(hooks))?;
     /// assert!(metric.scalar(output.logits()?, &output.cache)?.double_value(&[]) > 0.1);
     /// # Ok::<(), tch_lens::Error>(())
