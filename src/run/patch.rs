@@ -60,7 +60,7 @@ use crate::{Config, Result};
 /// ```
 ///
 /// What a patch selects is checked before the run: an axis that the point does not have, an index out of range, a value that
-/// does not broadcast is an [`Error::Patch`].
+/// does not broadcast is an [`Error::Patch`](crate::Error::Patch).
 #[derive(Clone, Debug)]
 pub struct Patch {
     operation: Operation,
