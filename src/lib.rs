@@ -31,6 +31,7 @@
 //! | decompose the residual stream, attribute logits, read a logit lens | [`analysis`] |
 //! | read the weights, the circuits of heads and their composition | [`weights`] |
 //! | generate text | [`generate`] |
+//! | draw results: pages, SVG, PNG, notebooks | the module `view`, with the feature `view` |
 //!
 //! [`recipes`] has a short program for each common task.
 //!
@@ -60,6 +61,8 @@ mod run;
 mod tensor;
 mod text;
 mod unchecked;
+#[cfg(feature = "view")]
+pub mod view;
 pub mod weights;
 
 pub use analysis::{

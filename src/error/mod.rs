@@ -517,6 +517,13 @@ pub enum Error {
         why: String,
     },
 
+    /// A figure that cannot be drawn.
+    #[error("the figure cannot be drawn: {why}")]
+    Drawing {
+        /// Why not, and what to do.
+        why: String,
+    },
+
     /// A device that this machine, or this libtorch, does not have.
     #[error("there is no device {device:?}: {why}")]
     NoDevice {

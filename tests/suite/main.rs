@@ -69,6 +69,8 @@ mod toy;
 #[cfg(feature = "toy")]
 mod toy_studies;
 mod transformers_families;
+#[cfg(feature = "view")]
+mod view;
 mod weights;
 #[cfg(unix)]
 mod with_libtorch;
