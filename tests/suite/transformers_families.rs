@@ -25,6 +25,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("gemma4_unified_text", "multiply the whole residual stream"),
     ("hrm_text", "run several times"),
     ("axk2", "chooses"),
+    ("beam", "multiply the whole residual stream"),
     ("deepseek_v32", "chooses"),
     ("deepseek_v4", "several residual streams"),
     ("dots3_note_text", "chooses"),

@@ -29,7 +29,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = latent_style::config(json, &DEFAULTS, DEEPSEEK, adjacent)?;
     let first: usize = json.get_or("first_k_dense_replace", 1)?;
     let every: usize = json.get_or("moe_layer_freq", 1)?;
-    let is_dense = |layer: usize| layer < first || every == 0 || layer % every != 0;
+    let is_dense = |layer: usize| layer < first || every == 0 || !layer.is_multiple_of(every);
     let dense = mixture_style::mlp_layer_types(json, &config, is_dense)?;
     mixture_style::set_deepseek_experts(json, &mut config, &MIXTURE, dense)?;
     config.norms.after_mixtures = true;

@@ -22,7 +22,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let of_first: usize = json.get_or("prefix_dense_sliding_window_pattern", 1)?;
     let of_rest: usize = json.get_or("sliding_window_pattern", 4)?;
     let local = |layer: usize| match layer.checked_sub(first) {
-        None => (layer + 1) % of_first.max(1) != 0,
+        None => !(layer + 1).is_multiple_of(of_first.max(1)),
         Some(layer) => (layer + 1) % of_rest.max(1) != 0,
     };
     let window = json.get_unless_null("sliding_window", Some(4096))?;

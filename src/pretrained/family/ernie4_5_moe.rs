@@ -32,7 +32,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let start: usize = json.get_or("moe_layer_start_index", 1)?;
     let last: i64 = json.get_or("moe_layer_end_index", -1)?;
     let last = if last == -1 { config.n_layers } else { usize::try_from(last).unwrap_or(0) };
-    let sparse = |layer: usize| interval > 0 && (layer + 1) % interval == 0 && (start..=last).contains(&layer);
+    let sparse = |layer: usize| interval > 0 && (layer + 1).is_multiple_of(interval) && (start..=last).contains(&layer);
     let width = json.get_or("moe_intermediate_size", 1536)?;
     let routing = Routing {
         choice_bias: Some(ChoiceBias::OnScores),

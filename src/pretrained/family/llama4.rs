@@ -61,7 +61,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let sparse: Option<Vec<usize>> = json.get("moe_layers")?;
     let is_sparse = |layer: usize| match &sparse {
         Some(layers) => layers.contains(&layer),
-        None => step > 0 && (layer + 1) % step == 0,
+        None => step > 0 && (layer + 1).is_multiple_of(step),
     };
     let (width, dense_width): (usize, usize) = (config.d_mlp(), json.get_or("intermediate_size_mlp", 16384)?);
     let dense = (0..n_layers).map(|layer| (!is_sparse(layer)).then_some(dense_width)).collect();

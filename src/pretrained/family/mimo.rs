@@ -34,7 +34,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
         Some(size) => size.saturating_add(1),
         None => json.get_or("sliding_window", 129)?,
     };
-    let global = |layer: usize| layer == 0 || (layer + 1) % 6 == 0;
+    let global = |layer: usize| layer == 0 || (layer + 1).is_multiple_of(6);
     config.attention.reach = layer_types(json, config.n_layers, Some(window), |layer| !global(layer))?;
     let (query, key_value) = (config.n_heads, config.n_key_value_heads.saturating_mul(2));
     config.attention.heads = config.attention.reach.map(|reach| match reach {

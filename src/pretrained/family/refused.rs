@@ -18,6 +18,7 @@ const REFUSED: &[(&[&str], &[&str], &str)] = &[
     (&["minimax_m3_vl_text", "minimax_m3_vl"], &["MiniMaxM3"], CHOSEN_KEYS),
     (&["longcat_flash"], &["LongcatFlash"], TWO_ATTENTIONS),
     (&["gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"], &["Gemma4"], STREAM_SCALE),
+    (&["beam"], &["Beam"], STREAM_SCALE),
     (&["mamba", "mamba2", "falcon_mamba", "bamba"], &["Mamba", "FalconMamba", "Bamba"], STATE),
     (
         &["rwkv", "recurrent_gemma", "xlstm", "jamba", "zamba", "zamba2"],
