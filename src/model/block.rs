@@ -43,7 +43,7 @@ module!(Block, () => (), {
 #[derive(Clone, Debug)]
 pub(crate) enum MlpOrExperts {
     Mlp(Mlp),
-    Experts(MixtureOfExperts),
+    Experts(Box<MixtureOfExperts>),
 }
 
 impl MlpOrExperts {

@@ -168,7 +168,7 @@ impl Builder<'_> {
                 MlpKind::Plain | MlpKind::Gated => MlpOrExperts::Mlp(self.mlp(layer, mlp)?),
                 MlpKind::Experts(experts) => match experts.dense(layer) {
                     Some(_) => MlpOrExperts::Mlp(self.mlp(layer, mlp)?),
-                    None => MlpOrExperts::Experts(self.experts(layer, mlp, experts)?),
+                    None => MlpOrExperts::Experts(Box::new(self.experts(layer, mlp, experts)?)),
                 },
             }),
         };

@@ -26,7 +26,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let windows: bool = json.get_or("use_sliding_window", false)?;
     let window = json.get_unless_null("sliding_window", Some(4096))?.filter(|_| windows);
     let first: usize = json.get_or("max_window_layers", 28)?;
-    let local = |layer: usize| windows && layer % 2 == 0 && layer < first;
+    let local = |layer: usize| windows && layer.is_multiple_of(2) && layer < first;
     config.attention.reach = layer_types(json, config.n_layers, window, local)?;
     let width = json.get_or("moe_intermediate_size", 1408)?;
     let routing = Routing::softmax().normalized_if(json.get_or("norm_topk_prob", false)?);
