@@ -7,6 +7,8 @@ pub(crate) enum Dtype {
     F32,
     F16,
     BF16,
+    /// Four bits of exponent, three of mantissa, no infinities.
+    F8E4M3,
     I64,
     I32,
     I16,
@@ -16,11 +18,12 @@ pub(crate) enum Dtype {
 }
 
 impl Dtype {
-    pub(crate) const ALL: [Dtype; 10] = [
+    pub(crate) const ALL: [Dtype; 11] = [
         Dtype::F64,
         Dtype::F32,
         Dtype::F16,
         Dtype::BF16,
+        Dtype::F8E4M3,
         Dtype::I64,
         Dtype::I32,
         Dtype::I16,
@@ -35,7 +38,7 @@ impl Dtype {
             Dtype::F64 | Dtype::I64 => 8,
             Dtype::F32 | Dtype::I32 => 4,
             Dtype::F16 | Dtype::BF16 | Dtype::I16 => 2,
-            Dtype::I8 | Dtype::U8 | Dtype::Bool => 1,
+            Dtype::F8E4M3 | Dtype::I8 | Dtype::U8 | Dtype::Bool => 1,
         }
     }
 
@@ -46,6 +49,7 @@ impl Dtype {
             Dtype::F32 => "F32",
             Dtype::F16 => "F16",
             Dtype::BF16 => "BF16",
+            Dtype::F8E4M3 => "F8_E4M3",
             Dtype::I64 => "I64",
             Dtype::I32 => "I32",
             Dtype::I16 => "I16",

@@ -1,4 +1,4 @@
-//! Formats of files that hold tensors: safetensors, and what `torch.save` writes.
+//! Formats of files that hold tensors: safetensors, GGUF, and what `torch.save` writes; and of quantised weights in them.
 //!
 //! A reader takes the bytes of a file and says where in it each tensor lies ([`Place`]); nothing is copied, and nothing in a
 //! file is run. A file is never trusted: every length is checked before it is used, the memory that a reader takes is bounded
@@ -9,15 +9,19 @@
 
 mod dtype;
 mod error;
+pub(crate) mod gguf;
+mod numbers;
 mod part_file;
 pub(crate) mod pickle;
 mod place;
+pub(crate) mod quantized;
 pub(crate) mod safetensors;
 pub(crate) mod stored_zip;
 pub(crate) mod torch_file;
 
 pub(crate) use self::dtype::Dtype;
 pub use self::error::FormatError;
+pub(crate) use self::numbers::Numbers;
 pub(crate) use self::part_file::PartFile;
 pub(crate) use self::place::Place;
 

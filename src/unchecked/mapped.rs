@@ -85,6 +85,7 @@ pub(crate) fn kind(dtype: Dtype) -> Kind {
         Dtype::F32 => Kind::Float,
         Dtype::F16 => Kind::Half,
         Dtype::BF16 => Kind::BFloat16,
+        Dtype::F8E4M3 => Kind::Float8e4m3fn,
         Dtype::I64 => Kind::Int64,
         Dtype::I32 => Kind::Int,
         Dtype::I16 => Kind::Int16,
