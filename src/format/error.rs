@@ -94,6 +94,14 @@ impl FormatError {
         FormatError::Unsupported { part: part.into(), what: what.into() }
     }
 
+    /// A quantised weight of another size than its name implies.
+    pub(crate) fn quantized_shape(expected: &[i64], found: [usize; 2]) -> Self {
+        FormatError::Unsupported {
+            part: "a quantised weight".into(),
+            what: format!("has {} rows of {} where shape {expected:?} is expected", found[0], found[1]),
+        }
+    }
+
     pub(super) fn missing(part: impl Into<String>) -> Self {
         FormatError::Missing { part: part.into() }
     }

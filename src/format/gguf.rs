@@ -309,7 +309,8 @@ mod tests {
     }
 
     fn pair() -> Vec<u8> {
-        [&text("k")[..], &9u32.to_le_bytes(), &8u32.to_le_bytes(), &2u64.to_le_bytes(), &text("a"), &text("bc")].concat()
+        [&text("k")[..], &9u32.to_le_bytes(), &8u32.to_le_bytes(), &2u64.to_le_bytes(), &text("a"), &text("bc")]
+            .concat()
     }
 
     fn error(bytes: &[u8]) -> String {

@@ -44,7 +44,7 @@ impl LoadOptions {
             fields,
             Some("toy".into()),
             || Ok(Some(tokenizer)),
-            |_| Checkpoint::from_safetensors(file!("model.safetensors"), &path("model.safetensors")),
+            |_, _| Checkpoint::from_safetensors(file!("model.safetensors"), &path("model.safetensors")),
         )
         .map(HookedTransformer::from)
     }

@@ -1,4 +1,4 @@
-//! [`Checkpoint`]: named tensors, as views of files: safetensors, or what `torch.save` writes.
+//! [`Checkpoint`]: named tensors, as views of files: safetensors, GGUF, or what `torch.save` writes.
 
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::fmt;
@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 use super::parts;
+use super::quantized::weight::{Layout, QuantizedWeight};
+use crate::format::quantized::Method;
 use crate::format::{safetensors, torch_file, Place};
 use crate::unchecked::mapped::{Access, FileBytes};
 use crate::unchecked::threads::SharedTensor;
@@ -35,6 +37,8 @@ enum Stored {
     },
     InMemory(SharedTensor),
     Generated(Generated),
+    /// Several tensors of the files, read as one of plain numbers.
+    Quantized(QuantizedWeight),
 }
 
 /// A tensor that is made when it is read.
@@ -85,6 +89,11 @@ impl Checkpoint {
         Err(Error::malformed(folder, why))
     }
 
+    /// A file, of whose tensors none is named yet.
+    pub(crate) fn of_file(path: PathBuf, bytes: FileBytes) -> Self {
+        Checkpoint { tensors: BTreeMap::new(), files: vec![(path, bytes)] }
+    }
+
     /// Tensors in memory.
     pub(crate) fn in_memory(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
         let stored = |(name, tensor): (String, Tensor)| (name, Stored::InMemory(tensor.into()));
@@ -112,7 +121,7 @@ impl Checkpoint {
 
     /// Whether every tensor lies in a file.
     pub(crate) fn is_in_files(&self) -> bool {
-        self.tensors.values().all(|stored| matches!(stored, Stored::InFile { .. }))
+        self.tensors.values().all(|stored| matches!(stored, Stored::InFile { .. } | Stored::Quantized(_)))
     }
 
     /// The names, in alphabetical order.
@@ -131,6 +140,7 @@ impl Checkpoint {
             Stored::InFile { place, .. } => place.shape.clone(),
             Stored::InMemory(tensor) => tensor.size(),
             Stored::Generated(generated) => generated.shape.clone(),
+            Stored::Quantized(weight) => weight.shape().to_vec(),
         })
     }
 
@@ -140,11 +150,79 @@ impl Checkpoint {
             None => Ok(None),
             Some(Stored::InMemory(tensor)) => Ok(Some(tensor.shallow_clone())),
             Some(Stored::Generated(generated)) => (generated.make)().map(Some),
+            Some(Stored::Quantized(weight)) => weight.read(&self.files).map(Some),
             Some(Stored::InFile { file, place }) => {
                 let (path, bytes) = &self.files[*file];
                 bytes.tensor(place, path).map(Some)
             }
         }
+    }
+
+    /// One expert of a quantised tensor of all experts: `[1, …]`; `None` of another tensor, which can be read as a whole.
+    pub(crate) fn expert(&self, name: &str, expert: usize) -> Result<Option<Tensor>> {
+        match self.tensors.get(name) {
+            Some(Stored::Quantized(weight)) => weight.read_expert(&self.files, expert),
+            _ => Ok(None),
+        }
+    }
+
+    /// The bytes of a tensor that lies in a file, and where that is.
+    pub(crate) fn bytes(&self, name: &str) -> Option<(&Place, &[u8])> {
+        match self.tensors.get(name) {
+            Some(Stored::InFile { file, place }) => {
+                Some((place, self.files.get(*file)?.1.as_slice().get(place.bytes()?)?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Adds a plain tensor of the first file.
+    pub(crate) fn put(&mut self, name: String, place: Place) {
+        self.tensors.insert(name, Stored::InFile { file: 0, place });
+    }
+
+    /// Adds a quantised weight of the first file.
+    pub(crate) fn put_quantized(
+        &mut self,
+        name: String,
+        method: Method,
+        place: Place,
+        shape: Vec<i64>,
+        layout: Layout,
+    ) -> Result<()> {
+        let weight = QuantizedWeight::new(&self.files, method, vec![(0, place)], Some(shape), layout)?;
+        self.tensors.insert(name, Stored::Quantized(weight));
+        Ok(())
+    }
+
+    /// Puts a quantised weight in place of the tensors that it is stored in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where these do not go together, [`Error::MissingTensor`] where one is absent.
+    pub(crate) fn quantize(
+        &mut self,
+        name: String,
+        method: Method,
+        parts: &[String],
+        shape: Option<Vec<i64>>,
+        layout: Layout,
+    ) -> Result<()> {
+        let mut places = Vec::with_capacity(parts.len());
+        for part in parts {
+            match self.tensors.remove(part) {
+                Some(Stored::InFile { file, place }) => places.push((file, place)),
+                _ => return Err(Error::MissingTensor { name: part.clone(), expected: Vec::new() }),
+            }
+        }
+        let weight = QuantizedWeight::new(&self.files, method, places, shape, layout)?;
+        self.tensors.insert(name, Stored::Quantized(weight));
+        Ok(())
+    }
+
+    /// Leaves a tensor out.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.tensors.remove(name);
     }
 
     /// Has the system take back what was read of mapped files: their tensors can be read again, if more slowly.

@@ -8,6 +8,7 @@ mod family;
 #[cfg(any(fuzzing, test))] // tests only compile it
 #[cfg_attr(test, allow(dead_code))]
 pub mod fuzzing;
+mod gguf;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
 pub(crate) mod hugging_face;
@@ -15,6 +16,7 @@ mod multimodal;
 mod options;
 mod parts;
 pub(crate) mod processing;
+pub(crate) mod quantized;
 mod reader;
 mod rope;
 pub(crate) mod saved;
@@ -31,9 +33,10 @@ use tch::Tensor;
 
 use self::checkpoint::{Checkpoint, Generated};
 use self::config_json::ConfigJson;
-use self::family::{transformer_lens, Family};
+use self::family::transformer_lens;
 use self::parts::Entry;
 use self::processing::{Processing, Processor};
+use self::quantized::Quantization;
 use self::source::Found;
 use crate::model::Transformer;
 use crate::text::tokenizer::Tokenizer;
@@ -57,6 +60,9 @@ impl LoadOptions {
     /// The model of a folder or of a name on the hub.
     pub(crate) fn read(&self, name_or_folder: &Path) -> Result<Pretrained> {
         crate::unchecked::cuda::load();
+        if gguf::is_file(name_or_folder) {
+            return self.read_gguf(name_or_folder);
+        }
         let Found { folder, name } = self.source.find(name_or_folder)?;
         let folder = folder.as_path();
         if folder.join(saved::SAVED).is_file() {
@@ -67,9 +73,12 @@ impl LoadOptions {
             let fields = read_json(&json)?;
             return self.transformer_lens(fields, Checkpoint::open(folder, self.access)?);
         }
+        if let Some(file) = gguf::find(folder)? {
+            return self.read_gguf(&file);
+        }
         let fields = read_json(&config)?;
         read_with_tokenizer(folder, |tokenizer| {
-            self.hugging_face(fields, name, tokenizer, |_| Checkpoint::open(folder, self.access))
+            self.hugging_face(fields, name, tokenizer, |_, _| Checkpoint::open(folder, self.access))
         })
     }
 
@@ -122,8 +131,10 @@ impl LoadOptions {
         fields: Map<String, Value>,
         name: Option<String>,
         tokenizer: impl FnOnce() -> Result<Option<Tokenizer>>,
-        checkpoint: impl FnOnce(&Family) -> Result<Checkpoint>,
+        checkpoint: impl FnOnce(&Config, &[Entry]) -> Result<Checkpoint>,
     ) -> Result<Pretrained> {
+        let mut fields = fields;
+        let quantization = Quantization::take(&mut fields)?;
         let within = multimodal::language_model(&fields)?;
         let is_within = within.is_some();
         let mut fields = within.unwrap_or(fields);
@@ -139,7 +150,10 @@ impl LoadOptions {
         if let Some(name) = name {
             config.model_name = name;
         }
-        let mut checkpoint = checkpoint(family)?;
+        let mut checkpoint = checkpoint(&config, &names)?;
+        if let Some(quantization) = quantization {
+            quantization.apply(&mut checkpoint, &names, family.prefix)?;
+        }
         if is_within {
             checkpoint = multimodal::tensors(checkpoint, &names, family);
             let unembedding = names.iter().find(|entry| entry.part == parts::Part::U);

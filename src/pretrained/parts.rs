@@ -67,6 +67,17 @@ impl Entry {
         self.part == part && self.is_at(location) && self.is_per_expert() == location.expert.is_some()
     }
 
+    /// Whether a checkpoint's name is that of this entry, of some block, expert and head.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        let mut parts = name.split('.');
+        let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let same = |own: &str| match own {
+            "{l}" | "{e}" | "{h}" => parts.next().is_some_and(number),
+            own => parts.next() == Some(own),
+        };
+        self.name.split('.').all(same) && parts.next().is_none()
+    }
+
     /// Whether each head has a tensor of its own.
     pub(crate) fn is_per_head(&self) -> bool {
         self.name.contains("{h}")
@@ -134,6 +145,16 @@ impl View {
     /// Whether the part has other numbers than the checkpoint.
     pub(crate) fn computes(self) -> bool {
         matches!(self, View::PlusOne | View::TimesSqrtDModel | View::Times(_))
+    }
+
+    /// Whether the checkpoint has a matrix the other way round: a `Conv1D`'s.
+    pub(crate) fn is_transposed(self) -> bool {
+        matches!(self, View::Transposed | View::QkvBlockTransposed(_))
+    }
+
+    /// Whether the part is one expert of a tensor of all.
+    pub(crate) fn is_of_expert(self) -> bool {
+        matches!(self, View::ExpertEverySecond(_) | View::ExpertTransposed | View::Expert)
     }
 
     /// The unembedding's view of the embedding, where they are one tensor: either may have its own factor.

@@ -136,9 +136,8 @@ impl<'a> PartReader<'a> {
     fn find(&self, entry: &Entry, location: Location, head: usize, shapes: &[&[i64]]) -> Result<Tensor> {
         let name = entry.tensor_name(location, head);
         let expected = entry.view.checkpoint_shape(shapes[0], self.config);
-        let Some(stored) = self.checkpoint.tensor(&name)? else { return Err(Error::MissingTensor { name, expected }) };
+        let Some(found) = self.checkpoint.shape(&name) else { return Err(Error::MissingTensor { name, expected }) };
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
-        let found = stored.size();
         let fits = match entry.view {
             View::AsIs => shapes.contains(&found.as_slice()),
             _ => found == expected,
@@ -146,7 +145,15 @@ impl<'a> PartReader<'a> {
         if !fits {
             return Err(Error::TensorShape { name, found, expected });
         }
-        entry.view.read(&stored, self.config, location.expert.unwrap_or(0), self.kind)
+        let expert = location.expert.unwrap_or(0);
+        // Of a quantised tensor of all experts, only one is made.
+        if entry.view.is_of_expert()
+            && let Some(one) = self.checkpoint.expert(&name, expert)?
+        {
+            return entry.view.read(&one, self.config, 0, self.kind);
+        }
+        let Some(stored) = self.checkpoint.tensor(&name)? else { return Err(Error::MissingTensor { name, expected }) };
+        entry.view.read(&stored, self.config, expert, self.kind)
     }
 
     fn missing(&self, part: Part, location: Location) -> Error {

@@ -52,6 +52,7 @@ mod patching;
 mod path_patching;
 mod positions;
 mod processing;
+mod quantized;
 mod real_models;
 mod run_with_grad;
 mod running;

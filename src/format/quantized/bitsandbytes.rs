@@ -18,7 +18,13 @@ pub(super) struct FourBits<'a> {
 enum Scales<'a> {
     Plain(Numbers<'a>),
     /// Of eight bits, for each block of them a scale and a common offset.
-    Nested { codes: &'a [u8], values: Box<[f32; 256]>, scales: Numbers<'a>, block: usize, offset: f32 },
+    Nested {
+        codes: &'a [u8],
+        values: Box<[f32; 256]>,
+        scales: Numbers<'a>,
+        block: usize,
+        offset: f32,
+    },
 }
 
 impl<'a> FourBits<'a> {

@@ -28,9 +28,45 @@ pub(crate) enum GgmlType {
 
 /// The names of ggml's types by number.
 const NAMES: [&str; 40] = [
-    "F32", "F16", "Q4_0", "Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
-    "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64",
-    "F64", "IQ1_M", "BF16", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8",
+    "F32",
+    "F16",
+    "Q4_0",
+    "Q4_1",
+    "Q4_2",
+    "Q4_3",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q8_1",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "Q8_K",
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ3_XXS",
+    "IQ1_S",
+    "IQ4_NL",
+    "IQ3_S",
+    "IQ2_S",
+    "IQ4_XS",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "F64",
+    "IQ1_M",
+    "BF16",
+    "Q4_0_4_4",
+    "Q4_0_4_8",
+    "Q4_0_8_8",
+    "TQ1_0",
+    "TQ2_0",
+    "IQ4_NL_4_4",
+    "IQ4_NL_4_8",
+    "IQ4_NL_8_8",
     "MXFP4",
 ];
 
@@ -121,8 +157,7 @@ impl GgmlType {
                 }
             }
             GgmlType::Mxfp4 => {
-                const DOUBLED: [f32; 16] =
-                    [0., 1., 2., 3., 4., 6., 8., 12., 0., -1., -2., -3., -4., -6., -8., -12.];
+                const DOUBLED: [f32; 16] = [0., 1., 2., 3., 4., 6., 8., 12., 0., -1., -2., -3., -4., -6., -8., -12.];
                 // Half of the scale, as the values are doubled: exact, down to the smallest number.
                 let e = block[0];
                 let d = if e == 255 { f32::from_bits(254 << 23) } else { power_of_two(e) * 0.5 };
@@ -264,5 +299,47 @@ impl Rows for Blocks<'_> {
             self.kind.dequantize(block, out);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::gguf::Gguf;
+    use super::super::super::numbers::Numbers;
+    use super::super::super::safetensors;
+    use super::*;
+
+    /// Every type of `tests/fixtures/quantized/types.gguf` against the numbers of the package `gguf`.
+    #[test]
+    fn blocks_are_the_numbers_of_gguf_bit_for_bit() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quantized");
+        let file = std::fs::read(folder.join("types.gguf")).unwrap();
+        let expected = std::fs::read(folder.join("types.safetensors")).unwrap();
+        let gguf = Gguf::read(&file).unwrap();
+        let places = safetensors::entries(&expected).unwrap();
+        assert_eq!((places.len(), gguf.tensors.len()), (14, 14));
+        for (name, place) in places {
+            let tensor = &gguf.tensors[name.as_str()];
+            let rows = Blocks::new(tensor.kind, 512, &file[tensor.bytes.clone()]).unwrap();
+            assert_eq!(rows.size(), [3, 512]);
+            let want = Numbers { dtype: place.dtype, shape: &place.shape, bytes: &expected[place.bytes().unwrap()] };
+            let mut out = vec![0.0; 512];
+            for row in 0..3 {
+                rows.read(row, &mut out).unwrap();
+                for (column, found) in out.iter().enumerate() {
+                    let want = want.get(row * 512 + column);
+                    assert_eq!(found.to_bits(), want.to_bits(), "{name}: {found} for {want} at {row}, {column}");
+                }
+            }
+            assert!(rows.read(3, &mut out).is_err());
+        }
+    }
+
+    #[test]
+    fn a_tensor_is_whole_blocks() {
+        for (columns, bytes) in [(0, 18), (31, 18), (32, 17), (32, 0), (64, 18)] {
+            assert!(Blocks::new(GgmlType::Q4_0, columns, &vec![0; bytes]).is_err(), "{columns}, {bytes}");
+        }
+        assert!(Blocks::new(GgmlType::F32, usize::MAX / 2, &[0; 4]).is_err());
     }
 }

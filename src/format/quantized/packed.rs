@@ -147,9 +147,8 @@ impl Rows for Awq<'_> {
         let outputs = self.groups.outputs;
         let group = row / (self.inputs / self.groups.count);
         for (column, out) in out.iter_mut().enumerate() {
-            let four = |words: &Numbers, row: usize| {
-                words.bits((row * outputs + column) / 8) >> (ORDER[column % 8] * 4) & 15
-            };
+            let four =
+                |words: &Numbers, row: usize| words.bits((row * outputs + column) / 8) >> (ORDER[column % 8] * 4) & 15;
             let (q, zero) = (four(&self.weight, row), four(&self.zeros, group));
             *out = (q as f32 - zero as f32) * self.groups.scales.get(group * outputs + column);
         }

@@ -27,7 +27,8 @@ impl<'a> Fp8<'a> {
         if !matches!(scales.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16) {
             return Err(mismatch(SCALES));
         }
-        let grid: [usize; 2] = if scales.len() == 1 { [1, 1] } else { scales.sizes().ok_or_else(|| mismatch(SCALES))? };
+        let grid: [usize; 2] =
+            if scales.len() == 1 { [1, 1] } else { scales.sizes().ok_or_else(|| mismatch(SCALES))? };
         let block = match block {
             Some(block) => block,
             None if size[0] % grid[0] == 0 && size[1] % grid[1] == 0 => [size[0] / grid[0], size[1] / grid[1]],
@@ -67,8 +68,7 @@ pub(super) struct Mxfp4<'a> {
     size: [usize; 2],
 }
 
-const VALUES: [f32; 16] =
-    [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -1.5, -2., -3., -4., -6.];
+const VALUES: [f32; 16] = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -1.5, -2., -3., -4., -6.];
 
 impl<'a> Mxfp4<'a> {
     pub(super) fn new(blocks: Numbers<'a>, scales: Numbers<'a>) -> Result<Self, FormatError> {
