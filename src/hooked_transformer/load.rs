@@ -14,12 +14,16 @@ impl LoadOptions {
     /// Loads a model from a folder or, with the feature `hub`, from the Hugging Face hub.
     ///
     /// On the hub, TransformerLens' names such as `gpt2-small` and `pythia-70m` are supported as well. If a folder has the given name, it is
-    /// loaded instead. Three kinds of folders are supported:
+    /// loaded instead. A GGUF file is opened by its own path. Four kinds of folders are supported:
     ///
     /// - Hugging Face folders with `config.json`, with `model.safetensors` or otherwise `pytorch_model.bin` (or shards of either with their
     ///   index), and optionally with `tokenizer.json`;
+    /// - folders with one GGUF file and no other weights;
     /// - folders with TransformerLens' `cfg.json` and a `model.safetensors` with TransformerLens' names;
     /// - folders that [`HookedTransformer::save_pretrained`] wrote. These are loaded as saved, and settings for processing are ignored.
+    ///
+    /// Weights that are quantised, in GGUF files or as `quantization_config` says (GPTQ, AWQ, bitsandbytes, FP8, MXFP4), are dequantised
+    /// one by one, with the numbers of the format's reference, into the kind of [`LoadOptions::kind`].
     ///
     /// Weight files are mapped into memory while the model loads, so no program may truncate or change them meanwhile: truncating a mapped
     /// file ends this process with the signal `SIGBUS`. [`LoadOptions::memory_map`] makes `open` read the files instead.

@@ -3,7 +3,7 @@
 //! The seeds of the fuzz targets (`fuzz/`) are changed at random and opened as a user would, 1000 times each or as often as
 //! `PROPTEST_CASES` says; a nightly compiler and cargo-fuzz go further.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -19,8 +19,13 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     /// A copy of a fixture.
     fn of(name: &str) -> Self {
+        Folder::at(&fixture(name))
+    }
+
+    /// A copy of a folder.
+    fn at(path: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for file in std::fs::read_dir(fixture(name)).unwrap() {
+        for file in std::fs::read_dir(path).unwrap() {
             let file = file.unwrap();
             std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
         }
@@ -129,11 +134,14 @@ impl Change {
 
 /// Opens a model over and over, one of its files changed each time.
 fn changed(folder: &str, file: &str, seeds: &[PathBuf]) {
+    changed_in(&Folder::of(folder), file, seeds, 1000);
+}
+
+fn changed_in(folder: &Folder, file: &str, seeds: &[PathBuf], cases: u32) {
     let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 1000;
+        config.cases = cases;
     }
-    let folder = Folder::of(folder);
     let seeds: Vec<Vec<u8>> = seeds.iter().map(|seed| std::fs::read(seed).unwrap()).collect();
     let strategy = (prop::sample::select(seeds), prop::collection::vec(Change::any(), 0..6));
     let mut runner = proptest::test_runner::TestRunner::new(config);
@@ -185,6 +193,26 @@ fn changed_torch_files() {
     let own = ["gpt2_zip", "gpt2_legacy"].map(|folder| fixture(folder).join("pytorch_model.bin"));
     seeds.extend(own);
     changed("gpt2_zip", "pytorch_model.bin", &seeds);
+}
+
+#[test]
+fn changed_gguf_files() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    let seeds = seeds("gguf");
+    let whole = std::fs::read(&seeds[0]).unwrap();
+    assert_eq!(folder.open_with("model.gguf", &whole), None, "{}", seeds[0].display());
+    changed_in(&folder, "model.gguf", &seeds, 1000);
+}
+
+/// The tensors of a quantised weight, and what the configuration says of them.
+#[test]
+fn changed_quantised_checkpoints() {
+    for name in ["gptq_act_order", "nf4_nested"] {
+        let path = crate::common::fixtures().join("quantized").join(name);
+        for file in ["model.safetensors", "config.json"] {
+            changed_in(&Folder::at(&path), file, &[path.join(file)], 250);
+        }
+    }
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn weights_are_the_references_bit_for_bit() {
         }
     }
     println!("{count} dequantised weights");
-    assert!(count >= 40);
+    assert!(count >= 30);
     tally.finish("dequantised weights");
 }
 
@@ -164,7 +164,7 @@ fn of_several_gguf_files_one_is_to_be_named() {
 #[case("awq", json!({"version": "gemv"}), "quantization_config.version` is gemv")]
 #[case("awq", json!({"bits": 8}), "quantization_config.bits` is 8")]
 #[case("awq", json!({"zero_point": false}), "quantization_config.zero_point` is false")]
-#[case("awq", json!({"quant_method": "bitsandbytes"}), "missing")]
+#[case("awq", json!({"quant_method": "bitsandbytes"}), "is not a field of this method")]
 #[case("fp8", json!({"weight_block_size": [16, 32]}), "`weight_scale_inv` has not the shape")]
 #[case("fp8", json!({"fmt": "e5m2"}), "quantization_config.fmt` is e5m2")]
 fn a_setting_that_is_not_supported_says_so(#[case] name: &str, #[case] change: Value, #[case] says: &str) {
