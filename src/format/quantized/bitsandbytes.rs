@@ -102,11 +102,11 @@ impl Rows for FourBits<'_> {
         let mut scale = self.scales.get(first / self.block);
         for (column, out) in out.iter_mut().enumerate() {
             let index = first + column;
-            if index % self.block == 0 {
+            if index.is_multiple_of(self.block) {
                 scale = self.scales.get(index / self.block);
             }
             let byte = self.bytes.get(index / 2).copied().unwrap_or(0);
-            let code = if index % 2 == 0 { byte >> 4 } else { byte & 15 };
+            let code = if index.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
             *out = self.values[usize::from(code)] * scale;
         }
         Ok(())
@@ -138,7 +138,7 @@ impl Rows for Int8<'_> {
 
     fn read(&self, row: usize, out: &mut [f32]) -> Result<(), FormatError> {
         /// bitsandbytes' 1 / 127.
-        const INVERSE: f32 = 7.874_015_718_698_502e-3;
+        const INVERSE: f32 = 7.874_016e-3;
         let scale = self.scales.get(row);
         for (column, out) in out.iter_mut().enumerate() {
             *out = self.weight.get(row * self.size[1] + column) * scale * INVERSE;

@@ -271,8 +271,8 @@ pub(super) struct Blocks<'a> {
 impl<'a> Blocks<'a> {
     pub(super) fn new(kind: GgmlType, columns: usize, bytes: &'a [u8]) -> Result<Self, FormatError> {
         let (numbers, width) = kind.block();
-        let row = (columns / numbers).checked_mul(width).filter(|row| *row > 0 && columns % numbers == 0);
-        match row.filter(|row| !bytes.is_empty() && bytes.len() % row == 0) {
+        let row = (columns / numbers).checked_mul(width).filter(|row| *row > 0 && columns.is_multiple_of(numbers));
+        match row.filter(|row| !bytes.is_empty() && bytes.len().is_multiple_of(*row)) {
             Some(_) => Ok(Blocks { kind, columns, bytes }),
             None => Err(FormatError::corrupt("a tensor", "is no whole number of blocks")),
         }

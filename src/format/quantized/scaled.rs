@@ -31,7 +31,9 @@ impl<'a> Fp8<'a> {
             if scales.len() == 1 { [1, 1] } else { scales.sizes().ok_or_else(|| mismatch(SCALES))? };
         let block = match block {
             Some(block) => block,
-            None if size[0] % grid[0] == 0 && size[1] % grid[1] == 0 => [size[0] / grid[0], size[1] / grid[1]],
+            None if size[0].is_multiple_of(grid[0]) && size[1].is_multiple_of(grid[1]) => {
+                [size[0] / grid[0], size[1] / grid[1]]
+            }
             None => return Err(mismatch(SCALES)),
         };
         let whole = |i: usize| block[i] > 0 && size[i].div_ceil(block[i]) == grid[i];

@@ -218,6 +218,10 @@ fn rotation(
     let linear = keys.float("rope.scale_linear")?.filter(|factor| *factor != 1.0);
     let trained = keys.count("rope.scaling.original_context_length")?;
     let attention = keys.float("rope.scaling.attn_factor")?;
+    if let (Some(factor), None) = (attention.filter(|factor| *factor != 1.0), keys.numbers("rope_factors_long.weight"))
+    {
+        return Err(keys.refuse("rope.scaling.attn_factor", factor, "it is supported beside divisors of pairs only"));
+    }
     let list = |name: &str| {
         let found = keys.numbers(name)?;
         Some(found.into_iter().map(f64::from).collect::<Vec<_>>())

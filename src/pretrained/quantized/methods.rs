@@ -30,6 +30,8 @@ const GPTQ: &[&str] = &[
     "model_name_or_path",
     "model_seqlen",
     "module_name_preceding_first_block",
+    "mse",
+    "parallel_packing",
     "quantizer",
     "static_groups",
     "sym", // the zeros are stored

@@ -78,10 +78,10 @@ impl RowOrder {
         match self {
             RowOrder::Same => rows == stored,
             RowOrder::From(first) => first.checked_add(rows).is_some_and(|end| end <= stored),
-            RowOrder::Pairs { heads } => rows == stored && heads > 0 && rows % (2 * heads) == 0,
+            RowOrder::Pairs { heads } => rows == stored && heads > 0 && rows.is_multiple_of(2 * heads),
             RowOrder::Groups { heads, kv_heads } => {
                 let all = heads + 2 * kv_heads;
-                rows == stored && kv_heads > 0 && heads % kv_heads == 0 && rows % all == 0
+                rows == stored && kv_heads > 0 && heads % kv_heads == 0 && rows.is_multiple_of(all)
             }
         }
     }
