@@ -4,8 +4,8 @@
 //! heads, the heads that add most and whether they look at the answer, the neurons that add most, and by how much all of it together misses the logit difference (next to nothing).
 //!
 //! ```text
-//! cargo run --release --example direct_logit_attribution
-//! cargo run --release --example direct_logit_attribution -- --prompt "…" --answer " Mary" --wrong " John"
+//! cargo run --example direct_logit_attribution
+//! cargo run --example direct_logit_attribution -- --prompt "…" --answer " Mary" --wrong " John"
 //! ```
 
 use std::error::Error;

@@ -5,8 +5,8 @@
 //! indirect-object prompt " Mary" climbs to the top as heads move her name to the end.
 //!
 //! ```text
-//! cargo run --release --example logit_lens
-//! cargo run --release --example logit_lens -- --prompt "The capital of France is" --top 3
+//! cargo run --example logit_lens
+//! cargo run --example logit_lens -- --prompt "The capital of France is" --top 3
 //! cargo run --release --example logit_lens -- --model path/to/folder --prompt "…" --answer " road"
 //! cargo run --release --features hub --example logit_lens -- --model gpt2-small --prompt "…"
 //! ```

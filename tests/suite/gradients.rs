@@ -3,6 +3,7 @@
 use crate::common::models::{fresh, in_fp64, small};
 use crate::common::{families, raw, shaped_like, Fixture, Tally};
 use tch::{IndexOp, Kind, Tensor};
+use tch_lens::hook::Site;
 use tch_lens::{HookFilter, HookPoint, HookedTransformer, Hooks, LoadOptions, ReturnType, RunOptions, Tokens};
 
 /// Half of a central difference's distance: errors of rounding and of the third derivative are both near 1e-10 in fp64.
@@ -56,35 +57,53 @@ fn is_whole_numbers(point: HookPoint) -> bool {
     name == "hook_tokens" || name.ends_with("expert_indices")
 }
 
-/// Every kept point has a gradient, and it is the slope of the score in a direction.
-fn kept_points_have_their_gradients(what: &str, model: &HookedTransformer, select: &[String], tally: &mut Tally) {
-    let tokens = Tokens::new(&Tensor::from_slice2(&[[5i64, 14, 3, 10], [9, 6, 11, 5]])).unwrap();
-    let Scored { score, cache } = scored(model, &tokens, select, None);
-    let points: Vec<HookPoint> = cache.keys().filter(|point| !is_whole_numbers(*point)).collect();
+fn two_rows() -> Tokens {
+    Tokens::new(&Tensor::from_slice2(&[[5i64, 14, 3, 10], [9, 6, 11, 5]])).unwrap()
+}
+
+/// The kept points of a run that have numbers, and the gradient of the score with respect to each. Every point has one.
+fn gradients_of(what: &str, model: &HookedTransformer, select: &[String]) -> Vec<(HookPoint, Tensor, Tensor)> {
+    let Scored { score, cache } = scored(model, &two_rows(), select, None);
+    // An expert that no token goes to has no rows.
+    let has_numbers = |point: &HookPoint| !is_whole_numbers(*point) && cache[*point].numel() > 0;
+    let points: Vec<HookPoint> = cache.keys().filter(has_numbers).collect();
     let shown: Vec<&Tensor> = points.iter().map(|point| &cache[*point]).collect();
-    let gradients = Tensor::run_backward(&[&score], &shown, true, false);
+    let gradients = Tensor::run_backward(&[&score], &shown, false, false);
+    let entries = points.into_iter().zip(shown).zip(gradients);
+    entries
+        .map(|((point, shown), gradient)| {
+            assert!(gradient.defined(), "{what}, {point} is not on the path to the logits");
+            assert_eq!(gradient.size(), shown.size(), "{what}, {point}");
+            assert!(gradient.abs().max().double_value(&[]) > 0.0, "{what}, {point}: the gradient is zero");
+            (point, shown.detach(), gradient)
+        })
+        .collect()
+}
+
+/// The gradient of every point, where all are kept, is the slope of the score in a direction.
+fn check_slopes(
+    what: &str,
+    model: &HookedTransformer,
+    select: &[String],
+    gradients: &[(HookPoint, Tensor, Tensor)],
+    tally: &mut Tally,
+) {
+    let tokens = two_rows();
     let grouped = model.config().n_heads != model.config().n_key_value_heads;
-    for ((point, shown), gradient) in points.into_iter().zip(shown).zip(gradients) {
-        let what = format!("{what}, {point}");
-        if shown.numel() == 0 {
-            continue; // an expert that no token goes to
-        }
-        assert!(gradient.defined(), "{what} is not on the path to the logits");
-        assert_eq!(gradient.size(), shown.size(), "{what}");
-        assert!(gradient.abs().max().double_value(&[]) > 0.0, "{what}: the gradient is zero");
+    for (point, shown, gradient) in gradients {
         if grouped && point.to_string().ends_with("hook_attn_in") {
             continue; // not to be replaced; below
         }
         // −∞ in masked scores stays.
         let direction = random_like(shown, 1).where_self(&shown.isfinite(), &Tensor::from(0.0));
-        let slope = (&gradient * &direction).sum(Kind::Double).double_value(&[]);
+        let slope = (gradient * &direction).sum(Kind::Double).double_value(&[]);
         let moved = |by: f64| {
             let change = &direction * by;
-            scored(model, &tokens, select, Some((point, &change))).score.double_value(&[])
+            scored(model, &tokens, select, Some((*point, &change))).score.double_value(&[])
         };
         let found = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
         let scale = 1.0 + slope.abs();
-        tally.compare(&what, &Tensor::from(slope / scale), &Tensor::from(found / scale), 1e-6);
+        tally.compare(&format!("{what}, {point}"), &Tensor::from(slope / scale), &Tensor::from(found / scale), 1e-6);
     }
 }
 
@@ -92,17 +111,29 @@ fn is_on_request(name: &str) -> bool {
     ["attn_in", "q_input", "k_input", "v_input", "result", "mlp_in"].iter().any(|site| name.ends_with(site))
 }
 
+/// A point has the same gradient, whichever other points are kept. The exception is the norm before attention: with `attn_in` kept,
+/// each head has its own, and its points show that of the values.
 #[test]
 fn every_kept_point_is_on_the_path() {
     let mut tally = Tally::default();
     for (what, model) in in_fp64() {
         let model = recording(model);
         let names = model.hook_names();
-        kept_points_have_their_gradients(&format!("{what}, all"), &model, &names, &mut tally);
+        let all = gradients_of(&what, &model, &names);
+        check_slopes(&what, &model, &names, &all, &mut tally);
         let (on_request, by_default): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| is_on_request(name));
-        kept_points_have_their_gradients(&format!("{what}, defaults"), &model, &by_default, &mut tally);
-        for name in on_request {
-            kept_points_have_their_gradients(&format!("{what}, alone"), &model, &[name], &mut tally);
+        let selections = on_request.into_iter().map(|name| vec![name]).chain([by_default]);
+        for select in selections {
+            let what = format!("{what}, {} kept", select.len());
+            let (norms, others): (Vec<_>, Vec<_>) = gradients_of(&what, &model, &select)
+                .into_iter()
+                .partition(|(point, ..)| matches!(point.site(), Site::Ln1Scale | Site::Ln1Normalized));
+            check_slopes(&what, &model, &select, &norms, &mut tally);
+            for (point, _, gradient) in others {
+                let (_, _, expected) = all.iter().find(|(found, ..)| *found == point).unwrap();
+                let scale = 1.0 + expected.abs().max().double_value(&[]);
+                tally.compare(&format!("{what}, {point}"), &(gradient / scale), &(expected / scale), 1e-12);
+            }
         }
     }
     tally.finish("gradients of hook points");
