@@ -5,6 +5,7 @@ mod build;
 pub(crate) mod checkpoint;
 mod config_json;
 mod family;
+mod further_tokens;
 #[cfg(any(fuzzing, test))] // tests only compile it
 #[cfg_attr(test, allow(dead_code))]
 pub mod fuzzing;
@@ -168,7 +169,15 @@ impl LoadOptions {
         if checkpoint.lacks_prefix(family.prefix, &names) {
             checkpoint = checkpoint.with_prefix(family.prefix, &names);
         }
-        let left_out: Vec<&str> = checkpoint.names().filter(|name| (family.left_out)(&json, name)).collect();
+        let is_left_out =
+            |name: &&str| (family.left_out)(&json, name) || further_tokens::is_theirs(&json, config.n_layers, name);
+        let left_out: Vec<&str> = checkpoint.names().filter(is_left_out).collect();
+        if let Some(first) = left_out.first() {
+            tracing::info!(
+                "{} tensors are left out, as no run over tokens reaches them, such as `{first}`",
+                left_out.len()
+            );
+        }
         let ignored = [family.ignored, &left_out].concat();
         let read = self.assemble(config, &checkpoint, names, &ignored, tokenizer)?;
         Ok(Pretrained { hugging_face: Some(fields), ..read })

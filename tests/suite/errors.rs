@@ -188,11 +188,11 @@ fn a_damaged_or_lying_safetensors_file(#[case] damage: fn(&mut Parts) -> Vec<u8>
 fn a_kind_of_number_that_no_weight_has() {
     let mut parts = Parts::of("gpt2");
     parts.add("extra", &[4]);
-    parts.header["extra"]["dtype"] = json!("F8_E4M3");
+    parts.header["extra"]["dtype"] = json!("F8_E5M2");
     parts.header["extra"]["shape"] = json!([16]);
     assert_eq!(
         loading(&folder(&parts.bytes())),
-        "…/model.safetensors: tensor `extra` has dtype F8_E4M3, which is not supported"
+        "…/model.safetensors: tensor `extra` has dtype F8_E5M2, which is not supported"
     );
 }
 
@@ -504,7 +504,7 @@ fn a_mistyped_short_hand() {
 #[case("toy_no_norm", "blocks.0.ln1.hook_scale", "it has no norms")]
 #[case("gpt2", "blocks.0.attn.hook_rot_q", "its positions are not rotary")]
 #[case("gpt2", "blocks.0.mlp.hook_pre_linear", "its MLPs are not gated")]
-#[case("gpt2", "blocks.0.mlp.experts.0.hook_pre", "its MLPs are not mixtures of experts")]
+#[case("gpt2", "blocks.0.mlp.experts.0.hook_pre", "its MLP there is not a mixture of experts")]
 #[case("llama", "hook_pos_embed", "it has no learned position embeddings")]
 #[case("llama", "blocks.0.mlp.hook_mid", "its neurons have no norm of their own")]
 fn a_site_that_this_model_has_not(#[case] family: &str, #[case] name: &str, #[case] why: &str) {

@@ -4,7 +4,7 @@ use crate::common::child;
 use approx::{abs_diff_eq, assert_relative_eq};
 use rstest::rstest;
 use tch::{Kind, Tensor};
-use tch_lens::config::{Activation, MlpConfig, NormConfig, NormPosition, Normalization, QkNorm};
+use tch_lens::config::{Activation, Experts, MlpConfig, NormConfig, NormPosition, Normalization, QkNorm, Routing};
 use tch_lens::{Config, HookedTransformer, Init};
 
 fn config() -> Config {
@@ -157,8 +157,7 @@ fn every_shape_gets_all_its_weights(#[case] config: Config, #[case] name: &str) 
 #[test]
 fn what_cannot_be_made_is_an_error() {
     let says = |config: Config| HookedTransformer::init(config, 0).unwrap_err().to_string();
-    let experts = r#"{"num_experts": 4, "experts_per_token": 2, "routing": "softmax"}"#;
-    let experts = MlpConfig::experts(8, Activation::Silu, serde_json::from_str(experts).unwrap());
+    let experts = MlpConfig::experts(8, Activation::Silu, Experts::new(4, 2, Routing::softmax()));
     assert!(says(Config { mlp: Some(experts), ..config() }).contains("not made of mixtures of experts"));
     assert!(
         says(Config { mlp: Some(MlpConfig::plain(8, Activation::Xielu)), ..config() }).contains("`act_fn` is xielu")

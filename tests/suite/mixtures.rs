@@ -100,3 +100,31 @@ fn points_fire_in_their_order() {
         }
     }
 }
+
+/// Layers that predict further tokens than the next one are left out, as many as the configuration says.
+#[test]
+fn layers_of_further_tokens_are_left_out() {
+    let folder = common::fixtures().join("transformers/deepseek_v3");
+    let model = LoadOptions::new().open(&folder).unwrap();
+    let layer = model.config().n_layers;
+    let copy = tempfile::tempdir().unwrap();
+    let write = |config: &serde_json::Value, more: &[String]| {
+        std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+        let mut tensors = Tensor::read_safetensors(folder.join("model.safetensors")).unwrap();
+        tensors.extend(more.iter().map(|name| (name.clone(), Tensor::ones([4], (Kind::Float, tch::Device::Cpu)))));
+        Tensor::write_safetensors(&tensors, copy.path().join("model.safetensors")).unwrap();
+        LoadOptions::new().open(copy.path())
+    };
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let tokens = common::read(&folder.join("expected.safetensors"))["tokens"].shallow_clone();
+    let names = [format!("model.layers.{layer}.eh_proj.weight"), "model.mtp.0.norm.weight".to_string()];
+    config["num_nextn_predict_layers"] = 1.into();
+    let whole = write(&config, &names).unwrap();
+    assert!(whole.forward(&tokens).unwrap().equal(&model.forward(&tokens).unwrap()));
+    let beyond = write(&config, &[format!("model.layers.{}.eh_proj.weight", layer + 1)]).unwrap_err().to_string();
+    assert!(beyond.contains("does not use"), "{beyond}");
+    config["num_nextn_predict_layers"] = 0.into();
+    let unsaid = write(&config, &names).unwrap_err().to_string();
+    assert!(unsaid.contains("does not use"), "{unsaid}");
+}
