@@ -1,4 +1,7 @@
-"""Starts all peers, asks them in turns, and prints tables of ratios: medians of rounds, with their spread."""
+"""Starts all peers, asks them in turns, and prints tables of ratios: medians of rounds, with their spread.
+
+Groups of measurements: start, sizes, layers, parts, sweeps, generation, llama.
+"""
 
 import os
 import statistics
@@ -6,7 +9,7 @@ import subprocess
 import sys
 import time
 
-ours, checkpoint, rounds, llama = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+ours, checkpoint, llama, rounds = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 here = os.path.dirname(os.path.abspath(__file__))
 python = os.environ["PEERS_PYTHON"]
 SIZES = [(1, 16), (1, 128), (8, 128), (1, 1024)]
@@ -76,19 +79,6 @@ def ratio(times, above, below):
     return median(ratios), spread(ratios)
 
 
-print(f"{os.cpu_count()} cores; {rounds} rounds in turns; milliseconds: median (± half of the middle half, %)\n")
-starts = {name: [] for name in ("ours", "tl43")}
-for _ in range(rounds):
-    for name in starts:
-        peer = Peer(name)
-        starts[name].append(peer.started)
-        if name == "ours":
-            peer.ask("forward 1 128")
-            memory = peer.ask("memory")
-        peer.end()
-peers = {name: Peer(name) for name in ("ours", "transformers", "tl39", "tl43")}
-us = peers["ours"]
-
 rows = []
 
 
@@ -97,62 +87,89 @@ def row(what, value, bound, at_least=False):
     rows.append((what, f"{value[0]:.3f}", f"± {value[1]:.0f} %", f"{'≥' if at_least else '≤'} {bound}", "yes" if met else "NO"))
 
 
-print(f"{'batch x pos':<12}{'peer':<14}{'forward':>18}{'full cache':>18}{'resid_post':>18}")
-for batch, pos in SIZES:
-    size = f"{batch} {pos}"
-    # What is compared stands side by side, as the machine's own rate drifts within a round.
-    rate = ["transformers peak"] if (batch, pos) == (8, 128) else []
-    order = ["transformers forward", *rate, "ours forward", "ours cache", "tl43 cache", "tl43 resid", "ours resid"]
-    order += ["tl43 forward", "tl39 forward", "tl39 cache", "tl39 resid"]
-    asked = [question.split() for question in order]
-    questions = [(peers[name], what if what == "peak" else f"{what} {size}") for name, what in asked]
-    times = in_turns(questions)
-    for peer in peers.values():
-        cells = [times.get((peer, f"{what} {size}")) for what in ("forward", "cache", "resid")]
-        cells = "".join(f"{f'{median(t):.1f} (± {spread(t):.0f} %)' if t else '':>18}" for t in cells)
-        print(f"{f'{batch} x {pos}':<12}{peer.name:<14}{cells}", flush=True)
-    at = f"at {batch} x {pos}"
-    row(f"forward / transformers {at}", ratio(times, (us, f"forward {size}"), (peers["transformers"], f"forward {size}")), 0.95)
-    if batch * pos < 8192 and pos <= 128:
-        row(f"full cache / own forward {at}", ratio(times, (us, f"cache {size}"), (us, f"forward {size}")), 1.10)
-    bound = {(1, 128): 0.80, (8, 128): 0.65, (1, 1024): 0.40}.get((batch, pos))
-    if bound:
-        row(f"full cache / TransformerLens 4.3's {at}", ratio(times, (us, f"cache {size}"), (peers["tl43"], f"cache {size}")), bound)
-    if (batch, pos) == (1, 1024):
-        row(f"resid_post only / TransformerLens 4.3's {at}", ratio(times, (us, f"resid {size}"), (peers["tl43"], f"resid {size}")), 0.40)
-    if (batch, pos) == (8, 128):
-        flops = 2 * batch * pos * (12 * 12 * 768 * 768 + 768 * 50257)  # of the weights; attention's own come on top
-        peaks = times[peers["transformers"], "peak"]
-        rates = [(flops / (ms * 1e-3) / 1e9, most) for ms, most in zip(times[us, f"forward {size}"], peaks)]
-        shares = [achieved / most for achieved, most in rates]
-        row(f"achieved / peak matrix-product rate {at} (peak {median(peaks):.0f} GFLOP/s)", (median(shares), spread(shares)), 0.85, True)
+def start():
+    starts = {name: [] for name in ("ours", "tl43")}
+    for _ in range(rounds):
+        for name in starts:
+            peer = Peer(name)
+            starts[name].append(peer.started)
+            if name == "ours":
+                peer.ask("forward 1 128")
+                memory = peer.ask("memory")
+            peer.end()
+    value = median(starts["ours"]) / median(starts["tl43"])
+    row(f"start to first logits / TransformerLens 4.3's ({median(starts['ours']):.0f} / {median(starts['tl43']):.0f} ms)", (value, spread(starts["ours"])), 0.10)
+    row("peak memory, load and one run at 1 x 128 / weights", (memory, 0), 1.5)
 
-times = in_turns([(us, "forward 1 128")] + [(us, f"layer {layer} 1 128") for layer in (0, 5, 11)])
-for layer in (0, 5, 11):
-    bound = round((layer + 1) / 12 + 0.05, 3)
-    row(f"layer {layer}'s resid_post, no logits / forward at 1 x 128", ratio(times, (us, f"layer {layer} 1 128"), (us, "forward 1 128")), bound)
-others = {name: peers[name] for name in ("tl39", "tl43")}
-for what, line, bound in [
-    ("all neurons' and heads' parts in a logit at 1 x 32", "full 1 32", 0.15),
-    ("all heads' parts in a logit at 1 x 128", "heads 1 128", 0.10),
-]:
-    times = in_turns([(peer, line) for peer in (us, *others.values())])
-    took = ", ".join(f"{peer.name} {median(t):.1f} (± {spread(t):.0f} %)" for (peer, _), t in times.items())
-    print(f"{what}: {took}", flush=True)
-    row(f"{what} / TransformerLens 4.3's", ratio(times, (us, line), (others["tl43"], line)), bound)
-# A sweep of TransformerLens takes minutes, so it is asked once, without a round to warm up.
-SWEEPS = [("all layers and positions of resid_pre", ["resid_pre"], 12 * 15), ("all heads' outputs", ["z"], 144)]
-SWEEPS += [("all heads' q, k, v and patterns", ["q", "k", "v", "pattern"], 4 * 144)]
-for what, sites, patches in SWEEPS:
-    times = in_turns([(us, "forward 2 15")] + [(us, f"sweep {site}") for site in sites])
-    took = [sum(of_round) for of_round in zip(*(times[us, f"sweep {site}"] for site in sites))]
-    alone = [patches * forward for forward in times[us, "forward 2 15"]]
-    row(f"sweep of {what} / as many own forward passes", ratio({"a": took, "b": alone}, "a", "b"), 0.35)
-    for name, peer in others.items():
-        theirs = sum(peer.ask(f"sweep {site}") for site in sites)
-        print(f"sweep of {what}: ours {median(took):.0f} (± {spread(took):.0f} %), {name} {theirs:.0f}", flush=True)
-        row(f"sweep of {what} / {name}'s", (median(took) / theirs, spread(took)), 0.20)
-def compare_generation(shape, us, others):
+
+def sizes():
+    print(f"{'batch x pos':<12}{'peer':<14}{'forward':>18}{'full cache':>18}{'resid_post':>18}")
+    for batch, pos in SIZES:
+        size = f"{batch} {pos}"
+        # What is compared stands side by side, as the machine's own rate drifts within a round.
+        rate = ["transformers peak"] if (batch, pos) == (8, 128) else []
+        order = ["transformers forward", *rate, "ours forward", "ours cache", "tl43 cache", "tl43 resid", "ours resid"]
+        order += ["tl43 forward", "tl39 forward", "tl39 cache", "tl39 resid"]
+        asked = [question.split() for question in order]
+        questions = [(peers[name], what if what == "peak" else f"{what} {size}") for name, what in asked]
+        times = in_turns(questions)
+        for peer in peers.values():
+            cells = [times.get((peer, f"{what} {size}")) for what in ("forward", "cache", "resid")]
+            cells = "".join(f"{f'{median(t):.1f} (± {spread(t):.0f} %)' if t else '':>18}" for t in cells)
+            print(f"{f'{batch} x {pos}':<12}{peer.name:<14}{cells}", flush=True)
+        at = f"at {batch} x {pos}"
+        row(f"forward / transformers {at}", ratio(times, (us, f"forward {size}"), (peers["transformers"], f"forward {size}")), 0.95)
+        if pos <= 128:
+            row(f"full cache / own forward {at}", ratio(times, (us, f"cache {size}"), (us, f"forward {size}")), 1.10)
+        bound = {(1, 128): 0.80, (8, 128): 0.65, (1, 1024): 0.40}.get((batch, pos))
+        if bound:
+            row(f"full cache / TransformerLens 4.3's {at}", ratio(times, (us, f"cache {size}"), (peers["tl43"], f"cache {size}")), bound)
+        if (batch, pos) == (1, 1024):
+            row(f"resid_post only / TransformerLens 4.3's {at}", ratio(times, (us, f"resid {size}"), (peers["tl43"], f"resid {size}")), 0.40)
+        if (batch, pos) == (8, 128):
+            flops = 2 * batch * pos * (12 * 12 * 768 * 768 + 768 * 50257)  # of the weights; attention's own come on top
+            peaks = times[peers["transformers"], "peak"]
+            rates = [(flops / (ms * 1e-3) / 1e9, most) for ms, most in zip(times[us, f"forward {size}"], peaks)]
+            shares = [achieved / most for achieved, most in rates]
+            row(f"achieved / peak matrix-product rate {at} (peak {median(peaks):.0f} GFLOP/s)", (median(shares), spread(shares)), 0.85, True)
+
+
+def layers():
+    times = in_turns([(us, "forward 1 128")] + [(us, f"layer {layer} 1 128") for layer in (0, 5, 11)])
+    for layer in (0, 5, 11):
+        bound = round((layer + 1) / 12 + 0.05, 3)
+        row(f"layer {layer}'s resid_post, no logits / forward at 1 x 128", ratio(times, (us, f"layer {layer} 1 128"), (us, "forward 1 128")), bound)
+
+
+def parts():
+    for what, line, bound in [
+        ("all neurons' and heads' parts in a logit at 1 x 32", "full 1 32", 0.15),
+        ("all heads' parts in a logit at 1 x 128", "heads 1 128", 0.10),
+    ]:
+        times = in_turns([(peer, line) for peer in (us, *lenses)])
+        took = ", ".join(f"{peer.name} {median(t):.1f} (± {spread(t):.0f} %)" for (peer, _), t in times.items())
+        print(f"{what}: {took}", flush=True)
+        row(f"{what} / TransformerLens 4.3's", ratio(times, (us, line), (peers["tl43"], line)), bound)
+
+
+def sweeps():
+    # A sweep of TransformerLens takes minutes, so it is asked once, without a round to warm up.
+    for what, sites, patches in [
+        ("all layers and positions of resid_pre", ["resid_pre"], 12 * 15),
+        ("all heads' outputs", ["z"], 144),
+        ("all heads' q, k, v and patterns", ["q", "k", "v", "pattern"], 4 * 144),
+    ]:
+        times = in_turns([(us, "forward 2 15")] + [(us, f"sweep {site}") for site in sites])
+        took = [sum(of_round) for of_round in zip(*(times[us, f"sweep {site}"] for site in sites))]
+        alone = [patches * forward for forward in times[us, "forward 2 15"]]
+        row(f"sweep of {what} / as many own forward passes", ratio({"a": took, "b": alone}, "a", "b"), 0.35)
+        for peer in lenses:
+            theirs = sum(peer.ask(f"sweep {site}") for site in sites)
+            print(f"sweep of {what}: ours {median(took):.0f} (± {spread(took):.0f} %), {peer.name} {theirs:.0f}", flush=True)
+            row(f"sweep of {what} / {peer.name}'s", (median(took) / theirs, spread(took)), 0.20)
+
+
+def generate(shape, us, others):
     for batch in (1, 8):
         line = f"generate {batch} 16 64"
         times = in_turns([(peer, line) for peer in (*others, us)])
@@ -161,26 +178,42 @@ def compare_generation(shape, us, others):
         row(f"tokens/s / transformers' generate, {batch} x 64 tokens after 16, {shape}", ratio(times, (others[0], line), (us, line)), 1.5, True)
 
 
-compare_generation("GPT-2", us, [peers["transformers"], peers["tl39"]])
-times = in_turns([(us, "late 100"), (us, "late 900"), (us, "late 16"), (us, "bandwidth")])
-row("a token behind 900 positions / behind 100", ratio(times, (us, "late 900"), (us, "late 100")), 1.3)
-read = us.ask("weights")
-shares = [read / rate / ms for rate, ms in zip(times[us, "bandwidth"], times[us, "late 16"])]  # MB / (GB/s) is ms
-rate = median(times[us, "bandwidth"])
-row(f"reading {read:.0f} MB of weights ({rate:.0f} GB/s) / a token behind 16 positions", (median(shares), spread(shares)), 0.7, True)
-times = in_turns([(us, "prefix 512 16 16"), (us, "apart 512 16 16")])
-row("16 x 16 tokens behind a shared prefix of 512 / each by itself", ratio(times, (us, "prefix 512 16 16"), (us, "apart 512 16 16")), 0.2)
-value = median(starts["ours"]) / median(starts["tl43"])
-row(f"start to first logits / TransformerLens 4.3's ({median(starts['ours']):.0f} / {median(starts['tl43']):.0f} ms)", (value, spread(starts["ours"])), 0.10)
-row("peak memory, load and one run at 1 x 128 / weights", (memory, 0), 1.5)
+def generation():
+    generate("GPT-2", us, [peers["transformers"], peers["tl39"]])
+    times = in_turns([(us, "late 100"), (us, "late 900"), (us, "late 16"), (us, "bandwidth")])
+    row("a token behind 900 positions / behind 100", ratio(times, (us, "late 900"), (us, "late 100")), 1.3)
+    read = us.ask("weights")
+    shares = [read / rate / ms for rate, ms in zip(times[us, "bandwidth"], times[us, "late 16"])]  # MB / (GB/s) is ms
+    rate = median(times[us, "bandwidth"])
+    row(f"reading {read:.0f} MB of weights ({rate:.0f} GB/s) / a token behind 16 positions", (median(shares), spread(shares)), 0.7, True)
+    times = in_turns([(us, "prefix 512 16 16"), (us, "apart 512 16 16")])
+    row("16 x 16 tokens behind a shared prefix of 512 / each by itself", ratio(times, (us, "prefix 512 16 16"), (us, "apart 512 16 16")), 0.2)
 
-llamas = [Peer(name, llama) for name in ("ours", "transformers")]
-compare_generation("Llama", llamas[0], llamas[1:])
-for peer in llamas:
+
+def of_llama():
+    llamas = [Peer(name, llama) for name in ("ours", "transformers")]
+    generate("Llama", llamas[0], llamas[1:])
+    for peer in llamas:
+        peer.end()
+
+
+GROUPS = {"start": start, "sizes": sizes, "layers": layers, "parts": parts, "sweeps": sweeps, "generation": generation, "llama": of_llama}
+chosen = sys.argv[5:] or list(GROUPS)
+unknown = [name for name in chosen if name not in GROUPS]
+if unknown:
+    sys.exit(f"no group is named {', '.join(unknown)}; there are {', '.join(GROUPS)}")
+
+print(f"{os.cpu_count()} cores; {rounds} rounds in turns; milliseconds: median (± half of the middle half, %)\n", flush=True)
+if "start" in chosen:
+    start()  # nothing else is alive
+peers = {name: Peer(name) for name in ("ours", "transformers", "tl39", "tl43")}
+us, lenses = peers["ours"], [peers["tl39"], peers["tl43"]]
+for name in chosen:
+    if name != "start":
+        GROUPS[name]()
+for peer in peers.values():
     peer.end()
 
 print(f"\n{'':<86}{'ratio':>8}  {'spread':<8}{'bound':<8}met")
 for what, value, around, bound, met in rows:
     print(f"{what:<86}{value:>8}  {around:<8}{bound:<8}{met}")
-for peer in peers.values():
-    peer.end()
