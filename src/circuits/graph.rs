@@ -116,7 +116,7 @@ impl CircuitGraph {
         }
     }
 
-    /// The receivers of a node: three of a head, one of others, none of the input.
+    /// The receivers of a node: three for a head, one for an MLP or the logits, no receiver for the input.
     pub(super) fn receivers_of(&self, sender: usize) -> Vec<usize> {
         match self.sender(sender) {
             CircuitNode::Head { layer, head } => {

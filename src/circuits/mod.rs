@@ -27,7 +27,8 @@
 //! # Ok::<(), tch_lens::Error>(())
 //! ```
 //!
-//! Everything holds for every family whose residual stream is a sum, which is every one but GPT-1: grouped queries are
+//! A model needs a residual stream that is a sum, and heads that are linear in what they read. GPT-1 is refused, and so are heads that are
+//! gated, made from latents, chosen by a router, or not the same in each layer. Grouped queries are
 //! [ungrouped](crate::HookedTransformer::ungrouped), so that each query head has edges to its keys and values; norms after a sublayer count
 //! as part of what a node writes; heads and MLP of a parallel block do not read each other; a mixture of experts is one node.
 

@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// An array, none of whose entries is kept.
+    /// An array. Its entries are checked, and read later.
     fn values(&mut self) -> Result<Array<'a>, FormatError> {
         let kind = u32::from_le_bytes(self.array()?);
         let len = self.len()?;

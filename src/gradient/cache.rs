@@ -61,7 +61,7 @@ impl GradientCache {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether it holds no gradients.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -56,7 +56,7 @@ pub(crate) struct Attention {
     /// Of what all heads have mixed, between them and `o`.
     pub(crate) z_norm: Option<Norm>,
     pub(crate) differential: Option<Differential>,
-    /// Whether positions are rotary, be it that this layer is blind to them.
+    /// Whether the model has rotary positions, even where this layer does not rotate.
     pub(crate) rotary: bool,
     pub(crate) gate_function: Option<GateFunction>,
 }

@@ -124,7 +124,7 @@ pub(super) fn product(gates: &Tensor, linear: &Tensor, rules: BackwardRules) -> 
     }
 }
 
-/// So small that a function of it is as good as linear, and large enough for its quotient.
+/// Close enough to zero that an activation function is linear there, and large enough to divide by.
 const NEAR_ZERO: f64 = 1e-6;
 
 impl Act {

@@ -246,7 +246,7 @@ impl Checkpoint {
         Checkpoint { tensors: tensors.collect(), files: self.files }
     }
 
-    /// The tensors under other names, without those that have none.
+    /// The tensors under other names. A tensor for which `rename` returns `None` is left out.
     pub(crate) fn renamed(self, mut rename: impl FnMut(&str) -> Option<String>) -> Self {
         let tensors = self.tensors.into_iter().filter_map(|(name, stored)| Some((rename(&name)?, stored)));
         Checkpoint { tensors: tensors.collect(), files: self.files }

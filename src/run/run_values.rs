@@ -134,7 +134,9 @@ impl RunValues {
         let wide = widened(tensor)?;
         let Some(mask) = &self.mask else { return Ok(wide.f_mean_dim(dims.as_slice(), true, None)?) };
         let places = Columns::range(self.past, self.past + mask.size()[1]).places(held);
-        let Ok(places) = places else { return Err(failed(point, "positions of the cache are none of its run".into())) };
+        let Ok(places) = places else {
+            return Err(failed(point, "the cache holds positions that its run did not have".into()));
+        };
         let mut shape = vec![1; wide.dim()];
         let real = places.select(mask, 1)?; // [batch, pos]
         shape[0] = real.size()[0];

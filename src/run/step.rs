@@ -21,7 +21,7 @@ pub(crate) struct PromptEnd {
 type Places = Option<(Vec<i64>, i64)>;
 
 impl Hooks<'_> {
-    /// The hooks for a run of some positions: what they do at these, or nothing where none of theirs is among them.
+    /// The hooks for a run of some positions, limited to these positions. A hook that acts at other positions only is left out.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ const PIXELS: u64 = 100_000_000;
 impl Figure {
     /// The figure as a PNG file, on white. `scale` is how many pixels there are for each unit of the SVG: 2 suits screens, 4 print.
     ///
-    /// Text is drawn with fonts of this system; letters that none of them has are left out.
+    /// Text is drawn with fonts of this system; letters that no font has are left out.
     ///
     /// # Errors
     ///

@@ -22,7 +22,7 @@ pub struct Table {
     pub(super) columns: Vec<String>,
     /// Row by row.
     pub(super) cells: Vec<String>,
-    /// Row by row; empty where there are none.
+    /// Row by row; empty for a table without values.
     pub(super) values: Vec<f32>,
     pub(super) value_name: String,
     pub(super) scale: ColorScale,

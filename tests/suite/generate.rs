@@ -1,70 +1,10 @@
-//! Continuations: stop conditions, text, and the recorded ones of transformers 5.23 and TransformerLens 3.9
-//! (`fixtures/generation/continuations.json`, at most 64 new tokens each).
+//! Continuations of single rows: stop conditions, text and refused options.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use serde_json::Value;
 use tch::{Kind, Tensor};
 use tch_lens::generate::{Continuation, Progress};
-use tch_lens::{Config, Error, GenerateOptions, HookedTransformer, SamplingOptions, StopReason, Tokenizer};
+use tch_lens::{Config, Error, GenerateOptions, SamplingOptions, StopReason, Tokenizer};
 
 use super::text::{byte_fallback, byte_level};
-
-#[test]
-fn greedy_continuations_are_those_of_transformers() {
-    let Some(models) = std::env::var_os("TCH_LENS_MODELS") else {
-        eprintln!("skipped: recorded continuations (TCH_LENS_MODELS names no folder of real models)");
-        return;
-    };
-    let text = include_str!("../fixtures/generation/continuations.json");
-    let recorded: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_str(text).unwrap();
-    for (name, cases) in recorded {
-        let model = HookedTransformer::from_pretrained_no_processing(Path::new(&models).join(name)).unwrap();
-        for (case, recorded) in cases {
-            let (mut sampling, mut options) = (SamplingOptions::greedy(), GenerateOptions::new().max_new_tokens(64));
-            for (key, value) in recorded["args"].as_object().unwrap() {
-                match key.as_str() {
-                    "no_repeat_ngram_size" => {
-                        sampling = sampling.no_repeat_ngram_size(value.as_u64().unwrap() as usize)
-                    }
-                    "repetition_penalty" => sampling = sampling.repetition_penalty(value.as_f64().unwrap()),
-                    "min_new_tokens" => options = options.min_new_tokens(value.as_u64().unwrap() as usize),
-                    "stop_at_eos" => options = options.stop_at_eos(value.as_bool().unwrap()),
-                    "stop_strings" => {
-                        for text in value.as_array().unwrap() {
-                            options = options.stop_string(text.as_str().unwrap());
-                        }
-                    }
-                    other => panic!("{other}"),
-                }
-            }
-            let ids = |key: &str| serde_json::from_value::<Vec<i64>>(recorded[key].clone()).unwrap();
-            let tokenizer = model.tokenizer().unwrap();
-            let options = options.sampling(sampling);
-            let (prompt, new) = (ids("prompt"), ids("new"));
-            let (sampler, mut rows) =
-                options.start(std::slice::from_ref(&prompt), model.config(), Some(tokenizer)).unwrap();
-            // One run over all gives the logits of every step, as long as each token is the recorded one.
-            let logits = model.forward([prompt.clone(), new.clone()].concat()).unwrap(); // [1, pos, d_vocab]
-            for (step, &recorded) in new.iter().enumerate() {
-                assert_eq!(rows[0].stop_reason(), None, "{case}: {step}");
-                let next = sampler.sample(&logits.select(1, (prompt.len() + step) as i64 - 1), &mut rows).unwrap();
-                assert_eq!(next, [recorded], "{case}: {:?}", rows[0].text());
-                rows[0].push(next[0]).unwrap();
-            }
-            match rows[0].stop_reason().unwrap() {
-                StopReason::MaxNewTokens => assert_eq!(rows[0].new_ids().len(), 64, "{case}"),
-                StopReason::StopToken(id) => assert_eq!(ids("new").last(), Some(id), "{case}"),
-                StopReason::StopString(text) => {
-                    let whole = tokenizer.decode(rows[0].ids()).unwrap();
-                    assert!(whole.contains(&format!("{}{text}", rows[0].text())), "{case}: {whole}");
-                }
-                other => panic!("{case}: {other}"),
-            }
-        }
-    }
-}
 
 /// A configuration of which only the sizes of context and vocabulary matter here.
 fn config(n_ctx: usize, d_vocab: usize) -> Config {

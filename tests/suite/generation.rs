@@ -88,7 +88,17 @@ fn recorded_continuations_with_and_without_kept_keys_alone_and_in_batches() {
                 model.generate_with(prompts.clone(), &options, StepOptions::new().prompt_lookup(2, 4)).unwrap(),
             );
             for (prompt, new) in prompts.iter().zip(&new) {
-                assert_eq!(model.generate(prompt, &options).unwrap().rows[0].new_ids(), new, "{case}");
+                let row = model.generate(prompt, &options).unwrap().rows.remove(0);
+                assert_eq!(row.new_ids(), new, "{case}");
+                match row.stop_reason().unwrap() {
+                    StopReason::MaxNewTokens => assert_eq!(new.len(), 64, "{case}"),
+                    StopReason::StopToken(id) => assert_eq!(new.last(), Some(id), "{case}"),
+                    StopReason::StopString(text) => {
+                        let whole = model.tokenizer().unwrap().decode(row.ids()).unwrap();
+                        assert!(whole.contains(&format!("{}{text}", row.text())), "{case}: {whole}");
+                    }
+                    other => panic!("{case}: {other}"),
+                }
             }
             check("computed again", model.generate(prompts, &options.use_past_kv_cache(false)).unwrap());
         }

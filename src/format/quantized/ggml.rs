@@ -261,7 +261,7 @@ fn q6_k(block: &[u8], out: &mut [f32]) {
     }
 }
 
-/// A tensor of blocks, none of which crosses the end of a row.
+/// A tensor of blocks. Each block lies within one row.
 pub(super) struct Blocks<'a> {
     kind: GgmlType,
     columns: usize,

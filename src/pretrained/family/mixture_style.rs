@@ -16,7 +16,7 @@ pub(super) fn set_experts(config: &mut Config, width: usize, experts: Experts) {
     llama_style::set_mlp_kind(config, MlpKind::Experts(experts));
 }
 
-/// A shared expert of `n` experts' joint width; none of none.
+/// One shared expert with the joint width of `n` experts; `None` if `n` is zero.
 pub(super) fn shared(n: usize, width: usize) -> Option<SharedExpert> {
     (n > 0).then(|| SharedExpert { d_mlp: n.saturating_mul(width), gated: false })
 }

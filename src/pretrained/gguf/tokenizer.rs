@@ -22,7 +22,7 @@ const QWEN2: &str =
 ///
 /// # Errors
 ///
-/// [`Error::Tokenizer`](crate::Error::Tokenizer) for a vocabulary that is none.
+/// [`Error::Tokenizer`](crate::Error::Tokenizer) for a vocabulary from which no tokenizer can be made.
 pub(super) fn read(gguf: &Gguf) -> Result<Option<Tokenizer>> {
     let key = |name: &str| gguf.metadata.get(format!("tokenizer.ggml.{name}").as_str());
     let texts = |name: &str| -> Option<Vec<&str>> { key(name)?.array()?.iter().map(|value| value.text()).collect() };

@@ -118,7 +118,7 @@ impl Processor {
     }
 }
 
-/// Whether a step leaves a model's log-probabilities as they are; and what of it is left out or done differently, and why.
+/// Whether a step keeps a model's log-probabilities, and which of its parts are left out or done differently, with the reason.
 type Decision = (bool, &'static str);
 
 fn folds_norms(config: &Config) -> Decision {

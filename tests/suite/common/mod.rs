@@ -111,7 +111,7 @@ pub fn families() -> Vec<String> {
     names
 }
 
-/// The fixtures of transformers whose model has what none of [`families`] has.
+/// The fixtures of transformers with a mechanism that no model of [`families`] has.
 pub fn mechanisms() -> Vec<String> {
     let names = [
         "bitnet",
