@@ -51,10 +51,38 @@ pub struct AttentionConfig {
     pub experts: Option<HeadExperts>,
     /// What the heads have mixed is multiplied by gates before `W_O`.
     pub gate: Option<HeadGate>,
+    /// A learned bias of scores, by the distance between query and key (T5, MPNet).
+    pub relative_bias: Option<RelativeBias>,
     /// The width of a head's values, where it is not that of its queries and keys.
     pub d_value: Option<usize>,
     /// Keys and values, and perhaps queries, are made from latents of a few dimensions.
     pub latent: Option<LatentAttention>,
+}
+
+/// A learned bias that is added to the scores of a head, by the distance between query and key (Raffel et al. 2020, "T5").
+///
+/// Distances are sorted into buckets: one for each short distance, and for longer ones buckets that widen as their logarithm does.
+/// Where a query sees what follows it, half of the buckets are for keys after the query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelativeBias {
+    /// The number of buckets: at least 2, or 4 where a query sees what follows it.
+    pub buckets: usize,
+    /// All distances from this one on are in the last bucket.
+    pub max_distance: usize,
+    /// Each layer has a table of its own (UMT5). Otherwise all layers use that of the first.
+    pub per_layer: bool,
+}
+
+impl RelativeBias {
+    /// The buckets of one direction, and how many of them are for one distance each.
+    pub(crate) fn of_direction(self, direction: AttentionDir) -> (usize, usize) {
+        let buckets = match direction {
+            AttentionDir::Causal => self.buckets,
+            AttentionDir::Bidirectional => self.buckets / 2,
+        };
+        (buckets, buckets / 2)
+    }
 }
 
 /// A factor of queries that grows with their position: `1 + beta · ln(1 + ⌊(position + offset) / period⌋)`.

@@ -23,7 +23,7 @@ use crate::Result;
 
 pub use attention::{
     AttentionConfig, AttentionDir, AttnType, GateFunction, HeadExperts, HeadGate, Heads, LatentAttention, QkNorm,
-    Reach, Temperature,
+    Reach, RelativeBias, Temperature,
 };
 pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, SharedExpert};
 pub use norms::{NormConfig, NormPosition, Normalization};
@@ -173,6 +173,11 @@ impl Config {
     /// Whether layer `layer` has attention sinks.
     pub(crate) fn has_sinks(&self, layer: usize) -> bool {
         self.attention.sinks && (!self.attention.sinks_where_local || self.reach(layer) != Reach::Global)
+    }
+
+    /// The layer whose table of relative biases layer `layer` uses.
+    pub(crate) fn relative_bias_owner(&self, layer: usize) -> Option<usize> {
+        self.attention.relative_bias.map(|bias| if bias.per_layer { layer } else { 0 })
     }
 
     /// The norms of the queries and keys of layer `layer`.

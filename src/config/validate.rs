@@ -2,8 +2,8 @@
 
 use super::{
     Activation, ChoiceBias, Config, ExpertGate, ExpertGroups, Experts, GroupRank, HeadExperts, Heads, LatentAttention,
-    MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RopeScaling, Rotary, Routing, Scores,
-    Sinusoids, WeightNorm,
+    MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias, RopeScaling, Rotary,
+    Routing, Scores, Sinusoids, WeightNorm,
 };
 use crate::{Error, Result};
 
@@ -190,6 +190,9 @@ impl Config {
             let why = "there are no norms of queries and keys, or no rotation";
             return Err(Error::field("attention.qk_norm_after_rotation", true, why));
         }
+        if let Some(bias) = &attention.relative_bias {
+            self.validate_relative_bias(*bias)?;
+        }
         if let Some(d_value) = attention.d_value {
             size("attention.d_value", d_value, MAX_SIZE / self.n_heads)?;
         }
@@ -202,6 +205,32 @@ impl Config {
             }
             _ => Ok(()),
         }
+    }
+
+    fn validate_relative_bias(&self, bias: RelativeBias) -> Result<()> {
+        size("attention.relative_bias.buckets", bias.buckets, MAX_SIZE / self.n_heads)?;
+        size("attention.relative_bias.max_distance", bias.max_distance, MAX_SIZE)?;
+        let (_, exact) = bias.of_direction(self.attention.direction);
+        let refuse = |field: &str, value: usize, why: String| {
+            Err(Error::field(&format!("attention.relative_bias.{field}"), value, &why))
+        };
+        if exact == 0 {
+            let why = "it must be 2 at least, or 4 where a query sees what follows it".into();
+            return refuse("buckets", bias.buckets, why);
+        }
+        if bias.max_distance <= exact {
+            let why = format!("it must be more than the {exact} distances that have buckets of their own");
+            return refuse("max_distance", bias.max_distance, why);
+        }
+        let heads_vary = self.attention.heads != PerLayer::All(None);
+        if heads_vary || self.attention.latent.is_some() || self.attention.experts.is_some() {
+            return Err(Error::field(
+                "attention.relative_bias",
+                "set",
+                "it goes with the same plain heads in all layers",
+            ));
+        }
+        Ok(())
     }
 
     /// A list has one entry for each layer.

@@ -159,6 +159,7 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
         Part::ZNormW => config.attention.z_norm.is_some_and(gain),
         Part::ZNormB => config.attention.z_norm.is_some_and(bias),
         Part::Sinks => config.use_attention_sinks(),
+        Part::RelativeBias => config.attention.relative_bias.is_some(),
         _ => false,
     };
     exists.then(|| match part.role() {

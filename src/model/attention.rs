@@ -38,6 +38,8 @@ pub(crate) struct Attention {
     pub(crate) k_norm: Option<Norm>,
     /// The score of looking at nothing: `[head]`.
     pub(crate) sinks: Option<SharedTensor>,
+    /// The table of relative biases of this layer and, unless they have their own, of those after it: `[bucket, head]`.
+    pub(crate) relative_bias: Option<SharedTensor>,
     /// What goes to the sinks is taken from the mixed values, and not from the pattern.
     pub(crate) sinks_after_pattern: bool,
     pub(crate) layer: usize,
@@ -69,6 +71,7 @@ module!(Attention, () => (), {
     q_norm: (Part::QNormW, Part::QNormB),
     k_norm: (Part::KNormW, Part::KNormB),
     sinks: Part::Sinks,
+    relative_bias: Part::RelativeBias,
     differential: (),
     z_norm: (Part::ZNormW, Part::ZNormB),
     o: (Part::O, Part::OB),
@@ -89,6 +92,7 @@ impl Attention {
             q_norm: None,
             k_norm: None,
             sinks: None,
+            relative_bias: None,
             sinks_after_pattern: config.attention.sinks_after_pattern,
             layer,
             n_heads: config.heads(layer).query as i64,
@@ -309,10 +313,12 @@ impl Attention {
         let size = q.size();
         let entries = size[0] * size[1] * size[2] * k.size()[2];
         let first = context.first(self.layer);
-        match context.fused_mask(self.layer)? {
+        let mask = context.fused_mask(self.layer)?;
+        let fusible = self.is_fusible() && !mask.requires_grad();
+        match mask {
             FusedMask::InBlocks => self.in_blocks(q, k, v, context),
-            _ if !self.is_fusible() && entries > AT_ONCE => self.in_blocks(q, k, v, context),
-            _ if !self.is_fusible() => {
+            _ if !fusible && entries > AT_ONCE => self.in_blocks(q, k, v, context),
+            _ if !fusible => {
                 let (k, v) = (self.per_query_head(k.shallow_clone())?, self.per_query_head(v.shallow_clone())?);
                 let scores = self.scores(q, &k, context.scores_mask(self.layer)?)?;
                 Ok(self.softmax(&context.open_padding(scores)?)?.f_matmul(&v)?)

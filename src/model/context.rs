@@ -6,9 +6,10 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::batch::Batch;
+use super::block::Block;
 use super::key_value_store::KeyValueStore;
 use super::layout::Layout;
-use super::mask::MaskKind;
+use super::mask::{distance, MaskKind};
 use super::rotary::RotaryTable;
 use super::tables::Tables;
 use super::Transformer;
@@ -23,6 +24,7 @@ pub(crate) const AT_ONCE: i64 = 1 << 24;
 /// What all blocks of a run share.
 pub(crate) struct Context<'r> {
     config: &'r Config,
+    blocks: &'r [Block],
     tables: &'r Tables,
     layout: &'r Layout,
     /// The kind and device of the activations.
@@ -39,6 +41,8 @@ pub(crate) struct Context<'r> {
 /// What layers of one kind may see, made when the first of them asks.
 struct Masks {
     kind: MaskKind,
+    /// The layer that has their table of relative biases.
+    owner: Option<usize>,
     fused: OnceCell<FusedMask>,
     scores: OnceCell<Tensor>,
 }
@@ -53,6 +57,13 @@ pub(crate) enum FusedMask {
     Additive(Range<i64>, Tensor),
     /// The mask is larger than what is made at once: [`Context::block`] makes it for some queries at a time.
     InBlocks,
+}
+
+impl FusedMask {
+    /// Whether gradients of the mask are recorded, which libtorch's kernel does not compute.
+    pub(crate) fn requires_grad(&self) -> bool {
+        matches!(self, FusedMask::Additive(_, added) if added.requires_grad())
+    }
 }
 
 impl<'r> Context<'r> {
@@ -70,8 +81,9 @@ impl<'r> Context<'r> {
         let mut rotary: Vec<(&Rotary, RotaryTable)> = Vec::new();
         for layer in layers.clone() {
             let kind = MaskKind::of(config, layer, layout.span.keys());
-            if !masks.iter().any(|masks| masks.kind == kind) {
-                masks.push(Masks { kind, fused: OnceCell::new(), scores: OnceCell::new() });
+            let owner = config.relative_bias_owner(layer);
+            if !masks.iter().any(|masks| masks.kind == kind && masks.owner == owner) {
+                masks.push(Masks { kind, owner, fused: OnceCell::new(), scores: OnceCell::new() });
             }
             if let Some(rotation) = config.rotation(layer)
                 && !rotary.iter().any(|(known, _)| *known == rotation)
@@ -80,33 +92,35 @@ impl<'r> Context<'r> {
             }
         }
         let padding = layout.new_padding()?;
-        Ok(Context { config, tables, layout, options, masks, rotary, padding, shortformer, store: batch.store })
+        let blocks = &model.weights().blocks;
+        Ok(Context { config, blocks, tables, layout, options, masks, rotary, padding, shortformer, store: batch.store })
     }
 
     /// What a layer's fused attention may see.
     pub(crate) fn fused_mask(&self, layer: usize) -> Result<&FusedMask> {
         let masks = self.masks(layer)?;
-        get_or_make(&masks.fused, || self.make_fused(masks.kind, self.first(layer)))
+        get_or_make(&masks.fused, || self.make_fused(masks, self.first(layer)))
     }
 
     /// What is added to a layer's scores where these are formed: `[batch or 1, head or 1, query, key]`.
     pub(crate) fn scores_mask(&self, layer: usize) -> Result<Option<&Tensor>> {
         let masks = self.masks(layer)?;
         let queries = self.layout.span.columns();
-        if self.padding.is_none() && masks.kind.is_plain() && masks.kind.is_trivial(&queries) {
+        let adds_nothing = masks.owner.is_none() && masks.kind.is_plain() && masks.kind.is_trivial(&queries);
+        if self.padding.is_none() && adds_nothing {
             return Ok(None);
         }
         let keys = self.first(layer)..queries.end;
-        get_or_make(&masks.scores, || self.additive(masks.kind, &queries, &keys)).map(Some)
+        get_or_make(&masks.scores, || self.additive(masks, &queries, &keys)).map(Some)
     }
 
     /// The keys that some of the new queries of a layer can see, and what is added to those scores, with rows of padding zero.
     pub(crate) fn block(&self, layer: usize, queries: &Range<i64>) -> Result<(Range<i64>, Tensor)> {
-        let kind = self.masks(layer)?.kind;
+        let masks = self.masks(layer)?;
         let past = self.layout.span.past as i64;
         let columns = past + queries.start..past + queries.end;
-        let keys = self.visible(kind, &columns, self.first(layer));
-        let added = self.additive(kind, &columns, &keys)?;
+        let keys = self.visible(masks.kind, &columns, self.first(layer));
+        let added = self.additive(masks, &columns, &keys)?;
         Ok((keys, self.opened(added, queries)?))
     }
 
@@ -172,15 +186,17 @@ impl<'r> Context<'r> {
 
     fn masks(&self, layer: usize) -> Result<&Masks> {
         let kind = MaskKind::of(self.config, layer, self.layout.span.keys());
-        let found = self.masks.iter().find(|masks| masks.kind == kind);
+        let owner = self.config.relative_bias_owner(layer);
+        let found = self.masks.iter().find(|masks| masks.kind == kind && masks.owner == owner);
         found.ok_or_else(|| crate::Error::Internal("a layer has no mask"))
     }
 
-    fn make_fused(&self, kind: MaskKind, first: i64) -> Result<FusedMask> {
+    fn make_fused(&self, masks: &Masks, first: i64) -> Result<FusedMask> {
+        let kind = masks.kind;
         let span = self.layout.span;
         let queries = span.columns();
         let keys = self.visible(kind, &queries, first);
-        if self.padding.is_none() {
+        if self.padding.is_none() && masks.owner.is_none() {
             if kind.is_trivial(&queries) {
                 return Ok(FusedMask::All(keys));
             }
@@ -189,15 +205,30 @@ impl<'r> Context<'r> {
             }
         }
         let rows = if self.padding.is_some() { self.layout.batch } else { 1 };
-        if rows * kind.heads() * span.new as i64 * (keys.end - keys.start) > AT_ONCE {
+        let heads = masks.owner.map_or(kind.heads(), |_| self.config.n_heads as i64);
+        if rows * heads * span.new as i64 * (keys.end - keys.start) > AT_ONCE {
             return Ok(FusedMask::InBlocks);
         }
-        let added = self.additive(kind, &queries, &keys)?;
+        let added = self.additive(masks, &queries, &keys)?;
         Ok(FusedMask::Additive(keys, self.opened(added, &(0..span.new as i64))?))
     }
 
     /// What is added to the scores of these columns: `[batch or 1, head or 1, query, key]`.
-    fn additive(&self, kind: MaskKind, queries: &Range<i64>, keys: &Range<i64>) -> Result<Tensor> {
+    fn additive(&self, masks: &Masks, queries: &Range<i64>, keys: &Range<i64>) -> Result<Tensor> {
+        let mask = self.mask(masks.kind, queries, keys)?;
+        let Some(bias) = self.config.attention.relative_bias else { return Ok(mask) };
+        let table = masks.owner.and_then(|layer| self.blocks.get(layer)?.attn.relative_bias.as_ref());
+        let table = table.ok_or_else(|| crate::Error::Internal("a layer has no table of relative biases"))?;
+        let direction = self.config.attention.direction;
+        Ok(mask.f_add(&bias.of_distances(
+            table,
+            &distance(self.layout, queries, keys, self.options.1)?,
+            direction,
+        )?)?)
+    }
+
+    /// What a query may see: zero, or −∞, or what ALiBi adds.
+    fn mask(&self, kind: MaskKind, queries: &Range<i64>, keys: &Range<i64>) -> Result<Tensor> {
         let Some(padding) = &self.layout.padding else {
             return self.tables.mask(kind, queries, keys, self.options);
         };

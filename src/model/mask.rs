@@ -161,7 +161,7 @@ impl MaskKind {
 }
 
 /// How far each key lies behind its query, in positions: `[batch or 1, query, key]`, negative before it.
-fn distance(layout: &Layout, queries: &Range<i64>, keys: &Range<i64>, device: Device) -> Result<Tensor> {
+pub(super) fn distance(layout: &Layout, queries: &Range<i64>, keys: &Range<i64>, device: Device) -> Result<Tensor> {
     let positions = |range| -> Result<Tensor> { Ok(positions(layout, range, device)?.f_to_kind(Kind::Float)?) };
     Ok(positions(keys)?.f_unsqueeze(1)?.f_sub(&positions(queries)?.f_unsqueeze(2)?)?)
 }

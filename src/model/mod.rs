@@ -25,6 +25,7 @@ pub(crate) mod norm;
 pub(crate) mod parameters;
 pub(crate) mod part;
 pub(crate) mod placed_norm;
+mod relative_bias;
 pub(crate) mod rotary;
 pub(crate) mod routing;
 pub(crate) mod tables;

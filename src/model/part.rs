@@ -88,6 +88,8 @@ parts! {
     HeadRouter: Matrix, "attn.router.weight";
     /// `[n_heads]`
     Sinks: Parameter, "attn.sinks";
+    /// The bias of each head's scores, by the bucket of the distance: `[buckets, n_heads]`.
+    RelativeBias: Matrix, "attn.rel_pos_bias.weight";
     /// Of all heads: `[n_heads · d_head]`.
     ZNormW: Gain, "attn.z_norm.w";
     ZNormB: Bias, "attn.z_norm.b";
@@ -170,6 +172,7 @@ impl Part {
             Part::SharedOut | Part::SharedOutB | Part::SharedWeight => is_mixture,
             Part::In | Part::InB | Part::Gate | Part::GateB | Part::Out | Part::OutB => is_mixture == of_expert,
             Part::Sinks => config.has_sinks(layer),
+            Part::RelativeBias => config.relative_bias_owner(layer) == Some(layer),
             Part::Ln2PostW => config.norms.position == NormPosition::BeforeAndAfter || config.has_norm_after_mlp(layer),
             _ => true,
         }
@@ -220,6 +223,7 @@ impl Part {
             Part::KNormW | Part::KNormB => vec![if all_heads { k_rows } else { d_head }],
             Part::ZNormW | Part::ZNormB => vec![n_heads * d_value],
             Part::Sinks => vec![n_heads],
+            Part::RelativeBias => vec![config.attention.relative_bias.map_or(0, |it| it.buckets as i64), n_heads],
             Part::HeadGate => match config.attention.gate {
                 Some(HeadGate { per_head: true, .. }) => vec![n_heads, d_model],
                 _ => vec![n_heads * d_value, d_model],

@@ -246,6 +246,9 @@ impl Builder<'_> {
         if config.has_sinks(layer) {
             attention.sinks = Some(self.reader.tensor(Part::Sinks, location)?);
         }
+        if config.relative_bias_owner(layer) == Some(layer) {
+            attention.relative_bias = Some(self.reader.tensor(Part::RelativeBias, location)?);
+        }
         Ok(attention)
     }
 

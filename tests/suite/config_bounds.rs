@@ -2,9 +2,9 @@
 
 use tch::Tensor;
 use tch_lens::config::{
-    Activation, ChoiceBias, ExpertGate, ExpertGroups, Experts, GroupRank, HeadExperts, Heads, LatentAttention,
-    MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RopeScaling,
-    Rotary, Routing, Scores, SharedExpert, Sinusoids, Temperature, WeightNorm,
+    Activation, AttentionDir, ChoiceBias, ExpertGate, ExpertGroups, Experts, GroupRank, HeadExperts, Heads,
+    LatentAttention, MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach,
+    RelativeBias, RopeScaling, Rotary, Routing, Scores, SharedExpert, Sinusoids, Temperature, WeightNorm,
 };
 use tch_lens::{Config, Error, HookedTransformer, LoadOptions};
 
@@ -144,6 +144,10 @@ fn heads(query: usize, key_value: usize) -> PerLayer<Option<Heads>> {
     PerLayer::All(Some(Heads { query, key_value }))
 }
 
+fn relative_bias(buckets: usize, max_distance: usize) -> Option<RelativeBias> {
+    Some(RelativeBias { buckets, max_distance, per_layer: false })
+}
+
 fn head_experts(num_experts: usize, experts_per_token: usize) -> Option<HeadExperts> {
     Some(HeadExperts { num_experts, experts_per_token })
 }
@@ -219,6 +223,16 @@ fn refused() -> Vec<(&'static str, Change)> {
         row("attention.heads.key_value", |c| c.attention.heads = heads(4, 0)),
         row("attention.sinks_where_local", |c| c.attention.sinks_where_local = true),
         row("attention.d_value", |c| c.attention.d_value = Some(0)),
+        row("attention.relative_bias.buckets", |c| c.attention.relative_bias = relative_bias(1, 8)),
+        row("attention.relative_bias.buckets", |c| {
+            c.attention.direction = AttentionDir::Bidirectional;
+            c.attention.relative_bias = relative_bias(3, 8);
+        }),
+        row("attention.relative_bias.max_distance", |c| c.attention.relative_bias = relative_bias(8, 4)),
+        row("attention.relative_bias.max_distance", |c| c.attention.relative_bias = relative_bias(8, usize::MAX)),
+        row("attention.relative_bias", |c| {
+            (c.attention.relative_bias, c.attention.heads) = (relative_bias(8, 12), heads(2, 1));
+        }),
         row("attention.experts.num_experts", |c| c.attention.experts = head_experts(usize::MAX, 1)),
         row("attention.experts.experts_per_token", |c| c.attention.experts = head_experts(2, 3)),
         row("attention.experts", |c| (c.n_key_value_heads, c.attention.experts) = (1, head_experts(2, 1))),

@@ -288,6 +288,10 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         entry(U, "unembed.W_U", Transposed),
         entry(UB, "unembed.b_U", AsIs),
     ];
+    if let Some(bias) = config.attention.relative_bias {
+        let last = if bias.per_layer { usize::MAX } else { 1 };
+        all.push(entry(RelativeBias, "blocks.{l}.attn.rel_pos_bias.weight", AsIs).in_blocks(0..last));
+    }
     if config.attention.experts.is_some() {
         all.push(entry(HeadRouter, "blocks.{l}.attn.router.weight", AsIs));
     }

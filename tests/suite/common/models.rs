@@ -2,7 +2,9 @@
 
 use super::{families, Fixture};
 use tch::Kind;
-use tch_lens::config::{Activation, AttentionConfig, MlpConfig, PerLayer, Positions, Reach, RopeScaling, Rotary};
+use tch_lens::config::{
+    Activation, AttentionConfig, MlpConfig, PerLayer, Positions, Reach, RelativeBias, RopeScaling, Rotary,
+};
 use tch_lens::{Config, HookedTransformer, Init, LoadOptions};
 
 /// Every family of the fixtures, and what no family has.
@@ -21,6 +23,11 @@ pub fn extra() -> Vec<(String, HookedTransformer)> {
     let alibi_window = Config { attention: window.clone(), ..alibi.clone() };
     let local = Config { attention: window, ..small() };
     let mut models = vec![("alibi", alibi), ("alibi with a window", alibi_window), ("local", local)];
+    let relative = AttentionConfig {
+        relative_bias: Some(RelativeBias { buckets: 6, max_distance: 8, per_layer: false }),
+        ..AttentionConfig::default()
+    };
+    models.push(("relative bias", Config { attention: relative, positions: Positions::None, ..small() }));
     models.push(("dynamic", rotary(RopeScaling::Dynamic { factor: 4.0, original_max_position_embeddings: 4 })));
     models.push(("longrope", longrope()));
     models.into_iter().map(|(what, config)| (what.to_string(), fresh(config))).collect()
