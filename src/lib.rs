@@ -75,7 +75,9 @@ pub use tch;
 
 pub use component::{Component, Target};
 pub use config::Config;
-pub use error::{Error, HubError, KeyValueStoreError, Result, UnknownWord};
+pub use error::{
+    CheckpointError, Error, HookFailure, HubError, KeyValueStoreError, Result, TokenizerError, UnknownWord,
+};
 pub use format::FormatError;
 pub use generate::{Continuation, GenerateOptions, Sampler, SamplingOptions, StopReason};
 pub use gradient::{GradientCache, GradientOutput, Jacobian};

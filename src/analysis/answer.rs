@@ -6,7 +6,7 @@ use super::readout::Readout;
 use crate::cache::ActivationCache;
 use crate::model::Transformer;
 use crate::text::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, TokenizerError};
 
 /// The tokens whose logits are asked about: one for all, or one for each row of the batch, position, or both.
 ///
@@ -150,7 +150,7 @@ impl Which {
 
 /// The id of a text that is one token.
 fn single_token(tokenizer: Option<&Tokenizer>, text: &str) -> Result<i64> {
-    tokenizer.ok_or(Error::NoTokenizer)?.single_token(text)
+    tokenizer.ok_or(TokenizerError::Missing)?.single_token(text)
 }
 
 impl From<Which> for Answer {

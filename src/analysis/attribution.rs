@@ -118,7 +118,7 @@ impl ActivationCache {
     ///
     /// # Errors
     ///
-    /// [`Error::NotOneToken`], [`Error::NoTokenizer`] and [`Error::TokenOutOfRange`] for the answer, [`Error::Shape`] for answers of
+    /// [`Error::Tokenizer`] and [`Error::TokenOutOfRange`] for the answer, [`Error::Shape`] for answers of
     /// another number than there are rows of the batch or positions; [`Error::NoEntry`] and [`Error::NoPosition`] for what the run did not
     /// keep; [`Error::OtherRun`] for a stack of another run; [`Error::WrongInput`] for a stack that is projected, averaged, or normalised
     /// for another target, and for options with `apply_ln` or `project`, which a logit attribution does itself.

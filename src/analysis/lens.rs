@@ -95,7 +95,7 @@ impl LogitLens {
     ///
     /// # Errors
     ///
-    /// [`Error::SeveralPositions`] where several positions or batch rows are left; [`Error::NoTokenizer`].
+    /// [`Error::SeveralPositions`] where several positions or batch rows are left; [`Error::Tokenizer`].
     pub fn top(&self, k: usize) -> Result<Vec<LikelyTokens>> {
         self.cache().tokenizer()?;
         let probs = widened(&self.of_one_position("a list of likely tokens")?)?; // [component, d_vocab_out]
@@ -116,7 +116,7 @@ impl LogitLens {
     ///
     /// # Errors
     ///
-    /// [`Error::SeveralPositions`] where several positions or batch rows are left; [`Error::NotOneToken`], [`Error::NoTokenizer`] and
+    /// [`Error::SeveralPositions`] where several positions or batch rows are left; [`Error::Tokenizer`] and
     /// [`Error::TokenOutOfRange`] for the answer; [`Error::WrongInput`] for a difference of two.
     pub fn rank_of(&self, answer: impl Into<Answer>) -> Result<Ranks> {
         let id = answer.into().ids(self.model(), self.cache().tokenizer().ok(), 1, 1)?.f_int64_value(&[0, 0])?;

@@ -19,7 +19,7 @@ use crate::tensor::slice::Slice;
 use crate::text::input::Tokens;
 use crate::text::tokenizer::Tokenizer;
 use crate::unchecked::threads::SharedTensor;
-use crate::{Error, Result};
+use crate::{Error, Result, TokenizerError};
 
 /// The activations that a run kept: TransformerLens' `ActivationCache`.
 ///
@@ -88,9 +88,9 @@ impl ActivationCache {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`].
+    /// [`Error::Tokenizer`].
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)
+        self.tokenizer.as_ref().ok_or_else(|| TokenizerError::Missing.into())
     }
 
     /// The tokens that it ran on: `[batch, pos]`, whatever has been sliced since.

@@ -100,7 +100,7 @@ impl CircuitTask<'_, '_> {
     ///
     /// # Errors
     ///
-    /// Those of [`CircuitTask::faithfulness`]; [`Error::OptionValue`] for fractions that are not increasing, or not between 0 and 1.
+    /// Those of [`CircuitTask::faithfulness`]; [`Error::Setting`] for fractions that are not increasing, or not between 0 and 1.
     pub fn faithfulness_curve(&self, scores: &EdgeScores, options: CurveOptions) -> Result<FaithfulnessCurve> {
         let fractions = &options.fractions;
         let within = fractions.iter().all(|fraction| (0.0..=1.0).contains(fraction));

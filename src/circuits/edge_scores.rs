@@ -55,7 +55,7 @@ impl CircuitTask<'_, '_> {
     ///
     /// # Errors
     ///
-    /// Those of [`HookedTransformer::run_with_grad`](crate::HookedTransformer::run_with_grad); [`Error::OptionValue`] without steps;
+    /// Those of [`HookedTransformer::run_with_grad`](crate::HookedTransformer::run_with_grad); [`Error::Setting`] without steps;
     /// [`Error::Setting`] where a method needs a counterfactual and the ablation is another, or where rules of the backward pass are given
     /// to a method without one.
     pub fn edge_scores(&self, method: EdgeMethod) -> Result<EdgeScores> {

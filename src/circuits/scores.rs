@@ -116,7 +116,7 @@ impl EdgeScores {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] where there are fewer edges.
+    /// [`Error::Setting`] where there are fewer edges.
     pub fn top_n(&self, n: usize) -> Result<Circuit> {
         self.check(n)?;
         let mut circuit = Circuit::empty(self.graph);
@@ -142,7 +142,7 @@ impl EdgeScores {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] where there are fewer edges.
+    /// [`Error::Setting`] where there are fewer edges.
     pub fn greedy(&self, n: usize) -> Result<Circuit> {
         self.check(n)?;
         let graph = self.graph;
@@ -287,7 +287,7 @@ impl NodeScores {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] where there are fewer nodes.
+    /// [`Error::Setting`] where there are fewer nodes.
     pub fn top_n(&self, n: usize) -> Result<Circuit> {
         let nodes = self.graph.n_senders();
         if n > nodes {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Error;
+use super::{Error, HookFailure, TokenizerError};
 
 impl Error {
     /// An [`Error::Setting`].
@@ -49,14 +49,19 @@ impl Error {
         Error::Malformed { path: path.into(), source: source.into() }
     }
 
-    /// An [`Error::Tokenizer`].
+    /// An [`Error::Tokenizer`] of the tokenizer itself.
     pub(crate) fn tokenizer(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Error::Tokenizer(source.into())
+        TokenizerError::Failed(source.into()).into()
     }
 
-    /// An [`Error::OptionValue`].
+    /// An [`Error::Hook`].
+    pub(crate) fn hook(name: impl ToString, source: HookFailure) -> Self {
+        Error::Hook { name: name.to_string(), source }
+    }
+
+    /// An [`Error::Setting`] of a value that cannot be used.
     pub(crate) fn option_value(name: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
-        Error::OptionValue { name, value: value.to_string(), rule: rule.into() }
+        Error::Setting { name, why: format!("`{name}` is {}: {}", value.to_string(), rule.into()) }
     }
 
     /// An [`Error::ConfigField`].

@@ -1,16 +1,25 @@
 //! What can go wrong, one plain sentence each: what was expected, what came, what to do.
 
+mod checkpoint;
 mod constructors;
+mod hook;
 mod hub;
 mod key_value_store;
+mod message;
+mod tokenizer;
 mod unknown_word;
 
 use std::path::PathBuf;
 
 use tch::Kind;
 
+pub use self::checkpoint::CheckpointError;
+pub use self::hook::HookFailure;
 pub use self::hub::HubError;
 pub use self::key_value_store::KeyValueStoreError;
+use self::message::first_line;
+pub(crate) use self::message::shortened;
+pub use self::tokenizer::TokenizerError;
 pub use self::unknown_word::UnknownWord;
 
 /// The crate's result.
@@ -103,16 +112,6 @@ pub enum Error {
     },
 
     // --- settings and generation -----------------------------------------------------------------
-    /// A setting whose value cannot be used, or that could not count beside the others.
-    #[error("`{name}` is {value}: {rule}")]
-    OptionValue {
-        /// The setting's name: that of the method that sets it.
-        name: &'static str,
-        /// Its value.
-        value: String,
-        /// What it must be.
-        rule: String,
-    },
     /// A row in which no token can be chosen.
     #[error("row {row} has no token to choose from: every one is excluded, or its logits are not numbers")]
     NoCandidate {
@@ -125,34 +124,9 @@ pub enum Error {
     KeyValueStore(#[from] KeyValueStoreError),
 
     // --- text and tokens ----------------------------------------------------------------------
-    /// Text was given to a model that has no tokenizer.
-    #[error("this model has no tokenizer: give token ids, or load one with `with_tokenizer`")]
-    NoTokenizer,
-    /// The tokenizer refused a text, or its file.
-    #[error("the tokenizer failed: {0}")]
-    Tokenizer(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A word that the tokenizer's vocabulary does not have.
-    #[error("{unknown}{hint}")]
-    UnknownWord {
-        /// The word, and where it stands.
-        unknown: UnknownWord,
-        /// What to do; empty, or beginning with a separator.
-        hint: String,
-    },
-    /// The BOS token was asked for, and the tokenizer has none.
-    #[error("the tokenizer has no BOS token to put first: use `Bos::No`, or name a `bos_token` in its tokenizer_config.json")]
-    NoBosToken,
-    /// A chat template that the tokenizer does not have.
-    #[error("the tokenizer has no chat template{}; {known}", named(.name))]
-    NoChatTemplate {
-        /// The name that was asked for; empty for the default one.
-        name: String,
-        /// Those that there are, or what to do.
-        known: String,
-    },
-    /// A chat template that does not parse, or that refuses the messages.
-    #[error("the chat template {0}")]
-    ChatTemplate(String),
+    /// A text that does not become the tokens that are asked for, or tokens no text.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// A prompt without a single token.
     #[error("the prompt has no tokens: give at least one token, or prepend the BOS token")]
     EmptyPrompt,
@@ -172,28 +146,6 @@ pub enum Error {
         /// `Config::d_vocab`, or `d_vocab_out` where an output token was meant.
         d_vocab: usize,
     },
-    /// A token that was sought in a prompt.
-    #[error("token {id} (`{text}`) is none of the prompt's {tokens} tokens")]
-    TokenNotInPrompt {
-        /// The token.
-        id: i64,
-        /// Its text; empty without a tokenizer.
-        text: String,
-        /// How many tokens the prompt has.
-        tokens: usize,
-    },
-    /// A text that should have been exactly one token.
-    #[error("`{text}` is {n} tokens ({pieces}), but exactly one is needed{hint}", n = .count)]
-    NotOneToken {
-        /// The text.
-        text: String,
-        /// How many tokens it makes.
-        count: usize,
-        /// Those tokens, as text.
-        pieces: String,
-        /// What might have been meant; empty, or beginning with a separator.
-        hint: String,
-    },
 
     // --- shapes and values --------------------------------------------------------------------
     /// A tensor of another shape than needed.
@@ -206,33 +158,13 @@ pub enum Error {
         /// The shape that was needed, in words or numbers.
         expected: String,
     },
-    /// A hook returned a tensor that cannot stand where it should.
-    #[error("the hook at `{name}` returned {found_kind:?} {found:?}, but must return what it replaces: {expected_kind:?} {expected:?} on the same device")]
-    Replacement {
-        /// The hook point.
-        name: String,
-        /// The shape that the hook got.
-        expected: Vec<i64>,
-        /// The kind that the hook got.
-        expected_kind: Kind,
-        /// The shape that it returned.
-        found: Vec<i64>,
-        /// The kind that it returned.
-        found_kind: Kind,
-    },
-    /// A user's hook returned an error of its own.
-    #[error("the hook at `{name}` failed: {}", first_line(.source))]
+    /// A hook that failed, or whose result cannot stand where it should.
+    #[error("the hook at `{name}` {source}")]
     Hook {
         /// The hook point.
         name: String,
-        /// What the hook returned.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A hook changed in place a tensor that it was only shown.
-    #[error("the hook at `{name}` changed in place a tensor that it was only shown: use `Hooks::edit`, which gives it a copy to change")]
-    EditedInPlace {
-        /// The hook point.
-        name: String,
+        /// How it failed.
+        source: HookFailure,
     },
     /// A sink that could not take what a run keeps.
     #[error("the sink failed{place}: {}", first_line(.source))]
@@ -242,14 +174,6 @@ pub enum Error {
         /// What the sink returned.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A user's hook panicked.
-    #[error("the hook at `{name}` panicked: {}", shortened(.message))]
-    HookPanicked {
-        /// The hook point.
-        name: String,
-        /// What the panic said.
-        message: String,
-    },
     /// A patch that cannot act at its point.
     #[error("the patch at `{name}` cannot be made: {what}")]
     Patch {
@@ -257,22 +181,6 @@ pub enum Error {
         name: String,
         /// Why not.
         what: String,
-    },
-    /// A part of an activation that a hook cannot get.
-    #[error("the hook at `{name}` cannot act: {what}")]
-    HookPart {
-        /// The hook point.
-        name: String,
-        /// Why not.
-        what: String,
-    },
-    /// A hook or a patch put NaN where there were numbers.
-    #[error(
-        "the hook at `{name}` left NaN where there were numbers: check what it computes, such as a division by zero, or a query that may look at nothing"
-    )]
-    HookNaN {
-        /// The hook point.
-        name: String,
     },
     /// A metric that cannot be computed of a run.
     #[error("the metric cannot be computed: {what}")]
@@ -423,6 +331,9 @@ pub enum Error {
     Internal(&'static str),
 
     // --- configurations and checkpoints -------------------------------------------------------
+    /// Weights that the configuration does not fit.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A file or folder that could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -479,43 +390,6 @@ pub enum Error {
         /// What is supported.
         why: String,
     },
-    /// A weight that the checkpoint lacks.
-    #[error("the checkpoint has no tensor `{name}` (expected with shape {expected:?})")]
-    MissingTensor {
-        /// The tensor's name in the checkpoint.
-        name: String,
-        /// The shape that the configuration implies.
-        expected: Vec<i64>,
-    },
-    /// Weights that nothing in the configuration asks for.
-    #[error("the checkpoint has {count} tensor(s) that this configuration does not use: {names}")]
-    ExtraTensors {
-        /// How many.
-        count: usize,
-        /// The first of them, with shapes.
-        names: String,
-    },
-    /// A weight of another shape than the configuration implies.
-    #[error("tensor `{name}` has shape {found:?} in the checkpoint, but the configuration implies {expected:?}")]
-    TensorShape {
-        /// The tensor's name in the checkpoint.
-        name: String,
-        /// Its shape there.
-        found: Vec<i64>,
-        /// The shape that the configuration implies.
-        expected: Vec<i64>,
-    },
-
-    /// A weight that a format of checkpoints cannot hold.
-    #[error("the model cannot be written as {format}: `{name}`: {why}")]
-    NotRepresentable {
-        /// The format.
-        format: String,
-        /// The weight, as [`Transformer::parameters`](crate::Transformer::parameters) names it.
-        name: String,
-        /// What rules it out.
-        why: String,
-    },
 
     /// A figure that cannot be drawn.
     #[error("the figure cannot be drawn: {why}")]
@@ -556,27 +430,4 @@ impl std::fmt::Debug for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)
     }
-}
-
-/// Text from outside, such that a message with it stays readable.
-pub(crate) fn shortened(text: &str) -> String {
-    match text.char_indices().nth(100) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.into(),
-    }
-}
-
-/// A name, where there is one.
-fn named(name: &str) -> String {
-    match name {
-        "" => String::new(),
-        name => format!(" `{}`", shortened(name)),
-    }
-}
-
-/// libtorch appends its C++ backtrace to every message; a user wants the message.
-fn first_line(error: &impl ToString) -> String {
-    let text = error.to_string();
-    let text = text.strip_prefix("Internal torch error: ").unwrap_or(&text);
-    text.lines().next().unwrap_or_default().to_string()
 }

@@ -7,7 +7,7 @@ use super::sampler::SequenceState;
 use super::stop::{StopReason, StopRules, StopStringMatcher};
 use crate::text::stream::TextStream;
 use crate::text::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Result, TokenizerError};
 
 /// One row of a batch while it is continued: its tokens, its text, its random numbers, and why it ended.
 ///
@@ -37,7 +37,7 @@ impl Continuation {
     /// A row that nothing was added to yet. It has ended at once where the prompt fills the context.
     pub(super) fn new(state: SequenceState, rules: &Arc<StopRules>, tokenizer: Option<&Tokenizer>) -> Result<Self> {
         if tokenizer.is_none() && !rules.strings().is_empty() {
-            return Err(Error::NoTokenizer);
+            return Err(TokenizerError::Missing.into());
         }
         let prompt = state.history().ids();
         let known = |tokenizer: &Tokenizer| {
@@ -55,7 +55,7 @@ impl Continuation {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenizer`] if the tokenizer cannot decode the tokens.
+    /// [`TokenizerError`] if the tokenizer cannot decode the tokens.
     pub fn push(&mut self, id: i64) -> Result<Progress> {
         if self.reason.is_some() {
             return Ok(Progress { text: String::new(), stop: self.reason.clone() });

@@ -7,7 +7,7 @@ use super::sampler::Sampler;
 use super::sampling_options::SamplingOptions;
 use super::stop::StopRules;
 use crate::text::tokenizer::{Bos, PaddingSide, Tokenizer};
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Result, TokenizerError};
 
 /// How prompts are continued, and until when.
 ///
@@ -176,8 +176,8 @@ impl GenerateOptions {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for no new token at all or an empty stop string; [`Error::TokenOutOfRange`] for a stop token, the
-    /// tokenizer's EOS among them, that the model does not have; [`Error::NoTokenizer`] for stop strings without one.
+    /// [`Error::Setting`] for no new token at all or an empty stop string; [`Error::TokenOutOfRange`] for a stop token, the
+    /// tokenizer's EOS among them, that the model does not have; [`Error::Tokenizer`] for stop strings without one.
     pub fn stop_rules(&self, config: &Config, tokenizer: Option<&Tokenizer>) -> Result<StopRules> {
         let mut tokens = self.stop_tokens.clone();
         match (&self.eos_tokens, tokenizer) {
@@ -194,7 +194,7 @@ impl GenerateOptions {
             return Err(Error::TokenOutOfRange { id, d_vocab });
         }
         if tokenizer.is_none() && !self.stop_strings.is_empty() {
-            return Err(Error::NoTokenizer);
+            return Err(TokenizerError::Missing.into());
         }
         StopRules::new(&tokens, &self.stop_strings, self.max_new_tokens, config.n_ctx)
     }
@@ -209,7 +209,7 @@ impl GenerateOptions {
     /// # Errors
     ///
     /// Those of [`GenerateOptions::stop_rules`] and [`Sampler::new`]; [`Error::EmptyPrompt`], [`Error::PromptTooLong`],
-    /// [`Error::TokenOutOfRange`] for a prompt that the model cannot run on; [`Error::OptionValue`] for counts that cannot
+    /// [`Error::TokenOutOfRange`] for a prompt that the model cannot run on; [`Error::Setting`] for counts that cannot
     /// be, or several samples where all would be the same; [`Error::Setting`] for settings of a run through a model.
     pub fn start(
         &self,

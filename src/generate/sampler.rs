@@ -96,7 +96,7 @@ impl Sampler {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for a value out of its range, or for a setting that could not count;
+    /// [`Error::Setting`] for a value out of its range, or for a setting that could not count;
     /// [`Error::TokenOutOfRange`] for a token that the model does not have.
     pub fn new(options: &SamplingOptions, d_vocab: usize) -> Result<Self> {
         Self::with_min_new_tokens(options, d_vocab, 0, &[])

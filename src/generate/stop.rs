@@ -45,7 +45,7 @@ impl StopRules {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for an empty string, or no new token at all.
+    /// [`Error::Setting`] for an empty string, or no new token at all.
     pub fn new(tokens: &[i64], strings: &[String], max_new_tokens: usize, n_ctx: usize) -> Result<Self> {
         if max_new_tokens == 0 {
             return Err(Error::option_value("max_new_tokens", 0, "it must be at least 1"));

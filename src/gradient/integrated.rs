@@ -32,7 +32,7 @@ impl Quadrature {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] without steps, and for a trapezoid of one.
+    /// [`Error::Setting`] without steps, and for a trapezoid of one.
     pub fn points(self, steps: usize) -> Result<Vec<(f64, f64)>> {
         let least = if self == Quadrature::Trapezoid { 2 } else { 1 };
         if steps < least {
@@ -195,7 +195,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// Those of [`HookedTransformer::run_with_grad`] and [`Metric::rows`]; [`Error::OptionValue`] for steps; [`Error::WrongInput`] for an
+    /// Those of [`HookedTransformer::run_with_grad`] and [`Metric::rows`]; [`Error::Setting`] for steps; [`Error::WrongInput`] for an
     /// expert's point, whose rows depend on the run; [`Error::Patch`] for a baseline that does not broadcast.
     pub fn integrated_gradients(
         &self,

@@ -53,7 +53,7 @@ impl HookedTransformer {
     /// # Errors
     ///
     /// Those of [`HookedTransformer::run`]; those of `scalar`; [`Error::Shape`] where it returns more than one entry; [`Error::WrongInput`]
-    /// where the number is not finite, or does not depend on what is kept; [`Error::HookPanicked`] where `scalar` or a hook panics.
+    /// where the number is not finite, or does not depend on what is kept; [`Error::Hook`] where `scalar` or a hook panics.
     pub fn run_with_grad<'a>(
         &self,
         input: impl Into<Input>,

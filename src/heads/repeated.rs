@@ -66,7 +66,7 @@ impl RepeatedTokens {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for lengths that repeat nothing; [`Error::TokenOutOfRange`].
+    /// [`Error::Setting`] for lengths that repeat nothing; [`Error::TokenOutOfRange`].
     pub fn tokens(&self, model: &HookedTransformer) -> Result<Vec<Vec<i64>>> {
         Ok(self.drawn(model)?.0)
     }
@@ -125,7 +125,7 @@ impl RepeatedTokens {
 ///
 /// # Errors
 ///
-/// [`Error::OptionValue`] for lengths that repeat nothing; [`Error::PromptTooLong`].
+/// [`Error::Setting`] for lengths that repeat nothing; [`Error::PromptTooLong`].
 pub fn induction_scores(model: &HookedTransformer, tokens: RepeatedTokens) -> Result<Tensor> {
     let (rows, bos) = tokens.drawn(model)?;
     let len = (rows[0].len() - bos) / tokens.times;

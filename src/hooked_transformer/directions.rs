@@ -35,7 +35,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`], [`Error::NotOneToken`] and [`Error::UnknownWord`] for texts; [`Error::TokenOutOfRange`] for ids outside the
+    /// [`Error::Tokenizer`] for texts; [`Error::TokenOutOfRange`] for ids outside the
     /// output vocabulary; [`Error::Shape`] for a tensor that does not hold integers; [`Error::Unsupported`] of a model with a prediction head.
     pub fn tokens_to_residual_directions(&self, tokens: impl Into<OutputTokens>) -> Result<Tensor> {
         if self.config().head.is_some() {

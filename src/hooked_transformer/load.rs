@@ -33,7 +33,7 @@ impl LoadOptions {
     /// - [`Error::Io`] if a file cannot be read, [`Error::Malformed`] if its contents are invalid;
     /// - [`Error::Hub`] if the hub does not provide the model, [`Error::NoCheckpoint`] for an unknown training checkpoint;
     /// - [`Error::UnknownArchitecture`] and [`Error::ConfigField`] for configurations that are not supported;
-    /// - [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::ExtraTensors`] if the weights do not match the configuration;
+    /// - [`Error::Checkpoint`] if the weights do not match the configuration;
     /// - [`Error::NoDevice`] for a device that is not available, [`Error::Torch`] if memory runs out.
     pub fn open(&self, name_or_folder: impl AsRef<Path>) -> Result<HookedTransformer> {
         self.read(name_or_folder.as_ref()).map(HookedTransformer::from)
@@ -44,7 +44,7 @@ impl LoadOptions {
     ///
     /// # Errors
     ///
-    /// [`Error::ConfigField`] for an invalid configuration; [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::ExtraTensors`] if
+    /// [`Error::ConfigField`] for an invalid configuration; [`Error::Checkpoint`] if
     /// the weights do not match the configuration.
     pub fn state_dict(
         &self,

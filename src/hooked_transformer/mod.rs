@@ -31,7 +31,7 @@ use crate::model::Transformer;
 use crate::pretrained::processing::Processing;
 use crate::pretrained::Pretrained;
 use crate::text::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Result, TokenizerError};
 
 pub use directions::OutputTokens;
 pub use generation::{Generated, Generation, GenerationStep, RowStep, StepInfo, StepOptions};
@@ -107,9 +107,9 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`] if the model has no tokenizer.
+    /// [`TokenizerError::Missing`] if the model has no tokenizer.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)
+        self.tokenizer.as_ref().ok_or_else(|| TokenizerError::Missing.into())
     }
 
     /// The model with this tokenizer instead of its own.

@@ -27,7 +27,7 @@ impl HookedTransformer {
     /// - for settings: [`Error::Setting`] if one has no effect or contradicts another, and those of hook names and filters, such as
     ///   [`Error::UnknownHook`], [`Error::HookNotInModel`], [`Error::LayerOutOfRange`] and [`Error::NothingSelected`];
     /// - for positions: [`Error::SliceOutOfRange`], [`Error::PaddingChosen`];
-    /// - for hooks: [`Error::Hook`], [`Error::HookPanicked`], [`Error::EditedInPlace`], [`Error::Replacement`], [`Error::Patch`], [`Error::Sink`];
+    /// - for hooks: [`Error::Hook`], [`Error::Patch`], [`Error::Sink`];
     /// - for memory: [`Error::Budget`] if one entry exceeds the budget, [`Error::Torch`] if memory runs out.
     pub fn run<'a>(&self, input: impl Into<Input>, run: RunOptions<'a>) -> Result<RunOutput> {
         Ok(self.run_recorded(input.into(), run)?.0)

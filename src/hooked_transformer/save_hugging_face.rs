@@ -35,7 +35,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRepresentable`] for a weight that the family's folders have no place for; [`Error::Unsupported`], naming what
+    /// [`Error::Checkpoint`] for a weight that the family's folders have no place for; [`Error::Unsupported`], naming what
     /// GPT-2 does not have; [`Error::UnsupportedKind`]; [`Error::Io`]; [`Error::Tokenizer`].
     pub fn save_hugging_face(&self, folder: impl AsRef<Path>, kind: Kind) -> Result<()> {
         let folder = folder.as_ref();

@@ -31,9 +31,8 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`] for a text if the model has no tokenizer; [`Error::EmptyPrompt`] if a row has no tokens; [`Error::UnknownWord`] for
-    /// a word that is not in the vocabulary, unless [`Tokenizer::allow_unknown`](crate::Tokenizer::allow_unknown) is set;
-    /// [`Error::Tokenizer`] if the tokenizer fails.
+    /// [`Error::EmptyPrompt`] if a row has no tokens; [`Error::Tokenizer`] for a text if the model has no tokenizer or if it fails, and for
+    /// a word that is not in the vocabulary, unless [`Tokenizer::allow_unknown`](crate::Tokenizer::allow_unknown) is set.
     pub fn to_tokens(&self, input: impl Into<Input>) -> Result<Tokens> {
         self.to_tokens_with(input, TokenOptions::default())
     }
@@ -42,7 +41,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// Those of [`HookedTransformer::to_tokens`]; [`Error::NoBosToken`] if `Bos::Yes` is set and the tokenizer has no BOS token.
+    /// Those of [`HookedTransformer::to_tokens`]; [`Error::Tokenizer`] if `Bos::Yes` is set and the tokenizer has no BOS token.
     pub fn to_tokens_with(&self, input: impl Into<Input>, options: TokenOptions) -> Result<Tokens> {
         input.into().tokens(self.default_prepend_bos, self.tokenizer.as_ref(), self.config().n_ctx, &options)
     }
@@ -63,7 +62,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`]; [`Error::TokenOutOfRange`] for an id outside the vocabulary; [`Error::Shape`] for several rows: use
+    /// [`Error::Tokenizer`]; [`Error::TokenOutOfRange`] for an id outside the vocabulary; [`Error::Shape`] for several rows: use
     /// [`to_string_batch`](Self::to_string_batch) for these.
     #[allow(clippy::inherent_to_string_shadow_display)]
     pub fn to_string(&self, ids: impl Into<Input>) -> Result<String> {
@@ -75,7 +74,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`]; [`Error::TokenOutOfRange`] for an id outside the vocabulary.
+    /// [`Error::Tokenizer`]; [`Error::TokenOutOfRange`] for an id outside the vocabulary.
     pub fn to_string_batch(&self, ids: impl Into<Input>) -> Result<Vec<String>> {
         let tokenizer = self.tokenizer()?;
         self.rows(ids.into())?.iter().map(|row| tokenizer.decode(row)).collect()
@@ -150,8 +149,8 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotOneToken`] for a text of several tokens, which the error lists; [`Error::UnknownWord`] for a word that is not in the
-    /// vocabulary; [`Error::NoTokenizer`]; [`Error::TokenOutOfRange`] if the id is outside the model's vocabulary.
+    /// [`Error::Tokenizer`] for a text of several tokens, which the error lists, and for a word that is not in the vocabulary;
+    /// [`Error::TokenOutOfRange`] if the id is outside the model's vocabulary.
     pub fn to_single_token(&self, text: &str) -> Result<i64> {
         self.in_vocabulary(self.tokenizer()?.single_token(text)?)
     }
@@ -160,7 +159,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`]; [`Error::TokenOutOfRange`] for an id outside the model's vocabulary.
+    /// [`Error::Tokenizer`]; [`Error::TokenOutOfRange`] for an id outside the model's vocabulary.
     pub fn to_single_str_token(&self, id: i64) -> Result<String> {
         let tokenizer = self.tokenizer()?;
         self.in_vocabulary(id).map(|id| tokenizer.text_or_number(id))

@@ -4,7 +4,7 @@ use tch::{Device, Kind};
 
 use super::HookedTransformer;
 use crate::text::input::Input;
-use crate::{Error, Result};
+use crate::{Error, Result, TokenizerError};
 
 /// One token: a text that is exactly one, or an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::TokenNotInPrompt`]; [`Error::NotOneToken`] and the like for a text that is not one token; [`Error::Shape`] for
+    /// [`Error::Tokenizer`] for a text that is not one token; [`Error::Shape`] for
     /// several rows.
     pub fn get_token_position(
         &self,
@@ -94,7 +94,7 @@ impl HookedTransformer {
         };
         column.ok_or_else(|| {
             let text = self.to_single_str_token(id).unwrap_or_default();
-            Error::TokenNotInPrompt { id, text, tokens: row.len() }
+            TokenizerError::TokenNotInPrompt { id, text, tokens: row.len() }.into()
         })
     }
 }

@@ -93,7 +93,7 @@ impl PatchingOptions {
 /// # Errors
 ///
 /// Those of [`HookedTransformer::run`] and of the metric; [`Error::NoEntry`](crate::Error::NoEntry) where the clean cache does not hold a
-/// point; [`Error::Shape`](crate::Error::Shape) where it holds it for another batch; [`Error::OptionValue`](crate::Error::OptionValue) for a
+/// point; [`Error::Shape`](crate::Error::Shape) where it holds it for another batch; [`Error::Setting`](crate::Error::Setting) for a
 /// budget that does not suffice for one patch.
 pub fn activation_patch(
     model: &HookedTransformer,

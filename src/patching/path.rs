@@ -17,7 +17,7 @@ use crate::run::{Hooks, Selected};
 use crate::text::input::Input;
 use crate::text::input::Tokens;
 use crate::text::positions::Positions;
-use crate::{Error, Result};
+use crate::{Error, HookFailure, Result};
 
 /// Which paths are patched, and how.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ impl PathOptions {
 ///
 /// # Errors
 ///
-/// Those of [`activation_patch`](super::activation_patch), with the source cache for the clean one; [`Error::HookPart`] for a sender that does
+/// Those of [`activation_patch`](super::activation_patch), with the source cache for the clean one; [`Error::Hook`] for a sender that does
 /// not write to the stream, a receiver that does not read it, and a node that is neither a head nor an MLP.
 pub fn path_patch(
     model: &HookedTransformer,
@@ -150,7 +150,7 @@ fn patch(
             let part = resolved(part, model)?;
             match may(part.point.site()) {
                 true => Ok(part),
-                false => Err(Error::HookPart { name: part.point.to_string(), what: why.into() }),
+                false => Err(Error::hook(part.point, HookFailure::Part { why: why.into() })),
             }
         };
         parts.iter().map(check).collect()

@@ -17,7 +17,7 @@ use crate::run::{Hooks, Part, Selected};
 use crate::tensor::columns::Columns;
 use crate::text::input::Tokens;
 use crate::text::positions::Positions;
-use crate::{Error, Result};
+use crate::{Error, HookFailure, Result};
 
 /// The metric of the corrupted run with each of the patches, whose values are those of the clean cache.
 pub(super) fn sweep(
@@ -45,7 +45,7 @@ pub(super) fn sweep(
 /// The part at a point of this model.
 pub(super) fn resolved(part: &HookPart, model: &HookedTransformer) -> Result<HookPart> {
     let point = part.point.resolve(model.config())?;
-    let failed = |what| Error::HookPart { name: point.to_string(), what };
+    let failed = |what| Error::hook(point, HookFailure::Part { why: what });
     if point.expert().is_some() {
         return Err(failed("a sweep patches rows of the batch, which the activations of an expert do not have".into()));
     }

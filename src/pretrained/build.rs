@@ -32,7 +32,7 @@ use crate::{Config, Error, LoadOptions, Result};
 ///
 /// # Errors
 ///
-/// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::ExtraTensors`], [`Error::UnsupportedKind`].
+/// [`Error::Checkpoint`], [`Error::UnsupportedKind`].
 pub(crate) fn build(
     config: &Config,
     checkpoint: &Checkpoint,

@@ -12,7 +12,7 @@ use crate::format::quantized::Method;
 use crate::format::{safetensors, torch_file, Place};
 use crate::unchecked::mapped::{Access, FileBytes};
 use crate::unchecked::threads::SharedTensor;
-use crate::{Error, Result};
+use crate::{CheckpointError, Error, Result};
 
 /// The weights' usual file, and the older one.
 pub(crate) const SAFETENSORS: &str = "model.safetensors";
@@ -199,7 +199,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where these do not go together, [`Error::MissingTensor`] where one is absent.
+    /// [`Error::Malformed`] where these do not go together, [`Error::Checkpoint`] where one is absent.
     pub(crate) fn quantize(
         &mut self,
         name: String,
@@ -212,7 +212,7 @@ impl Checkpoint {
         for part in parts {
             match self.tensors.remove(part) {
                 Some(Stored::InFile { file, place }) => places.push((file, place)),
-                _ => return Err(Error::MissingTensor { name: part.clone(), expected: Vec::new() }),
+                _ => return Err(CheckpointError::MissingTensor { name: part.clone(), expected: Vec::new() }.into()),
             }
         }
         let weight = QuantizedWeight::new(&self.files, method, places, shape, layout)?;

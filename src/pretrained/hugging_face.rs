@@ -18,7 +18,7 @@ pub(crate) type HuggingFace = (Vec<(String, Tensor)>, Map<String, Value>);
 ///
 /// # Errors
 ///
-/// [`Error::NotRepresentable`](crate::Error::NotRepresentable) for a weight that the family's checkpoints cannot hold;
+/// [`Error::Checkpoint`] for a weight that the family's checkpoints cannot hold;
 /// [`Error::UnsupportedKind`](crate::Error::UnsupportedKind).
 pub(crate) fn hugging_face(model: &Transformer, mut fields: Map<String, Value>, kind: Kind) -> Result<HuggingFace> {
     check_kind(kind)?;

@@ -10,7 +10,7 @@ use super::parts::{Entry, Part, View};
 use crate::model::part::{Address, Location};
 use crate::tensor::precision::at_least_float;
 use crate::unchecked::threads::SharedTensor;
-use crate::{Config, Error, Result};
+use crate::{CheckpointError, Config, Error, Result};
 
 /// Reads the parts of one checkpoint, and remembers which tensors it used.
 pub(crate) struct PartReader<'a> {
@@ -136,14 +136,16 @@ impl<'a> PartReader<'a> {
     fn find(&self, entry: &Entry, location: Location, head: usize, shapes: &[&[i64]]) -> Result<Tensor> {
         let name = entry.tensor_name(location, head);
         let expected = entry.view.checkpoint_shape(shapes[0], self.config);
-        let Some(found) = self.checkpoint.shape(&name) else { return Err(Error::MissingTensor { name, expected }) };
+        let Some(found) = self.checkpoint.shape(&name) else {
+            return Err(CheckpointError::MissingTensor { name, expected }.into());
+        };
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         let fits = match entry.view {
             View::AsIs => shapes.contains(&found.as_slice()),
             _ => found == expected,
         };
         if !fits {
-            return Err(Error::TensorShape { name, found, expected });
+            return Err(CheckpointError::TensorShape { name, found, expected }.into());
         }
         let expert = location.expert.unwrap_or(0);
         // Of a quantised tensor of all experts, only one is made.
@@ -152,15 +154,18 @@ impl<'a> PartReader<'a> {
         {
             return entry.view.read(&one, self.config, 0, self.kind);
         }
-        let Some(stored) = self.checkpoint.tensor(&name)? else { return Err(Error::MissingTensor { name, expected }) };
+        let Some(stored) = self.checkpoint.tensor(&name)? else {
+            return Err(CheckpointError::MissingTensor { name, expected }.into());
+        };
         entry.view.read(&stored, self.config, expert, self.kind)
     }
 
     fn missing(&self, part: Part, location: Location) -> Error {
-        Error::MissingTensor {
+        CheckpointError::MissingTensor {
             name: Address { location, part }.to_string(),
             expected: part.shape(self.config, location),
         }
+        .into()
     }
 
     /// Checks that every tensor of the checkpoint was used, but for those whose names end so.
@@ -177,6 +182,6 @@ impl<'a> PartReader<'a> {
         if unused.len() > names.len() {
             names.push("…".into());
         }
-        Err(Error::ExtraTensors { count: unused.len(), names: names.join(", ") })
+        Err(CheckpointError::ExtraTensors { count: unused.len(), names: names.join(", ") }.into())
     }
 }

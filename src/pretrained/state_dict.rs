@@ -12,7 +12,7 @@ use crate::model::parameters::PartTensor;
 use crate::model::part::{Address, Location, Role};
 use crate::model::Transformer;
 use crate::tensor::scalar::full;
-use crate::{Config, Error, Result};
+use crate::{CheckpointError, Config, Error, Result};
 
 impl Transformer {
     /// The weights by TransformerLens' names and in its shapes, as views of the model's own memory: what
@@ -65,7 +65,7 @@ pub(crate) fn state_dict_layout(config: &Config) -> impl Iterator<Item = (Addres
 ///
 /// # Errors
 ///
-/// [`Error::NotRepresentable`] for a part that the checkpoint cannot hold.
+/// [`Error::Checkpoint`] for a part that the checkpoint cannot hold.
 pub(crate) fn write(
     parts: &[PartTensor],
     table: &[Entry],
@@ -234,6 +234,7 @@ impl Writer<'_> {
     }
 
     fn error(&self, address: Address, why: &str) -> Error {
-        Error::NotRepresentable { format: self.format.into(), name: address.to_string(), why: why.into() }
+        CheckpointError::NotRepresentable { format: self.format.into(), name: address.to_string(), why: why.into() }
+            .into()
     }
 }

@@ -8,12 +8,12 @@
 use indexmap::IndexMap;
 use tch::{Kind, Tensor};
 
+use super::guard::{check, guarded, shown};
 use super::hooks::{Action, Hooks};
 use super::kept::KeptPositions;
 use super::part::Part;
-use super::tap::{check, guarded, shown};
 use crate::hook::HookPoint;
-use crate::{Error, Result};
+use crate::{Error, HookFailure, Result};
 
 /// A point at which the graph is cut.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl BackwardPass<'_> {
     ///
     /// # Errors
     ///
-    /// A hook's: [`Error::Hook`], [`Error::HookPanicked`], [`Error::Replacement`], [`Error::EditedInPlace`].
+    /// A hook's: [`Error::Hook`].
     pub(crate) fn gradients(
         mut self,
         scalar: &Tensor,
@@ -107,7 +107,7 @@ impl BackwardPass<'_> {
     /// What the hooks at a cut make of its gradient.
     fn act(&mut self, cut: &Cut, mut gradient: Tensor) -> Result<Tensor> {
         let point = cut.point;
-        let failed = |source| Error::Hook { name: point.to_string(), source };
+        let failed = |source| Error::hook(point, HookFailure::Failed(source));
         for (hook, part) in &cut.hooked {
             let found = match part {
                 Some(part) => part.read(&gradient)?,
@@ -124,7 +124,7 @@ impl BackwardPass<'_> {
                     check(point, &found, &replacement)?;
                     let replacement = replacement.f_detach()?;
                     if has_nan(&replacement)? && !has_nan(&found)? {
-                        return Err(Error::HookNaN { name: point.to_string() });
+                        return Err(Error::hook(point, HookFailure::NaN));
                     }
                     gradient = match part {
                         None => replacement,

@@ -47,9 +47,9 @@ pub type HookError = Box<dyn std::error::Error + Send + Sync>;
 /// # What a hook may do
 ///
 /// A tensor that a hook gets by `&` is the run's own. A hook that changes it in place (`z.select(2, 1).zero_()`) ends the run
-/// with [`Error::EditedInPlace`](crate::Error::EditedInPlace); so does one that changes what it was shown earlier, as far as
+/// with [`Error::Hook`](crate::Error::Hook); so does one that changes what it was shown earlier, as far as
 /// the cache keeps that. Weights and the caller's tokens are never handed out, only copies, so no hook changes them. A hook that
-/// panics ends the run with [`Error::HookPanicked`](crate::Error::HookPanicked), which names the point.
+/// panics ends the run with [`Error::Hook`](crate::Error::Hook), which names the point.
 #[derive(Default)]
 pub struct Hooks<'a> {
     pub(crate) entries: Vec<Entry<'a>>,
@@ -195,7 +195,7 @@ impl<'a> Hooks<'a> {
     /// positions `queries` at the positions `keys`. Their scores become −∞, so that the rest of the attention grows in their place.
     ///
     /// For some heads only, it is a patch: `hook::attn_scores(2).head(1).pos(-1).key(4)` with `Patch::set(f64::NEG_INFINITY)`. A query that
-    /// may look at nothing any more ends the run with [`Error::HookNaN`](crate::Error::HookNaN).
+    /// may look at nothing any more ends the run with [`Error::Hook`](crate::Error::Hook).
     ///
     /// ```
     /// use tch_lens::{HookedTransformer, Hooks};

@@ -3,6 +3,7 @@
 //! them ([`backward`]).
 
 pub(crate) mod backward;
+mod guard;
 mod hooks;
 pub(crate) mod kept;
 mod part;

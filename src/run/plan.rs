@@ -15,7 +15,7 @@ use crate::error::KeyValueStoreError;
 use crate::hook::{self, End, HookFilter, HookName, HookPoint, Place, PointSet, Section, Selection, Site};
 use crate::tensor::span::Span;
 use crate::text::positions::{PositionAxis, Positions};
-use crate::{Config, Error, Result};
+use crate::{Config, Error, HookFailure, Result};
 
 /// What a run records for gradients.
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,7 +135,7 @@ impl Plan {
         let (config, weights) = &self.of;
         let failed = |what| match action {
             Action::Patch(_) => Error::Patch { name: point.to_string(), what },
-            _ => Error::HookPart { name: point.to_string(), what },
+            _ => Error::hook(point, HookFailure::Part { why: what }),
         };
         let selection = match action {
             Action::Patch(patch) => selection.and(patch.selection()).map_err(failed)?,

@@ -1,11 +1,10 @@
 //! [`Tap`]: what the forward pass does at a hook point.
 
-use std::panic::{catch_unwind, AssertUnwindSafe};
-
 use indexmap::IndexMap;
 use tch::{Kind, Tensor};
 
 use super::backward::{is_differentiable, BackwardPass, Cut};
+use super::guard::{check, guarded, shown};
 use super::hooks::{Action, Hooks};
 use super::kept::{Kept, KeptPositions};
 use super::part::Part;
@@ -14,7 +13,7 @@ use super::selected::Selected;
 use super::sink::{self, Sink, SinkEntry};
 use crate::hook::{End, HookPoint, PointSet, Site};
 use crate::text::input::Tokens;
-use crate::{Error, Result};
+use crate::{Error, HookFailure, Result};
 
 /// Why a forward pass ends early: what would come next is not wanted, or something failed.
 ///
@@ -102,14 +101,14 @@ impl<'r, 'h> Tap<'r, 'h> {
     ///
     /// # Errors
     ///
-    /// [`Error::EditedInPlace`] where a hook changed a kept activation that it was shown before; the sink's.
+    /// [`Error::Hook`] where a hook changed a kept activation that it was shown before; the sink's.
     pub(crate) fn finish(mut self) -> Result<(Recording, BackwardPass<'h>)> {
         if let Some(sink) = &mut self.sink {
             guarded(SINK, || sink.finish())?.map_err(|source| sink::failed(None, source))?;
         }
         for ((point, tensor), version) in self.cache.iter().zip(&self.versions) {
             if tensor.f_internal_version()? != *version {
-                return Err(Error::EditedInPlace { name: point.to_string() });
+                return Err(Error::hook(point, HookFailure::EditedInPlace));
             }
         }
         self.refuse_nan()?;
@@ -129,7 +128,7 @@ impl<'r, 'h> Tap<'r, 'h> {
         let caused = isnan(|(_, _, after)| after)?.f_logical_and(&isnan(|(_, before, _)| before)?.f_logical_not()?)?;
         let caused = Vec::<bool>::try_from(caused)?;
         match self.largest.iter().zip(caused).find(|(_, caused)| *caused) {
-            Some(((point, ..), _)) => Err(Error::HookNaN { name: point.to_string() }),
+            Some(((point, ..), _)) => Err(Error::hook(point, HookFailure::NaN)),
             None => Ok(()),
         }
     }
@@ -273,7 +272,7 @@ impl<'r, 'h> Tap<'r, 'h> {
     /// What a hook makes of an activation.
     fn act(&mut self, nth: usize, point: HookPoint, tensor: Tensor) -> Result<Tensor> {
         let (plan, positions) = (self.plan, self.positions);
-        let failed = |source| Error::Hook { name: point.to_string(), source };
+        let failed = |source| Error::hook(point, HookFailure::Failed(source));
         let part = match &self.selected[nth] {
             Some(selected) => Some(selected.part(point, plan.config(), positions, &tensor.size())?),
             None => None,
@@ -343,45 +342,6 @@ fn leaf(tensor: &Tensor) -> Result<Tensor> {
 }
 
 const SINK: &str = "the run's sink";
-
-/// Runs a function of the caller's that must not change `tensor` in place.
-pub(super) fn shown<T>(point: HookPoint, tensor: &Tensor, f: impl FnOnce() -> T) -> Result<T> {
-    // Views share their version, so a change through any of them counts.
-    let before = tensor.f_internal_version()?;
-    let result = guarded(point, f)?;
-    match tensor.f_internal_version()? == before {
-        true => Ok(result),
-        false => Err(Error::EditedInPlace { name: point.to_string() }),
-    }
-}
-
-/// Runs a function of the caller's; a panic in it is an error that names the point, or whatever else it is of.
-pub(super) fn guarded<T>(of: impl ToString, f: impl FnOnce() -> T) -> Result<T> {
-    // What the function may have left half done is the caller's, who gets the error.
-    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Error::HookPanicked { name: of.to_string(), message: text.unwrap_or("it did not say why").into() }
-    })
-}
-
-/// A replacement must be what it replaces: shape, kind and device.
-pub(super) fn check(point: HookPoint, expected: &Tensor, found: &Tensor) -> Result<()> {
-    if !found.defined() {
-        return Err(Error::wrong_input(format!("the hook at `{point}` returned an undefined tensor")));
-    }
-    let same =
-        expected.size() == found.size() && expected.f_kind()? == found.f_kind()? && expected.device() == found.device();
-    if same {
-        return Ok(());
-    }
-    Err(Error::Replacement {
-        name: point.to_string(),
-        expected: expected.size(),
-        expected_kind: expected.f_kind()?,
-        found: found.size(),
-        found_kind: found.f_kind()?,
-    })
-}
 
 #[cfg(test)]
 mod tests {

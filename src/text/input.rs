@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::text::tokenizer::{Bos, PaddingSide, Tokenizer};
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Result, TokenizerError};
 
 /// What a model can be run on: a text, texts, token ids, or a tensor of them.
 ///
@@ -246,7 +246,7 @@ impl Input {
         let TokenOptions { bos, padding_side: side, truncate } = *options;
         let tokens = match self {
             Input::Texts(texts) => {
-                let tokenizer = tokenizer.ok_or(Error::NoTokenizer)?;
+                let tokenizer = tokenizer.ok_or(TokenizerError::Missing)?;
                 let prepend = prepends_bos(default_prepend_bos, tokenizer, bos);
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
                 Tokens::padded(&tokenizer.encode_batch(&texts, prepend)?, pad, side)?

@@ -73,7 +73,7 @@ impl Graph {
     ///
     /// # Errors
     ///
-    /// [`Error::SliceOutOfRange`] for a number that no node has; [`Error::OptionValue`] for a weight that is not finite.
+    /// [`Error::SliceOutOfRange`] for a number that no node has; [`Error::Setting`] for a weight that is not finite.
     pub fn edge(&mut self, from: usize, to: usize, weight: f32) -> Result<()> {
         for node in [from, to] {
             if node >= self.nodes.len() {

@@ -105,7 +105,7 @@ impl HeatMap {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for a scale whose ends are the same or not finite.
+    /// [`Error::Setting`] for a scale whose ends are the same or not finite.
     pub fn color_scale(mut self, scale: ColorScale) -> Result<Self> {
         self.scale = scale.checked()?;
         Ok(self)

@@ -187,7 +187,7 @@ impl AttentionPatterns {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for [`Precision::Byte`] where numbers are not from 0 to 1.
+    /// [`Error::Setting`] for [`Precision::Byte`] where numbers are not from 0 to 1.
     pub(super) fn encoded(&self) -> Result<EncodedPatterns> {
         let count = self.panels().count() * self.queries.len() * self.keys.len();
         let is_weight = self.is_from_zero_to_one()?;

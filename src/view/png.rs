@@ -21,7 +21,7 @@ impl Figure {
     ///
     /// # Errors
     ///
-    /// [`Error::Drawing`] where there are no fonts; [`Error::OptionValue`] for a scale that is not above zero, or that gives an image of
+    /// [`Error::Drawing`] where there are no fonts; [`Error::Setting`] for a scale that is not above zero, or that gives an image of
     /// more than 100 million pixels; those of [`to_svg`](Figure::to_svg).
     pub fn to_png(&self, scale: f32) -> Result<Vec<u8>> {
         let drawing = |error: &dyn std::fmt::Display| Error::Drawing { why: error.to_string() };

@@ -73,7 +73,7 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`](crate::Error::OptionValue) for a scale whose ends are the same or not finite.
+    /// [`Error::Setting`](crate::Error::Setting) for a scale whose ends are the same or not finite.
     pub fn color_scale(mut self, scale: ColorScale) -> Result<Self> {
         self.scale = scale.checked()?;
         Ok(self)

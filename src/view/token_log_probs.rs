@@ -39,7 +39,7 @@ impl TokenLogProbs {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`]; [`Error::NoBatchRow`]; [`Error::Shape`] for logits of other positions.
+    /// [`Error::Tokenizer`]; [`Error::NoBatchRow`]; [`Error::Shape`] for logits of other positions.
     pub fn new(model: &HookedTransformer, tokens: &Tokens, row: usize, logits: &Tensor, k: usize) -> Result<Self> {
         let tokenizer = model.tokenizer()?;
         let [n_rows, n_positions] = [tokens.ids.size()[0], tokens.ids.size()[1]];

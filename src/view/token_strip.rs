@@ -65,7 +65,7 @@ impl TokenStrip {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`](crate::Error::OptionValue) for a scale whose ends are the same or not finite.
+    /// [`Error::Setting`](crate::Error::Setting) for a scale whose ends are the same or not finite.
     pub fn color_scale(mut self, scale: ColorScale) -> Result<Self> {
         let scale = scale.checked()?;
         if let Some(series) = self.series.last_mut() {

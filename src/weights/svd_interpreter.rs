@@ -72,7 +72,7 @@ impl SvdInterpreter {
     /// # Errors
     ///
     /// [`Error::LayerOutOfRange`], [`Error::SliceOutOfRange`] for a head that there is not, [`Error::ModelHasNo`] for a model without such
-    /// MLPs, [`Error::OptionValue`] for more vectors than the matrix has.
+    /// MLPs, [`Error::Setting`] for more vectors than the matrix has.
     pub fn get_singular_vectors(&self, of: SvdMatrix, num_vectors: usize) -> Result<Tensor> {
         let (values, rows) = self.decomposed(of)?;
         let most = values.size()[0];

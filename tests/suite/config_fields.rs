@@ -1,7 +1,7 @@
 //! What a family does not support is an error that names the field and its value, before any weight is read.
 
 use serde_json::{json, Value};
-use tch_lens::{Error, HookedTransformer, LoadOptions};
+use tch_lens::{CheckpointError, Error, HookedTransformer, LoadOptions};
 
 /// Architecture, what its `config.json` has, and the field and value that the error names: the file's own, but for
 /// those that only the shape as a whole refuses, which have the names of [`tch_lens::Config`].
@@ -393,7 +393,7 @@ fn a_number_that_cannot_be_in_cfg_json_is_named() {
         .unwrap();
         LoadOptions::new().open(folder.path()).unwrap_err()
     };
-    assert!(matches!(opened(&good), Error::MissingTensor { .. }), "{}", opened(&good));
+    assert!(matches!(opened(&good), Error::Checkpoint(CheckpointError::MissingTensor { .. })), "{}", opened(&good));
     for (change, field) in cases {
         let mut fields = good.clone();
         fields.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());

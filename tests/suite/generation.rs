@@ -592,7 +592,7 @@ fn what_cannot_be_is_one_clear_sentence() {
     // A stop string that never comes, and a prompt that fills the context, are no errors.
     let generated = toy.generate("The capital of France is", &greedy(5).stop_string("never")).unwrap();
     assert_eq!(generated.rows[0].stop_reason(), Some(&StopReason::MaxNewTokens));
-    assert!(matches!(toy.generate_text("Mary", &new().samples(2)), Err(Error::OptionValue { name: "samples", .. })));
+    assert!(matches!(toy.generate_text("Mary", &new().samples(2)), Err(Error::Setting { name: "samples", .. })));
     // Pasts that do not fit.
     let mut store = KeyValueStore::new(&model, 2, 8).unwrap();
     model.run(vec![vec![1i64], vec![2]], RunOptions::new().past(&mut store)).unwrap();

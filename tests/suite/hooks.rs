@@ -6,8 +6,8 @@ use crate::common::{max_diff, raw, Fixture};
 use rstest::rstest;
 use tch::{IndexOp, Kind, Tensor};
 use tch_lens::{
-    autodiff, hook, ActivationCache, Error, HookFilter, HookPoint, HookedTransformer, Hooks, PaddingSide, Patch,
-    Positions, RunOptions, Slice,
+    autodiff, hook, ActivationCache, Error, HookFailure, HookFilter, HookPoint, HookedTransformer, Hooks, PaddingSide,
+    Patch, Positions, RunOptions, Slice,
 };
 
 /// Norms before and after sublayers, none at all, after the embedding; learned, rotary and short-former positions; gates, SoLU,
@@ -78,7 +78,7 @@ fn an_edit_of_what_was_only_shown_is_an_error_and_changes_no_weight() {
             for hooks in [observer, replacer] {
                 let error = model.run(&tokens, RunOptions::new().hooks(hooks).cache(point)).unwrap_err();
                 assert!(
-                    matches!(&error, Error::EditedInPlace { name } if *name == point.to_string()),
+                    matches!(&error, Error::Hook { name, source: HookFailure::EditedInPlace } if *name == point.to_string()),
                     "{what}: {error}"
                 );
                 assert!(error.to_string().contains("`Hooks::edit`"), "{error}");
@@ -109,7 +109,10 @@ fn views_count_with_and_without_gradients(#[case] recorded: bool) {
     ];
     for change in changes {
         let hooks = Hooks::new().observe(hook::z(0), |z, _| change(z));
-        assert!(matches!(model.run_with_hooks(PROMPT, hooks), Err(Error::EditedInPlace { .. })));
+        assert!(matches!(
+            model.run_with_hooks(PROMPT, hooks),
+            Err(Error::Hook { source: HookFailure::EditedInPlace, .. })
+        ));
     }
     // Looking in any way is no edit.
     let hooks = Hooks::new().observe(HookFilter::All, |x, _| {
@@ -127,7 +130,10 @@ fn a_cached_entry_cannot_be_changed_from_a_later_hook() {
         .observe(hook::resid_pre(1), |x, _| *stolen.borrow_mut() = x.shallow_clone())
         .observe(hook::pattern(1), |_, _| drop(stolen.borrow().select(1, 0).zero_()));
     let error = model.run(PROMPT, RunOptions::new().hooks(hooks).cache("resid_post")).unwrap_err();
-    assert!(matches!(&error, Error::EditedInPlace { name } if name == "blocks.0.hook_resid_post"), "{error}");
+    assert!(
+        matches!(&error, Error::Hook { name, source: HookFailure::EditedInPlace } if name == "blocks.0.hook_resid_post"),
+        "{error}"
+    );
 }
 
 const PROMPT: [i64; 5] = [5, 14, 3, 10, 9];
@@ -171,14 +177,17 @@ fn an_edit_may_fail_or_put_another_tensor_in_place() {
     let zero = model.run_with_hooks(PROMPT, Hooks::new().patch(hook::z(0), Patch::zero())).unwrap();
     assert_eq!(model.run_with_hooks(PROMPT, replaced).unwrap(), zero);
     let misshapen = Hooks::new().edit(hook::z(0), |z, _| *z = z.select(0, 0));
-    assert!(matches!(model.run_with_hooks(PROMPT, misshapen), Err(Error::Replacement { .. })));
+    assert!(matches!(
+        model.run_with_hooks(PROMPT, misshapen),
+        Err(Error::Hook { source: HookFailure::Replacement { .. }, .. })
+    ));
 }
 
 #[test]
 fn a_panic_in_a_hook_is_an_error_that_names_the_point() {
     let model = raw("gpt2");
     let message = |hooks: Hooks| match model.run_with_hooks(PROMPT, hooks).unwrap_err() {
-        Error::HookPanicked { name, message } => format!("{name}: {message}"),
+        Error::Hook { name, source: HookFailure::Panicked { message } } => format!("{name}: {message}"),
         other => panic!("{other}"),
     };
     let head = 9;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::common::{families, raw, Fixture};
 use tch::{Kind, Tensor};
 use tch_lens::{
-    hook, Error, FileSink, HookError, HookFilter, HookPoint, PlannedEntry, Positions, ReturnType, RunOptions, Sink,
-    SinkEntry,
+    hook, Error, FileSink, HookError, HookFailure, HookFilter, HookPoint, PlannedEntry, Positions, ReturnType,
+    RunOptions, Sink, SinkEntry,
 };
 
 const PROMPT: [i64; 5] = [5, 14, 3, 10, 9];
@@ -146,13 +146,13 @@ fn a_sink_that_fails_panics_or_edits_ends_the_run() {
     assert!(matches!(error, Error::EmptyPrompt)); // the crate's own stay what they are
     let error = run(|_| panic!("no room"));
     assert!(
-        matches!(&error, Error::HookPanicked { name, message } if name == "blocks.0.attn.hook_z" && message == "no room")
+        matches!(&error, Error::Hook { name, source: HookFailure::Panicked { message } } if name == "blocks.0.attn.hook_z" && message == "no room")
     );
     let error = run(|entry| {
         let _ = entry.tensor.shallow_clone().zero_();
         Ok(())
     });
-    assert!(matches!(error, Error::EditedInPlace { .. }), "{error}");
+    assert!(matches!(error, Error::Hook { source: HookFailure::EditedInPlace, .. }), "{error}");
 }
 
 /// Sums over a batch of runs, without a cache of any.

@@ -6,7 +6,7 @@ use tch_lens::config::{NormConfig, NormPosition, Normalization};
 use tch_lens::{
     hook, AccumulateOptions, ActivationCache, Answer, Component, Config, DecomposeOptions, Error, FullOptions,
     HeadOptions, HookFilter, HookedTransformer, LensOptions, LoadOptions, Mode, NeuronOptions, NeuronResultOptions,
-    PaddingSide, Positions, Result, RunOptions, Target, Tokens,
+    PaddingSide, Positions, Result, RunOptions, Target, TokenizerError, Tokens,
 };
 
 const TOLERANCE: f64 = 1e-5;
@@ -235,12 +235,12 @@ fn documented_errors_come() {
         bare.logit_lens(LensOptions::new()) => Error::NoEntry { .. },
         cache.logit_lens(LensOptions::new().target(Target::Attn(9))) => Error::LayerOutOfRange { .. },
         cache.logit_lens(LensOptions::new()).unwrap().rank_of(5) => Error::SeveralPositions { .. },
-        cache.logit_lens(LensOptions::new().pos(1).batch(0)).unwrap().rank_of("word") => Error::NoTokenizer,
-        cache.logit_lens(LensOptions::new().pos(1).batch(0)).unwrap().top(3) => Error::NoTokenizer,
+        cache.logit_lens(LensOptions::new().pos(1).batch(0)).unwrap().rank_of("word") => Error::Tokenizer(TokenizerError::Missing),
+        cache.logit_lens(LensOptions::new().pos(1).batch(0)).unwrap().top(3) => Error::Tokenizer(TokenizerError::Missing),
         cache.logit_lens(LensOptions::new().pos(1).batch(0)).unwrap().rank_of(96) => Error::TokenOutOfRange { .. },
         bare.logit_attrs(HeadOptions::new(), 5) => Error::NoEntry { .. },
         cache.logit_attrs(HeadOptions::new(), 96) => Error::TokenOutOfRange { .. },
-        cache.logit_attrs(HeadOptions::new(), "word") => Error::NoTokenizer,
+        cache.logit_attrs(HeadOptions::new(), "word") => Error::Tokenizer(TokenizerError::Missing),
         cache.logit_attrs(HeadOptions::new(), Answer::per_row([1, 2, 3])) => Error::Shape { .. },
         cache.logit_attrs(HeadOptions::new(), 5).unwrap().top(3) => Error::SeveralPositions { .. },
         cache.logit_attrs(HeadOptions::new(), 5).unwrap().row(&Component::Embed) => Error::NoRow { .. },

@@ -4,7 +4,7 @@ use rstest::rstest;
 use tch::{IndexOp, Tensor};
 use tch_lens::{
     Bos, Error, HookedTransformer, LoadOptions, Occurrence, PaddingSide, PromptTestOptions, TokenOptions, Tokenizer,
-    Tokens,
+    TokenizerError, Tokens,
 };
 
 use super::common;
@@ -89,7 +89,7 @@ fn a_token_s_position_is_its_column() {
     assert!(matches!(several, Err(Error::Shape { .. })));
     assert!(matches!(
         model.get_token_position("the road", "the road", Occurrence::First),
-        Err(Error::NotOneToken { .. })
+        Err(Error::Tokenizer(TokenizerError::NotOneToken { .. }))
     ));
 }
 

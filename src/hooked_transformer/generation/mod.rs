@@ -83,7 +83,7 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// Those of [`HookedTransformer::generate`]; [`Error::OptionValue`] for several samples.
+    /// Those of [`HookedTransformer::generate`]; [`Error::Setting`] for several samples.
     pub fn generate_text(&self, prompt: &str, options: &GenerateOptions) -> Result<String> {
         if options.n_samples() > 1 {
             return Err(Error::option_value("samples", options.n_samples(), "one text has one sample: use `generate`"));

@@ -7,7 +7,7 @@ use crate::generate::{Continuation, StopReason};
 use crate::model::KeyValueStore;
 use crate::text::input::Tokens;
 use crate::text::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, TokenizerError};
 
 /// What one step of a generation gives: the next token of each row that went on.
 #[derive(Debug)]
@@ -60,9 +60,9 @@ impl Generated {
     ///
     /// # Errors
     ///
-    /// [`Error::NoTokenizer`]; [`Error::SliceOutOfRange`] if there is no such row.
+    /// [`Error::Tokenizer`]; [`Error::SliceOutOfRange`] if there is no such row.
     pub fn text(&self, row: usize) -> Result<String> {
-        let tokenizer = self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
+        let tokenizer = self.tokenizer.as_ref().ok_or(TokenizerError::Missing)?;
         match self.rows.get(row) {
             Some(row) => tokenizer.decode(row.ids()),
             None => {

@@ -14,7 +14,7 @@ use super::config_json::ConfigJson;
 use super::parts::Entry;
 use crate::format::quantized::{FourBitState, Method};
 use crate::format::Dtype;
-use crate::{Error, Result};
+use crate::{CheckpointError, Error, Result};
 
 /// The field of a `config.json`.
 const FIELD: &str = "quantization_config";
@@ -53,7 +53,7 @@ impl Quantization {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] and [`Error::MissingTensor`] for a weight whose tensors do not go together.
+    /// [`Error::Malformed`] and [`Error::Checkpoint`] for a weight whose tensors do not go together.
     pub(crate) fn apply(self, checkpoint: &mut Checkpoint, table: &[Entry], prefix: &str) -> Result<()> {
         let names: Vec<String> = checkpoint.names().map(String::from).collect();
         let entry = |name: &str| {
@@ -130,7 +130,8 @@ fn four_bits(checkpoint: &mut Checkpoint, weight: &str, layout: Layout) -> Resul
     let part = |name: &str| format!("{weight}.{name}");
     let state = ["nf4", "fp4"].map(|kind| part(&format!("quant_state.bitsandbytes__{kind}")));
     let state = state.into_iter().find(|name| checkpoint.has(name));
-    let missing = || Error::MissingTensor { name: part("quant_state.bitsandbytes__nf4"), expected: Vec::new() };
+    let missing =
+        || CheckpointError::MissingTensor { name: part("quant_state.bitsandbytes__nf4"), expected: Vec::new() };
     let state = state.ok_or_else(missing)?;
     let text = checkpoint.bytes(&state).map(|(_, bytes)| bytes).unwrap_or_default();
     let parsed = serde_json::from_slice::<FourBitState>(text);

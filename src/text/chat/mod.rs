@@ -13,7 +13,7 @@ use serde::Serialize;
 use self::strftime::strftime;
 use super::tokenizer::chat_template::DEFAULT;
 use super::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Result, TokenizerError};
 
 /// One message of a conversation.
 ///
@@ -137,7 +137,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoChatTemplate`]; [`Error::ChatTemplate`] for a template that is no Jinja or refuses the messages.
+    /// [`TokenizerError`] without a template, and for a template that is no Jinja or refuses the messages.
     pub fn apply_chat_template(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<String> {
         let chat = self.chat_templates();
         let name = options.template.as_deref().unwrap_or(DEFAULT);
@@ -147,7 +147,9 @@ impl Tokenizer {
                 [] => "give it one with `Tokenizer::with_chat_template`".to_string(),
                 names => format!("it has {}", names.join(", ")),
             };
-            return Err(Error::NoChatTemplate { name: options.template.clone().unwrap_or_default(), known });
+            return Err(
+                TokenizerError::NoChatTemplate { name: options.template.clone().unwrap_or_default(), known }.into()
+            );
         };
         let mut variables: serde_json::Map<String, serde_json::Value> = chat.variables.clone();
         variables.extend(options.variables.iter().cloned());
@@ -160,7 +162,7 @@ impl Tokenizer {
         let template = without_generation_blocks(template);
         let rendered =
             environment.template_from_str(&template).and_then(|template| template.render(Value::from_pairs(context)));
-        rendered.map_err(|error| Error::ChatTemplate(sentence(&error)))
+        rendered.map_err(|error| TokenizerError::ChatTemplate(sentence(&error)).into())
     }
 
     /// The tokens of a conversation: [`apply_chat_template`](Tokenizer::apply_chat_template), encoded without another BOS token.

@@ -21,7 +21,7 @@ use self::special::{content, read_json, FileError, SpecialTokens};
 pub use self::special_token::{SpecialRole, SpecialToken};
 pub use self::token_span::TokenSpan;
 use self::unknown::Unknowns;
-use crate::{Error, Result, UnknownWord};
+use crate::{Error, Result, TokenizerError, UnknownWord};
 
 /// Whether the BOS token is put first: TransformerLens' `prepend_bos`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,7 +163,7 @@ impl Tokenizer {
     ///
     /// let model = HookedTransformer::toy()?;
     /// let error = model.to_tokens("Mary met a wumpus").unwrap_err();
-    /// assert!(matches!(error, Error::UnknownWord { unknown, .. } if unknown.word == "wumpus" && unknown.position == 11));
+    /// assert!(matches!(error, TokenizerError::UnknownWord { unknown, .. } if unknown.word == "wumpus" && unknown.position == 11));
     ///
     /// let tokenizer = model.tokenizer()?.clone().allow_unknown(true);
     /// assert_eq!(tokenizer.unknown_words("Mary met a wumpus")?[0].word, "wumpus"); // what it is about to lose
@@ -192,8 +192,8 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownWord`] for a word that the vocabulary does not have, unless [`allow_unknown`](Self::allow_unknown)
-    /// lets it pass; [`Error::NoBosToken`]; [`Error::Tokenizer`] if the tokenizer refuses the text.
+    /// [`Error::Tokenizer`] for a word that the vocabulary does not have, unless [`allow_unknown`](Self::allow_unknown)
+    /// lets it pass, and for a text that the tokenizer refuses.
     pub fn encode(&self, text: &str, prepend_bos: bool) -> Result<Vec<i64>> {
         let encoding = self.inner.tokenizer.encode_fast(text, false).map_err(Error::tokenizer)?;
         self.ids(text, &encoding, prepend_bos)
@@ -215,10 +215,10 @@ impl Tokenizer {
             && let Some(unknown) = self.unknown_words(text)?.into_iter().next()
         {
             let hint = "; use other words, or let them pass with `Tokenizer::allow_unknown`".into();
-            return Err(Error::UnknownWord { unknown, hint });
+            return Err(TokenizerError::UnknownWord { unknown, hint }.into());
         }
         let bos = match (prepend_bos, self.inner.special.bos) {
-            (true, None) => return Err(Error::NoBosToken),
+            (true, None) => return Err(TokenizerError::NoBosToken.into()),
             (true, bos) => bos,
             (false, _) => None,
         };
@@ -283,7 +283,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotOneToken`] with the pieces, if `text` is more or fewer tokens; [`Error::UnknownWord`] if the vocabulary
+    /// [`Error::Tokenizer`] with the pieces, if `text` is more or fewer tokens, and if the vocabulary
     /// does not have it, whether or not that is allowed in a prompt.
     pub fn single_token(&self, text: &str) -> Result<i64> {
         if let Some(id) = self.find_single(text)? {
@@ -298,11 +298,11 @@ impl Tokenizer {
             None => String::new(),
         };
         if let Some(unknown) = self.unknown_words(text)?.into_iter().next() {
-            return Err(Error::UnknownWord { unknown, hint });
+            return Err(TokenizerError::UnknownWord { unknown, hint }.into());
         }
         let ids = self.encode(text, false)?;
         let pieces: Vec<String> = self.str_tokens(&ids)?.iter().map(|piece| format!("`{piece}`")).collect();
-        Err(Error::NotOneToken { text: text.into(), count: ids.len(), pieces: pieces.join(", "), hint })
+        Err(TokenizerError::NotOneToken { text: text.into(), count: ids.len(), pieces: pieces.join(", "), hint }.into())
     }
 
     /// The token of a text, by what is shown for a token, by number, or by encoding.

@@ -92,7 +92,7 @@ fn byte_level_pieces_join_to_the_text() {
     assert_eq!((t.bos_id(), t.eos_id(), t.pad_id()), (Some(9), Some(9), 9));
     let error = t.single_token("go!").unwrap_err().to_string();
     assert_eq!(error, "`go!` is 2 tokens (`go`, `!`), but exactly one is needed");
-    assert!(matches!(t.single_token(""), Err(Error::NotOneToken { count: 0, .. })));
+    assert!(matches!(t.single_token(""), Err(Error::Tokenizer(TokenizerError::NotOneToken { count: 0, .. }))));
     for id in [-1, 10, i64::MAX] {
         assert!(matches!(t.decode(&[id]), Err(Error::TokenOutOfRange { d_vocab: 10, .. })));
     }
@@ -142,7 +142,7 @@ fn a_folder_names_its_special_tokens() {
 fn what_is_no_tokenizer_is_an_error() {
     let alone = Tokenizer::from_bytes(words().to_string().as_bytes(), None).unwrap();
     let error = alone.encode("the", true).unwrap_err();
-    assert!(matches!(error, Error::NoBosToken));
+    assert!(matches!(error, Error::Tokenizer(TokenizerError::NoBosToken)));
     let mut unknown = words();
     unknown["model"]["unk_token"] = "none".into();
     assert!(matches!(tokenizer(unknown, json!({})).encode("x", false), Err(Error::Tokenizer(_))));
@@ -328,7 +328,7 @@ fn an_unknown_word_is_an_error_unless_it_is_allowed() {
         let words = t.unknown_words(text).unwrap();
         match t.encode(text, false) {
             Ok(_) => assert!(words.is_empty(), "{text}: {words:?}"),
-            Err(Error::UnknownWord { unknown, hint }) => {
+            Err(Error::Tokenizer(TokenizerError::UnknownWord { unknown, hint })) => {
                 assert_eq!(unknown, words[0]);
                 assert!(hint.contains("allow_unknown"));
             }
