@@ -114,7 +114,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         circuit.nodes().filter(|node| *node != CircuitNode::Input).map(|node| node.to_string()).collect();
     println!("its heads and MLPs: {}", nodes.join(", "));
     if let Some(path) = options.write {
-        CircuitFile { circuit, edge_scores: Some(scores), node_scores: None }.write(&path)?;
+        CircuitFile { edge_scores: Some(scores), ..CircuitFile::new(circuit) }.write(&path)?;
         println!("written to {}", path.display());
     }
     Ok(())

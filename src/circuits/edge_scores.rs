@@ -3,15 +3,18 @@
 //! A gradient method scores the edge from sender `s` to receiver `r` as `Σ (ablated_s − clean_s) · ∂metric/∂input_r`, over rows of the batch,
 //! positions and `d_model`: to first order, by how much the metric changes where the edge is ablated (Syed et al. 2023). The gradients at all
 //! receivers of a layer are made from those at its queries, keys and values, which one backward pass gives: through the weights that read,
-//! and the derivative of the norm before them. The scores of the layer are then one product of matrices. A norm after attention is part of
-//! what heads write: its derivative acts on their differences. So the scores of a node's edges sum to the node's score.
+//! and the derivative of the norm before them. Where more lies between stream and heads, latents or gates, the pass goes to what each head
+//! reads by itself. The scores of the layer are then one product of matrices. A norm after attention is part of what heads write, and a norm
+//! of the stream itself of what reaches a receiver: their derivatives act on the differences. So the scores of a node's edges sum to the
+//! node's score.
 
 use tch::Tensor;
 
 use super::circuit::Circuit;
 use super::linear_norm::LinearNorm;
+use super::reaching::Reaching;
 use super::scores::{add_weighted, EdgeScores};
-use super::senders::{of_attention, real_tokens};
+use super::senders::{of_readers, real_tokens};
 use super::task::CircuitTask;
 use crate::cache::ActivationCache;
 use crate::component::Target;
@@ -91,8 +94,8 @@ impl CircuitTask<'_, '_> {
             }
             EdgeMethod::Exact => {
                 self.refuse_rules("exact scores")?;
-                let full = Circuit::full(self.graph);
-                return EdgeScores::from_fn(self.graph, |edge| {
+                let full = Circuit::full(self.graph.clone());
+                return EdgeScores::from_fn(self.graph.clone(), |edge| {
                     let metric = self.metric_of(&full.without([edge])?)?;
                     Ok(metric - self.clean_metric)
                 });
@@ -102,7 +105,7 @@ impl CircuitTask<'_, '_> {
                 self.information_flow()?
             }
         };
-        EdgeScores::of_tensor(self.graph, &scores)
+        EdgeScores::of_tensor(self.graph.clone(), &scores)
     }
 
     fn refuse_rules(&self, what: &str) -> Result<()> {
@@ -129,7 +132,7 @@ impl CircuitTask<'_, '_> {
     fn activations_between(&self, steps: usize) -> Result<Vec<Hooks<'static>>> {
         at_least_one(steps)?;
         let mut groups = vec![(hook::embed(), &self.clean.embed, &self.ablated.embed)];
-        for layer in 0..self.graph.n_layers {
+        for layer in 0..self.graph.n_layers() {
             groups.push((hook::z(layer), &self.clean.z[layer], &self.ablated.z[layer]));
             if self.graph.has_mlps {
                 groups.push((hook::mlp_out(layer), &self.clean.mlp_out[layer], &self.ablated.mlp_out[layer]));
@@ -147,18 +150,19 @@ impl CircuitTask<'_, '_> {
 
     /// Scores from the gradients of one run: `[sender, receiver]`.
     fn by_gradient(&self, tokens: &Tokens, hooks: Hooks<'_>, differences: &Tensor) -> Result<Tensor> {
-        let layers = 0..self.graph.n_layers;
-        let mut points: Vec<HookPoint> = Vec::new();
-        for layer in layers.clone() {
-            points.extend([hook::resid_pre, hook::q, hook::k, hook::v].map(|point| point(layer)));
-            if self.graph.has_mlps {
+        let (model, graph) = (self.model.transformer(), &self.graph);
+        let mut points = Reaching::points(model, graph)?;
+        for layer in 0..graph.n_layers() {
+            points.push(hook::resid_pre(layer));
+            points.extend(match model.heads_read_linearly() {
+                true => [hook::q, hook::k, hook::v].map(|point| point(layer)),
+                false => [hook::q_input, hook::k_input, hook::v_input].map(|point| point(layer)),
+            });
+            if graph.has_mlps {
                 points.push(hook::mlp_in(layer));
             }
-            if self.model.norm_after_attn(layer)?.is_some() {
-                points.push(hook::z(layer));
-            }
         }
-        let last = hook::resid_post(self.graph.n_layers - 1);
+        let last = hook::resid_post(graph.n_layers() - 1);
         points.push(last);
         points.extend(self.metric.needs(self.model.config())?);
         let run = RunOptions::new()
@@ -169,101 +173,100 @@ impl CircuitTask<'_, '_> {
         let output = self.model.run_with_grad(tokens, run, |run| self.metric.scalar(run.logits()?, &run.cache))?;
         let (cache, gradients) = (&output.run.cache, &output.gradients);
 
-        let changes = self.through_norms_after(differences, cache, self.rules.frozen_norms)?; // [sender, batch, pos, d_model]
-        let columns = changes.f_flatten(1, -1)?; // [sender, batch · pos · d_model]
+        let mut changes = Reaching::new(model, graph, cache, self.rules.frozen_norms, differences)?;
         let mut scores: Vec<Tensor> = Vec::new();
-        let mut add = |senders: usize, at_receivers: &Tensor| -> Result<()> {
+        let mut add = |changes: Tensor, at_receivers: &Tensor| -> Result<()> {
+            let columns = changes.f_flatten(1, -1)?; // [sender, batch · pos · d_model]
             let rows = at_receivers.f_flatten(1, -1)?; // [receiver, batch · pos · d_model]
-            let product = columns.f_narrow(0, 0, senders as i64)?.f_matmul(&rows.f_tr()?)?; // [sender, receiver]
-            let missing = (self.graph.n_senders() - senders) as i64;
+            let product = columns.f_matmul(&rows.f_tr()?)?; // [sender, receiver]
+            let missing = graph.n_senders() as i64 - columns.size()[0];
             scores.push(product.f_constant_pad_nd([0, 0, 0, missing])?);
             Ok(())
         };
-        for layer in layers {
+        for layer in 0..graph.n_layers() {
             let of_heads = self.at_head_inputs(layer, cache, |point| widened(gradients.get(point)?))?;
-            add(self.graph.senders_before(self.graph.first_receiver(layer)), &of_heads)?;
-            if self.graph.has_mlps {
+            add(changes.of(graph.first_sender(layer))?, &of_heads)?;
+            changes.pass_attention(layer)?;
+            if graph.has_mlps {
                 let of_mlp = widened(gradients.get(hook::mlp_in(layer))?)?.f_unsqueeze(0)?;
-                add(self.graph.senders_before(self.graph.mlp_receiver(layer)), &of_mlp)?;
+                add(changes.of(graph.senders_before(graph.mlp_receiver(layer)))?, &of_mlp)?;
+                changes.pass_mlp(layer)?;
             }
         }
-        add(self.graph.n_senders(), &widened(gradients.get(last)?)?.f_unsqueeze(0)?)?;
+        add(changes.of(graph.n_senders())?, &widened(gradients.get(last)?)?.f_unsqueeze(0)?)?;
         Ok(Tensor::f_cat(&scores, 1)?)
     }
 
-    /// The gradients at what each head reads for its queries, keys and values: `[receiver, batch, pos, d_model]`, from those at these.
+    /// The gradients at what each head reads for its queries, keys and values: `[receiver, batch, pos, d_model]`.
     fn at_head_inputs(
         &self,
         layer: usize,
         cache: &ActivationCache,
         gradient: impl Fn(HookPoint) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let parts = [hook::q(layer), hook::k(layer), hook::v(layer)].map(gradient);
-        let [q, k, v] = parts;
-        let gradients = Tensor::f_cat(&[q?, k?, v?], 2)?; // [batch, pos, receiver, d_head]
-        let weights = widened(&self.model.head_readers(layer)?)?; // [receiver, d_head, d_model]
-        let read = Tensor::f_einsum("bphe,hem->hbpm", &[&gradients, &weights], None::<&[i64]>)?;
-        let norm = self.model.norm_before(Target::Attn(layer as i64))?;
-        match LinearNorm::at(norm, cache.get(hook::resid_pre(layer))?, self.rules.frozen_norms)? {
-            Some(norm) => norm.pull(&read),
-            None => Ok(read),
-        }
-    }
-
-    /// Changes of what nodes write, `[sender, batch, pos, d_model]`, as they reach the stream: those of heads through the norm after
-    /// attention, at the run that `cache` is of.
-    fn through_norms_after(&self, changes: &Tensor, cache: &ActivationCache, frozen: bool) -> Result<Tensor> {
-        let mut parts = Vec::new();
-        let mut done = 0;
-        for layer in 0..self.graph.n_layers {
-            let Some(norm) = self.model.norm_after_attn(layer)? else { continue };
-            let output = of_attention(self.model.transformer(), layer, &widened(cache.get(hook::z(layer))?)?)?;
-            let Some(norm) = LinearNorm::at(Some(norm), &output, frozen)? else { continue };
-            let start = self.graph.first_sender(layer);
-            parts.push(changes.f_narrow(0, done as i64, (start - done) as i64)?);
-            parts.push(norm.push(&changes.f_narrow(0, start as i64, self.graph.n_heads as i64)?)?);
-            done = start + self.graph.n_heads;
-        }
-        parts.push(changes.f_narrow(0, done as i64, (self.graph.n_senders() - done) as i64)?);
-        Ok(Tensor::f_cat(&parts, 0)?)
+        let model = self.model.transformer();
+        let read = match model.heads_read_linearly() {
+            true => {
+                let mut read = Vec::new();
+                for (point, weights) in [hook::q, hook::k, hook::v].into_iter().zip(model.head_readers(layer)?) {
+                    let gradients = gradient(point(layer))?; // [batch, pos, head, d_head]
+                    read.push(Tensor::f_einsum("bphe,hem->hbpm", &[&gradients, &widened(&weights)?], None::<&[i64]>)?);
+                }
+                let read = of_readers(model, &read)?;
+                let norm = self.model.norm_before(Target::Attn(layer as i64))?;
+                match LinearNorm::at(norm, cache.get(hook::resid_pre(layer))?, self.rules.frozen_norms)? {
+                    Some(norm) => norm.pull(&read)?,
+                    None => read,
+                }
+            }
+            false => {
+                let points: [fn(usize) -> HookPoint; 3] = [hook::q_input, hook::k_input, hook::v_input];
+                let read = points.map(|point| Ok::<_, Error>(gradient(point(layer))?.f_permute([2, 0, 1, 3])?));
+                of_readers(model, &read.into_iter().collect::<Result<Vec<_>>>()?)?
+            }
+        };
+        Ok(read)
     }
 
     /// How close what each sender writes is to what each receiver reads: `[sender, receiver]`.
     fn information_flow(&self) -> Result<Tensor> {
-        let graph = &self.graph;
-        let last = hook::resid_post(graph.n_layers - 1);
+        let (model, graph) = (self.model.transformer(), &self.graph);
+        let last = hook::resid_post(graph.n_layers() - 1);
         let stream_of_mlp = if graph.parallel { hook::resid_pre } else { hook::resid_mid };
-        let mut points: Vec<HookPoint> =
-            (0..graph.n_layers).flat_map(|layer| [hook::resid_pre(layer), hook::z(layer)]).collect();
-        points.extend((0..graph.n_layers).filter(|_| graph.has_mlps).map(stream_of_mlp));
+        let mut points = Reaching::points(model, graph)?;
+        points.extend((0..graph.n_layers()).map(hook::resid_pre));
+        points.extend((0..graph.n_layers()).filter(|_| graph.has_mlps).map(stream_of_mlp));
         points.push(last);
         let cache = self.model.run(&self.tokens, RunOptions::new().cache(points))?.cache;
-        // At a constant scale, each head has its share of what a norm after attention gives.
-        let written = self.through_norms_after(&self.clean.written(self.model.transformer())?, &cache, true)?;
+        // At constant scales, each node has its share of what norms give.
+        let written = self.clean.written(model)?;
+        let mut reaching = Reaching::new(model, graph, &cache, true, &written)?;
         let options = (written.f_kind()?, written.device());
         let real = real_tokens(&self.tokens, options)?; // [batch, pos]
         let weights = real.f_div(&real.f_sum_dim_intlist([1i64].as_slice(), true, None)?)?;
         let weights = weights.div_number(real.size()[0] as f64)?;
         let mut scores = Vec::new();
-        let mut add = |point: HookPoint, senders: usize, copies: i64| -> Result<()> {
+        let mut add = |point: HookPoint, written: Tensor, copies: i64| -> Result<()> {
             let input = widened(cache.get(point)?)?; // [batch, pos, d_model]
             let size = |x: &Tensor| Ok::<_, Error>(x.f_abs()?.f_sum_dim_intlist([-1i64].as_slice(), false, None)?);
-            let away = size(&written.f_narrow(0, 0, senders as i64)?.f_sub(&input)?)?; // [sender, batch, pos]
+            let away = size(&written.f_sub(&input)?)?; // [sender, batch, pos]
             let close = size(&input)?.f_sub(&away)?.at_least(0.0)?;
             let sum = close.f_sum_dim_intlist([0i64].as_slice(), true, None)?;
             let shares = close.f_div(&sum)?.f_nan_to_num(Some(0.0), None, None)?.f_mul(&weights)?;
             let column = shares.f_sum_dim_intlist([1i64, 2].as_slice(), false, None)?.f_unsqueeze(1)?; // [sender, 1]
-            let missing = (graph.n_senders() - senders) as i64;
+            let missing = graph.n_senders() as i64 - written.size()[0];
             scores.push(column.f_constant_pad_nd([0, 0, 0, missing])?.f_expand([-1, copies], false)?);
             Ok(())
         };
-        for layer in 0..graph.n_layers {
-            add(hook::resid_pre(layer), graph.first_sender(layer), 3 * graph.n_heads as i64)?;
+        for layer in 0..graph.n_layers() {
+            add(hook::resid_pre(layer), reaching.of(graph.first_sender(layer))?, 3 * graph.n_heads(layer) as i64)?;
+            reaching.pass_attention(layer)?;
             if graph.has_mlps {
-                add(stream_of_mlp(layer), graph.senders_before(graph.mlp_receiver(layer)), 1)?;
+                add(stream_of_mlp(layer), reaching.of(graph.senders_before(graph.mlp_receiver(layer)))?, 1)?;
+                reaching.pass_mlp(layer)?;
             }
         }
-        add(last, graph.n_senders(), 1)?;
+        add(last, reaching.of(graph.n_senders())?, 1)?;
         Ok(Tensor::f_cat(&scores, 1)?)
     }
 }

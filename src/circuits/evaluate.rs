@@ -6,7 +6,8 @@ use tch::Tensor;
 
 use super::circuit::Circuit;
 use super::node::{CircuitEdge, HeadInput};
-use super::senders::of_heads;
+use super::reaching::in_stream;
+use super::senders::{for_readers, of_heads};
 use super::task::CircuitTask;
 use crate::hook::{self, HookPoint};
 use crate::run::Hooks;
@@ -18,8 +19,25 @@ use crate::{Error, Result, RunOptions};
 struct Written {
     /// By how much what each sender would write ablated differs from what it wrote: groups of `[sender, batch, pos, d_model]`, in order.
     differences: Vec<Tensor>,
-    /// What the heads of each layer wrote together, with the bias, where a norm comes after: `[batch, pos, d_model]`.
-    attention: Vec<Option<Tensor>>,
+    /// What each layer's heads wrote together, with the bias, where a norm comes after: `[batch, pos, d_model]`.
+    attention: Vec<Tensor>,
+    /// What each layer's MLP wrote, where norms change the stream.
+    mlps: Vec<Tensor>,
+    /// The stream before the first layer, where norms change it: `[batch, pos, d_model]`.
+    start: Option<Tensor>,
+}
+
+/// What receivers read: `[receiver, batch, pos, d_model]`.
+enum Carried {
+    /// The stream changed by this.
+    Update(Tensor),
+    /// This instead of the stream.
+    Stream(Tensor),
+}
+
+/// What was kept of a layer.
+fn of_layer(tensors: &[Tensor], layer: usize) -> Result<&Tensor> {
+    tensors.get(layer).ok_or(Error::Internal("a layer that was not run is read"))
 }
 
 impl CircuitTask<'_, '_> {
@@ -36,9 +54,10 @@ impl CircuitTask<'_, '_> {
             return Err(Error::wrong_input("the circuit is of a model of another shape than the task's"));
         }
         let written = RefCell::new(Written::default());
+        let kept = self.kept_dimensions(circuit)?;
         let needs = self.metric.needs(self.model.config())?;
         let mut run = RunOptions::new()
-            .hooks(self.circuit_hooks(circuit, &written, !needs.is_empty())?)
+            .hooks(self.circuit_hooks(circuit, &kept, &written, !needs.is_empty())?)
             .logits_at(self.metric.positions().clone());
         if !needs.is_empty() {
             run = run.cache(needs);
@@ -47,24 +66,46 @@ impl CircuitTask<'_, '_> {
         Ok(self.metric.scalar(output.logits()?, &output.cache)?.f_double_value(&[])?)
     }
 
+    /// Which dimensions senders keep, as factors: `[sender, 1, 1, d_model]`; absent where all keep all.
+    fn kept_dimensions(&self, circuit: &Circuit) -> Result<Option<Tensor>> {
+        if circuit.partial().is_empty() {
+            return Ok(None);
+        }
+        let writes = &self.ablated_writes;
+        let kept = Tensor::f_ones([writes.size()[0], 1, 1, writes.size()[3]], (writes.f_kind()?, writes.device()))?;
+        for (sender, dimensions) in circuit.partial() {
+            let factors: Vec<f64> = dimensions.iter().map(|kept| f64::from(*kept)).collect();
+            kept.f_select(0, *sender as i64)?.f_copy_(&Tensor::f_from_slice(&factors)?)?;
+        }
+        Ok(Some(kept))
+    }
+
     /// Hooks that keep account of what is written, and change what is read: by nodes whose output is read in the circuit, or by all, where the
     /// metric looks at activations.
     fn circuit_hooks<'h>(
         &'h self,
         circuit: &'h Circuit,
+        kept: &'h Option<Tensor>,
         written: &'h RefCell<Written>,
         all: bool,
     ) -> Result<Hooks<'h>> {
-        let graph = &self.graph;
+        let (model, graph) = (self.model.transformer(), &self.graph);
+        let in_stream = in_stream(model);
         let ablates =
             |receivers: std::ops::Range<usize>| receivers.into_iter().any(|receiver| circuit.ablates(receiver));
         let change = move |x: &Tensor, first: usize, count: usize| -> Result<Tensor> {
-            let update = self.update(circuit, &written.borrow(), first, count)?; // [receiver, batch, pos, d_model]
-            let update = match x.dim() {
-                4 => update.f_permute([1, 2, 0, 3])?, // [batch, pos, receiver, d_model]
-                _ => update.f_squeeze_dim(0)?,
+            let carried = self.carried(circuit, kept.as_ref(), &written.borrow(), first, count)?;
+            let read = |read: &Tensor| -> Result<Tensor> {
+                let read = match x.dim() {
+                    4 => for_readers(model, read)?, // [batch, pos, head, d_model]
+                    _ => read.f_squeeze_dim(0)?,
+                };
+                Ok(read.f_to_kind(x.f_kind()?)?)
             };
-            Ok(x.f_add(&update.f_to_kind(x.f_kind()?)?)?)
+            match carried {
+                Carried::Update(update) => Ok(x.f_add(&read(&update)?)?),
+                Carried::Stream(stream) => read(&stream),
+            }
         };
         let write = move |first: usize, x: &Tensor| -> Result<()> {
             let ablated = self.ablated_writes.f_narrow(0, first as i64, x.size()[0])?;
@@ -72,38 +113,49 @@ impl CircuitTask<'_, '_> {
             Ok(())
         };
         let mut hooks = Hooks::new().observe(hook::embed(), move |x, _| write(0, &widened(x)?.f_unsqueeze(0)?));
-        for layer in 0..graph.n_layers {
-            let heads = graph.first_sender(layer)..graph.first_sender(layer) + graph.n_heads;
-            if all || heads.clone().any(|head| circuit.is_read(head)) {
+        if in_stream {
+            hooks = hooks.observe(hook::resid_pre(0), move |x, _| -> Result<()> {
+                written.borrow_mut().start = Some(widened(x)?);
+                Ok(())
+            });
+        }
+        for layer in 0..graph.n_layers() {
+            let (sender, n_heads) = (graph.first_sender(layer), graph.n_heads(layer));
+            if all || (sender..sender + n_heads).any(|head| circuit.is_read(head)) {
                 let points: [fn(usize) -> HookPoint; 3] = [hook::q_input, hook::k_input, hook::v_input];
                 for (input, point) in HeadInput::ALL.into_iter().zip(points) {
-                    let first = graph.first_receiver(layer) + input as usize * graph.n_heads;
-                    if ablates(first..first + graph.n_heads) {
-                        hooks = hooks.replace(point(layer), move |x, _| change(x, first, graph.n_heads));
+                    let first = graph.first_receiver(layer) + input as usize * n_heads;
+                    if ablates(first..first + n_heads) {
+                        hooks = hooks.replace(point(layer), move |x, _| change(x, first, n_heads));
                     }
                 }
             }
-            let norm = self.model.norm_after_attn(layer)?.is_some();
+            let normed = in_stream || self.model.norm_after_attn(layer)?.is_some();
             hooks = hooks.observe(hook::z(layer), move |z, _| -> Result<()> {
-                let results = of_heads(self.model.transformer(), layer, z)?;
-                let sum = match norm {
-                    true => Some(self.attention_output(layer, &results)?),
-                    false => None,
-                };
-                written.borrow_mut().attention.push(sum);
-                write(heads.start, &results)
+                let results = of_heads(model, layer, z)?;
+                if normed {
+                    let sum = self.attention_output(layer, &results)?;
+                    written.borrow_mut().attention.push(sum);
+                }
+                write(sender, &results)
             });
             if graph.has_mlps {
-                let (sender, receiver) = (graph.first_sender(layer) + graph.n_heads, graph.mlp_receiver(layer));
+                let (sender, receiver) = (graph.mlp_sender(layer), graph.mlp_receiver(layer));
                 if (all || circuit.is_read(sender)) && circuit.ablates(receiver) {
                     hooks = hooks.replace(hook::mlp_in(layer), move |x, _| change(x, receiver, 1));
                 }
-                hooks = hooks.observe(hook::mlp_out(layer), move |x, _| write(sender, &widened(x)?.f_unsqueeze(0)?));
+                hooks = hooks.observe(hook::mlp_out(layer), move |x, _| -> Result<()> {
+                    let x = widened(x)?;
+                    if in_stream {
+                        written.borrow_mut().mlps.push(x.shallow_clone());
+                    }
+                    write(sender, &x.f_unsqueeze(0)?)
+                });
             }
         }
         let logits = graph.n_receivers() - 1;
         if circuit.ablates(logits) {
-            let last = hook::resid_post(graph.n_layers - 1);
+            let last = hook::resid_post(graph.n_layers() - 1);
             hooks = hooks.replace(last, move |x, _| change(x, logits, 1));
         }
         Ok(hooks)
@@ -118,9 +170,16 @@ impl CircuitTask<'_, '_> {
         })
     }
 
-    /// By how much what some receivers read changes: `[receiver, batch, pos, d_model]`.
-    fn update(&self, circuit: &Circuit, written: &Written, first: usize, count: usize) -> Result<Tensor> {
-        let graph = &self.graph;
+    /// What some receivers read in the circuit.
+    fn carried(
+        &self,
+        circuit: &Circuit,
+        kept: Option<&Tensor>,
+        written: &Written,
+        first: usize,
+        count: usize,
+    ) -> Result<Carried> {
+        let (model, graph) = (self.model.transformer(), &self.graph);
         let senders = graph.senders_before(first);
         let ablated: Vec<f64> = (first..first + count)
             .flat_map(|receiver| (0..senders).map(move |sender| f64::from(!circuit.has(sender, receiver))))
@@ -131,34 +190,70 @@ impl CircuitTask<'_, '_> {
             .f_view([count as i64, senders as i64])?
             .f_to_kind(differences.f_kind()?)?
             .f_to_device(differences.device())?;
+        // Dimensions that a sender keeps are ablated with an edge, and the others always.
+        let (differences, always) = match kept {
+            None => (differences, None),
+            Some(kept) => {
+                let of_edges = differences.f_mul(&kept.f_narrow(0, 0, senders as i64)?)?;
+                let always = differences.f_sub(&of_edges)?;
+                (of_edges, Some(always))
+            }
+        };
         let flat = differences.f_flatten(1, -1)?;
-        let product = |start: usize, len: usize| -> Result<Tensor> {
+        // What changes with these senders: [receiver, batch, pos, d_model].
+        let change = |start: usize, len: usize| -> Result<Tensor> {
             let (start, len) = (start as i64, len as i64);
             let sum = mask.f_narrow(1, start, len)?.f_matmul(&flat.f_narrow(0, start, len)?)?;
-            Ok(sum.f_view([count as i64, shape[1], shape[2], shape[3]])?)
+            let sum = sum.f_view([count as i64, shape[1], shape[2], shape[3]])?;
+            match &always {
+                None => Ok(sum),
+                Some(always) => {
+                    let always = always.f_narrow(0, start, len)?.f_sum_dim_intlist([0i64].as_slice(), true, None)?;
+                    Ok(sum.f_add(&always)?)
+                }
+            }
         };
-        if written.attention.iter().all(Option::is_none) {
-            return product(0, senders);
+        let has_mlp = |layer: usize| graph.has_mlps && graph.mlp_sender(layer) < senders;
+        let layers = (0..graph.n_layers()).take_while(|layer| graph.first_sender(*layer) < senders);
+        if let Some(start) = &written.start {
+            // Each receiver reads a stream of its own, through norms of its own.
+            let mut stream = start.f_add(&change(0, 1)?)?;
+            let normed = |stream: Tensor, layer: usize, after_mlp: bool| match model.norm_of_stream(layer, after_mlp)? {
+                Some(norm) => norm.norm.apply_wide(&stream),
+                None => Ok(stream),
+            };
+            for layer in layers {
+                let change_of_heads = change(graph.first_sender(layer), graph.n_heads(layer))?;
+                stream = stream.f_add(of_layer(&written.attention, layer)?)?.f_add(&change_of_heads)?;
+                stream = normed(stream, layer, false)?;
+                if has_mlp(layer) {
+                    let change_of_mlp = change(graph.mlp_sender(layer), 1)?;
+                    stream = stream.f_add(of_layer(&written.mlps, layer)?)?.f_add(&change_of_mlp)?;
+                    stream = normed(stream, layer, true)?;
+                }
+            }
+            return Ok(Carried::Stream(stream));
+        }
+        if written.attention.is_empty() {
+            return Ok(Carried::Update(change(0, senders)?));
         }
         // A norm after attention sees the heads of a layer together.
-        let mut update = product(0, 1)?;
-        for layer in 0..graph.n_layers {
-            let start = graph.first_sender(layer);
-            if start < senders {
-                let change = product(start, graph.n_heads)?;
-                update = update.f_add(&match (written.attention.get(layer), self.model.norm_after_attn(layer)?) {
-                    (Some(Some(output)), Some(norm)) => {
-                        let mixed = output.f_add(&change)?; // [receiver, batch, pos, d_model]
-                        norm.norm.apply(&mixed)?.f_sub(&norm.norm.apply(output)?)?
-                    }
-                    _ => change,
-                })?;
-            }
-            if graph.has_mlps && start + graph.n_heads < senders {
-                update = update.f_add(&product(start + graph.n_heads, 1)?)?;
+        let mut update = change(0, 1)?;
+        for layer in layers {
+            let of_heads = change(graph.first_sender(layer), graph.n_heads(layer))?;
+            update = update.f_add(&match model.norm_after_attn(layer)? {
+                Some(norm) => {
+                    let output = of_layer(&written.attention, layer)?;
+                    let mixed = output.f_add(&of_heads)?; // [receiver, batch, pos, d_model]
+                    norm.norm.apply_wide(&mixed)?.f_sub(&norm.norm.apply_wide(output)?)?
+                }
+                None => of_heads,
+            })?;
+            if has_mlp(layer) {
+                update = update.f_add(&change(graph.mlp_sender(layer), 1)?)?;
             }
         }
-        Ok(update)
+        Ok(Carried::Update(update))
     }
 
     /// How much of what the model does a circuit does: `(metric of the circuit − metric of nothing) / (metric of the model − metric of
@@ -188,9 +283,9 @@ impl CircuitTask<'_, '_> {
     ///
     /// # Errors
     ///
-    /// Those of [`CircuitTask::faithfulness`].
+    /// Those of [`CircuitTask::faithfulness`] and [`Circuit::complement`].
     pub fn completeness(&self, circuit: &Circuit) -> Result<f64> {
-        Ok(1.0 - self.faithfulness(&circuit.complement())?)
+        Ok(1.0 - self.faithfulness(&circuit.complement()?)?)
     }
 
     /// By how much circuit and model differ once the same edges are ablated in both: `|F(C ∖ K) − F(M ∖ K)|` (Wang et al. 2022). Near 0 for
@@ -201,7 +296,7 @@ impl CircuitTask<'_, '_> {
     /// Those of [`CircuitTask::faithfulness`]; [`Error::NoCircuitPart`] for an edge that the model does not have.
     pub fn incompleteness(&self, circuit: &Circuit, ablated: &[CircuitEdge]) -> Result<f64> {
         let of = |circuit: &Circuit| self.faithfulness(&circuit.without(ablated.iter().copied())?);
-        let (circuit, model) = (of(circuit)?, of(&Circuit::full(self.graph))?);
+        let (circuit, model) = (of(circuit)?, of(&Circuit::full(self.graph.clone()))?);
         Ok((circuit - model).abs())
     }
 

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// use tch_lens::HookedTransformer;
 /// let model = HookedTransformer::toy()?;
 /// let circuit = Circuit::full(CircuitGraph::new(model.config()));
-/// let text = CircuitFile { circuit: circuit.clone(), edge_scores: None, node_scores: None }.to_json()?;
+/// let text = CircuitFile::new(circuit.clone()).to_json()?;
 /// assert_eq!(CircuitFile::from_json(&text)?.circuit, circuit);
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
@@ -28,8 +28,11 @@ pub struct CircuitFile {
     pub circuit: Circuit,
     /// A score for every edge. Without, an edge is written with the score 1 where it is in the circuit and 0 elsewhere.
     pub edge_scores: Option<EdgeScores>,
-    /// A score for every node that writes, in the order of the data.
+    /// A score for every node that writes, in the order of the data. NaN is none, and is written as `null`.
     pub node_scores: Option<Vec<f64>>,
+    /// A score for every dimension that every node writes, node by node in the order of the data: the benchmark's `neurons_scores`. NaN is
+    /// none, and is written as `null`.
+    pub dimension_scores: Option<Vec<Vec<f64>>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,9 +45,17 @@ struct Json {
 #[derive(Serialize, Deserialize)]
 struct Cfg {
     n_layers: usize,
-    n_heads: usize,
+    n_heads: HeadCounts,
     parallel_attn_mlp: bool,
     d_model: usize,
+}
+
+/// The number of heads; of each layer, where layers differ. The benchmark has no such models.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum HeadCounts {
+    Same(usize),
+    Each(Vec<usize>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,8 +63,11 @@ struct Node {
     in_graph: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     score: Option<f64>,
-    #[serde(default, skip_serializing)]
-    neurons: Option<serde_json::Value>,
+    /// Whether each dimension that the node writes is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    neurons: Option<Vec<bool>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    neurons_scores: Option<Vec<Option<f64>>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,7 +78,12 @@ struct Edge {
 }
 
 impl CircuitFile {
-    /// The file's text.
+    /// A circuit without scores.
+    pub fn new(circuit: Circuit) -> Self {
+        CircuitFile { circuit, edge_scores: None, node_scores: None, dimension_scores: None }
+    }
+
+    /// The file's text. Dimensions are written where a node keeps some of them only, or where they have scores.
     ///
     /// # Errors
     ///
@@ -72,17 +91,32 @@ impl CircuitFile {
     pub fn to_json(&self) -> Result<String> {
         let circuit = &self.circuit;
         let graph = circuit.graph();
+        let (senders, d_model) = (graph.n_senders(), graph.d_model);
         let apart = self.edge_scores.as_ref().is_some_and(|scores| scores.graph() != graph)
-            || self.node_scores.as_ref().is_some_and(|scores| scores.len() != graph.n_senders());
+            || self.node_scores.as_ref().is_some_and(|scores| scores.len() != senders)
+            || self
+                .dimension_scores
+                .as_ref()
+                .is_some_and(|scores| scores.len() != senders || scores.iter().any(|of_node| of_node.len() != d_model));
         if apart {
             return Err(Error::wrong_input("the circuit and its scores are of models of different shapes"));
         }
+        let has_dimensions = !circuit.partial().is_empty() || self.dimension_scores.is_some();
         let node = |(index, node): (usize, CircuitNode)| {
+            let in_graph = circuit.contains_node(node);
             let score = self.node_scores.as_ref().map(|scores| scores[index]);
-            (node.to_string(), Node { in_graph: circuit.contains_node(node), score, neurons: None })
+            let neurons = has_dimensions.then(|| match circuit.partial().get(&index) {
+                Some(kept) => kept.clone(),
+                None => vec![in_graph; d_model],
+            });
+            let scores = self.dimension_scores.as_ref().map(|scores| &scores[index]);
+            let neurons_scores =
+                scores.map(|scores| scores.iter().map(|score| Some(*score).filter(|it| !it.is_nan())).collect());
+            (node.to_string(), Node { in_graph, score, neurons, neurons_scores })
         };
         let mut nodes: BTreeMap<String, Node> = graph.senders().enumerate().map(node).collect();
-        nodes.insert(CircuitNode::Logits.to_string(), Node { in_graph: true, score: None, neurons: None });
+        let logits = Node { in_graph: true, score: None, neurons: None, neurons_scores: None };
+        nodes.insert(CircuitNode::Logits.to_string(), logits);
         let mut edges = BTreeMap::new();
         for edge in graph.edges() {
             let in_graph = circuit.contains(edge);
@@ -92,9 +126,13 @@ impl CircuitFile {
             };
             edges.insert(edge.to_string(), Edge { in_graph, score: Some(score) });
         }
-        let CircuitGraph { n_layers, n_heads, d_model, parallel, .. } = *graph;
-        let json = Json { cfg: Cfg { n_layers, n_heads, parallel_attn_mlp: parallel, d_model }, nodes, edges };
-        serde_json::to_string(&json)
+        let heads: Vec<usize> = (0..graph.n_layers()).map(|layer| graph.n_heads(layer)).collect();
+        let n_heads = match heads.iter().all(|n| *n == graph.n_heads(0)) {
+            true => HeadCounts::Same(graph.n_heads(0)),
+            false => HeadCounts::Each(heads),
+        };
+        let cfg = Cfg { n_layers: graph.n_layers(), n_heads, parallel_attn_mlp: graph.parallel, d_model };
+        serde_json::to_string(&Json { cfg, nodes, edges })
             .map_err(|error| Error::wrong_input(format!("the circuit cannot be written: {error}")))
     }
 
@@ -102,42 +140,73 @@ impl CircuitFile {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongInput`] where it is no such file, lacks a node or an edge, or keeps single dimensions of nodes; [`Error::NoCircuitPart`]
-    /// for a name that its model does not have.
+    /// [`Error::WrongInput`] where it is no such file, or lacks a node, an edge, a dimension or a score that others have;
+    /// [`Error::NoCircuitPart`] for a name that its model does not have.
     pub fn from_json(text: &str) -> Result<Self> {
         let wrong = |why: String| Error::wrong_input(format!("the circuit's JSON cannot be read: {why}"));
-        let Json { cfg, nodes, edges } = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        // Python writes a score that a dimension does not have as NaN, which is no JSON. No name has these letters.
+        let text = text.replace("NaN", "null");
+        let Json { cfg, nodes, edges } = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         let has_mlps = nodes.contains_key("m0");
-        let graph = CircuitGraph {
-            n_layers: cfg.n_layers,
-            n_heads: cfg.n_heads,
-            d_model: cfg.d_model,
-            parallel: cfg.parallel_attn_mlp,
-            has_mlps,
-        };
         // Before anything is made of these sizes.
-        let per_layer = cfg.n_heads.checked_add(usize::from(has_mlps));
-        let expected = per_layer.and_then(|n| n.checked_mul(cfg.n_layers)).and_then(|n| n.checked_add(2));
-        if expected != Some(nodes.len()) || cfg.n_layers == 0 || cfg.n_heads == 0 {
-            let (layers, heads, found) = (cfg.n_layers, cfg.n_heads, nodes.len());
-            return Err(wrong(format!(
-                "it has {found} nodes, which is not what {layers} layers of {heads} heads have"
-            )));
+        let (n_heads, of_layers) = match &cfg.n_heads {
+            HeadCounts::Same(heads) => (heads.checked_mul(cfg.n_layers), *heads > 0),
+            HeadCounts::Each(heads) => {
+                let sum = heads.iter().try_fold(0usize, |sum, heads| sum.checked_add(*heads));
+                (sum, heads.len() == cfg.n_layers && !heads.contains(&0))
+            }
+        };
+        let mlps = if has_mlps { cfg.n_layers } else { 0 };
+        let expected = n_heads.and_then(|n| n.checked_add(mlps)).and_then(|n| n.checked_add(2));
+        if expected != Some(nodes.len()) || cfg.n_layers == 0 || !of_layers {
+            let heads = match &cfg.n_heads {
+                HeadCounts::Same(heads) => format!("{heads} heads"),
+                HeadCounts::Each(heads) => format!("{heads:?} heads"),
+            };
+            let (layers, found) = (cfg.n_layers, nodes.len());
+            return Err(wrong(format!("it has {found} nodes, which is not what {layers} layers of {heads} have")));
         }
+        let (d_model, parallel) = (cfg.d_model, cfg.parallel_attn_mlp);
+        let graph = match cfg.n_heads {
+            HeadCounts::Same(heads) => {
+                CircuitGraph::of_heads((0..cfg.n_layers).map(|_| heads), d_model, parallel, has_mlps)
+            }
+            HeadCounts::Each(heads) => CircuitGraph::of_heads(heads.into_iter(), d_model, parallel, has_mlps),
+        };
         if edges.len() != graph.n_edges() {
             return Err(wrong(format!("it has {} edges, and its model {}", edges.len(), graph.n_edges())));
         }
-        let mut circuit = Circuit::empty(graph);
+        let mut circuit = Circuit::empty(graph.clone());
         let mut node_scores = vec![None; graph.n_senders()];
-        for (name, node) in nodes {
-            if node.neurons.is_some() {
-                return Err(wrong(format!("`{name}` keeps some of its dimensions only, which a `Circuit` cannot")));
-            }
+        let mut dimension_scores = vec![None; graph.n_senders()];
+        let mut with_dimensions = 0;
+        for (name, Node { in_graph, score, neurons, neurons_scores }) in nodes {
             let parsed: CircuitNode = name.parse()?;
-            if parsed != CircuitNode::Logits {
-                let index = graph.sender_index(parsed)?;
-                circuit.set_node(index, node.in_graph);
-                node_scores[index] = node.score;
+            if parsed == CircuitNode::Logits {
+                continue;
+            }
+            let lengths = [neurons.as_ref().map(Vec::len), neurons_scores.as_ref().map(Vec::len)];
+            if let Some(found) = lengths.into_iter().flatten().find(|length| *length != d_model) {
+                return Err(wrong(format!("`{name}` has {found} neurons, and the stream {d_model} dimensions")));
+            }
+            let index = graph.sender_index(parsed)?;
+            circuit.set_node(index, in_graph);
+            if let Some(kept) = neurons {
+                with_dimensions += 1;
+                // A node that is not in the circuit writes nothing to it.
+                if in_graph {
+                    circuit.keep(index, kept);
+                }
+            }
+            node_scores[index] = score;
+            dimension_scores[index] = neurons_scores
+                .map(|scores| scores.into_iter().map(|score| score.unwrap_or(f64::NAN)).collect::<Vec<f64>>());
+        }
+        let scored = dimension_scores.iter().flatten().count();
+        for (what, having) in [("neurons", with_dimensions), ("neurons_scores", scored)] {
+            if having != 0 && having != graph.n_senders() {
+                let without = graph.n_senders() - having;
+                return Err(wrong(format!("{without} of its nodes have no `{what}`, and others have them")));
             }
         }
         let mut scores = BTreeMap::new();
@@ -154,7 +223,14 @@ impl CircuitFile {
             false if scores.is_empty() => None,
             false => return Err(wrong(format!("{} of its edges have no score", graph.n_edges() - scores.len()))),
         };
-        Ok(CircuitFile { circuit, edge_scores, node_scores: node_scores.into_iter().collect() })
+        let has_scores = node_scores.iter().any(Option::is_some);
+        let node_scores = node_scores.into_iter().map(|score| score.unwrap_or(f64::NAN)).collect();
+        Ok(CircuitFile {
+            circuit,
+            edge_scores,
+            node_scores: has_scores.then_some(node_scores),
+            dimension_scores: dimension_scores.into_iter().collect(),
+        })
     }
 
     /// Writes a file.

@@ -27,10 +27,19 @@
 //! # Ok::<(), tch_lens::Error>(())
 //! ```
 //!
-//! A model needs a residual stream that is a sum, and heads that are linear in what they read. GPT-1 is refused, and so are heads that are
-//! gated, made from latents, chosen by a router, or not the same in each layer. Grouped queries are
-//! [ungrouped](crate::HookedTransformer::ungrouped), so that each query head has edges to its keys and values; norms after a sublayer count
-//! as part of what a node writes; heads and MLP of a parallel block do not read each other; a mixture of experts is one node.
+//! Every family that loads has circuits, by these definitions:
+//!
+//! | structure | in a circuit |
+//! | --- | --- |
+//! | grouped queries | are [ungrouped](crate::HookedTransformer::ungrouped): each query head has edges to keys and values of its own |
+//! | latents, with their norms | are computed for each head from what it reads |
+//! | gates of heads | read what the queries read |
+//! | heads that a router chooses | are nodes for each expert and head; the router's weight is a gate, so a head may lose or gain its choice by what it reads |
+//! | differential heads | a pair of heads is one node |
+//! | norms after a sublayer | are part of what a node writes; one after attention sees the heads of its layer together |
+//! | norms of the stream itself (GPT-1) | are part of an edge: each receiver reads a stream of its own, normalised by itself |
+//! | parallel blocks | heads and MLP of a layer do not read each other |
+//! | a mixture of experts | is one node |
 
 mod circuit;
 mod curve;
@@ -41,6 +50,7 @@ mod json;
 mod linear_norm;
 mod node;
 mod node_scores;
+mod reaching;
 mod scores;
 mod senders;
 mod task;

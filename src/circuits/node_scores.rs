@@ -45,13 +45,13 @@ impl CircuitTask<'_, '_> {
                 sum.ok_or(Error::Internal("an integral has no steps"))?
             }
         };
-        NodeScores::of_tensor(self.graph, &scores)
+        NodeScores::of_tensor(self.graph.clone(), &scores)
     }
 
     /// `[sender, d_model]`
     fn nodes_by_gradient(&self, hooks: Hooks<'_>, differences: &Tensor) -> Result<Tensor> {
         let mut points: Vec<HookPoint> = vec![hook::embed()];
-        for layer in 0..self.graph.n_layers {
+        for layer in 0..self.graph.n_layers() {
             points.extend([hook::attn_out(layer), hook::z(layer)]);
             if self.graph.has_mlps {
                 points.push(hook::mlp_out(layer));
@@ -73,7 +73,7 @@ impl CircuitTask<'_, '_> {
             Ok(())
         };
         add(0, 1, &gradient(hook::embed())?)?;
-        for layer in 0..self.graph.n_layers {
+        for layer in 0..self.graph.n_layers() {
             let start = self.graph.first_sender(layer);
             let mut of_heads = gradient(hook::attn_out(layer))?;
             if let Some(norm) = self.model.norm_after_attn(layer)? {
@@ -83,9 +83,9 @@ impl CircuitTask<'_, '_> {
                     of_heads = norm.pull(&of_heads)?;
                 }
             }
-            add(start, self.graph.n_heads, &of_heads)?;
+            add(start, self.graph.n_heads(layer), &of_heads)?;
             if self.graph.has_mlps {
-                add(start + self.graph.n_heads, 1, &gradient(hook::mlp_out(layer))?)?;
+                add(self.graph.mlp_sender(layer), 1, &gradient(hook::mlp_out(layer))?)?;
             }
         }
         Ok(Tensor::f_cat(&scores, 0)?)

@@ -42,13 +42,12 @@ impl EdgeScores {
     ///
     /// Those of the function.
     pub fn from_fn(graph: CircuitGraph, mut score: impl FnMut(CircuitEdge) -> Result<f64>) -> Result<Self> {
-        let mut scores =
-            EdgeScores { graph, scores: vec![0.0; graph.n_senders() * graph.n_receivers()], signed: false };
-        for edge in graph.edges() {
-            let (sender, receiver) = graph.edge_index(edge)?;
-            scores.scores[sender * graph.n_receivers() + receiver] = score(edge)?;
+        let receivers = graph.n_receivers();
+        let mut scores = vec![0.0; graph.n_senders() * receivers];
+        for (sender, receiver) in graph.pairs() {
+            scores[sender * receivers + receiver] = score(graph.edge(sender, receiver))?;
         }
-        Ok(scores)
+        Ok(EdgeScores { graph, scores, signed: false })
     }
 
     /// Whether circuits are made of the largest scores rather than of the largest absolute values: signed scores leave out edges that work
@@ -119,7 +118,7 @@ impl EdgeScores {
     /// [`Error::Setting`] where there are fewer edges.
     pub fn top_n(&self, n: usize) -> Result<Circuit> {
         self.check(n)?;
-        let mut circuit = Circuit::empty(self.graph);
+        let mut circuit = Circuit::empty(self.graph.clone());
         for (edge, _) in self.ranked().into_iter().take(n) {
             let (sender, receiver) = self.graph.edge_index(edge)?;
             circuit.set(sender, receiver, true);
@@ -129,7 +128,7 @@ impl EdgeScores {
 
     /// The circuit of all edges whose score is at least `threshold`, without what is not connected.
     pub fn above(&self, threshold: f64) -> Circuit {
-        let mut circuit = Circuit::empty(self.graph);
+        let mut circuit = Circuit::empty(self.graph.clone());
         for receiver in 0..self.graph.n_receivers() {
             for sender in 0..self.graph.senders_before(receiver) {
                 circuit.set(sender, receiver, self.key(self.of(sender, receiver)) >= threshold);
@@ -145,8 +144,8 @@ impl EdgeScores {
     /// [`Error::Setting`] where there are fewer edges.
     pub fn greedy(&self, n: usize) -> Result<Circuit> {
         self.check(n)?;
-        let graph = self.graph;
-        let mut circuit = Circuit::empty(graph);
+        let graph = &self.graph;
+        let mut circuit = Circuit::empty(graph.clone());
         let mut candidates = BinaryHeap::new();
         let mut open = vec![graph.n_receivers() - 1];
         for _ in 0..n {
@@ -298,14 +297,61 @@ impl NodeScores {
         for (node, _) in self.ranked().into_iter().take(n) {
             kept[self.graph.sender_index(node)?] = true;
         }
-        Ok(Circuit::between(self.graph, kept).pruned())
+        Ok(Circuit::between(self.graph.clone(), kept).pruned())
+    }
+
+    /// The circuit of the `n` dimensions with the largest absolute scores, of all nodes but the input, which is kept whole; with all edges
+    /// between nodes that keep one, without what is not connected.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OptionValue`] where there are fewer dimensions.
+    pub fn top_n_dimensions(&self, n: usize) -> Result<Circuit> {
+        let dimensions = (self.graph.n_senders() - 1) * self.graph.d_model;
+        if n > dimensions {
+            let rule = format!("the nodes after the input write {dimensions} dimensions");
+            return Err(Error::option_value("n", n, rule));
+        }
+        let scores = self.of_dimensions()?;
+        let mut order: Vec<usize> = (self.graph.d_model..scores.len()).collect();
+        order.sort_by(|a, b| descending(scores[*a].abs(), scores[*b].abs()));
+        let mut kept = vec![false; scores.len()];
+        order.into_iter().take(n).for_each(|dimension| kept[dimension] = true);
+        Ok(self.with_dimensions(&kept))
+    }
+
+    /// The circuit of the dimensions whose absolute score is at least `threshold`, of all nodes but the input, which is kept whole; as
+    /// [`NodeScores::top_n_dimensions`] makes it.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's own, where memory runs out.
+    pub fn dimensions_above(&self, threshold: f64) -> Result<Circuit> {
+        let kept: Vec<bool> = self.of_dimensions()?.into_iter().map(|score| score.abs() >= threshold).collect();
+        Ok(self.with_dimensions(&kept))
+    }
+
+    /// The scores of all dimensions, node by node.
+    fn of_dimensions(&self) -> Result<Vec<f64>> {
+        Ok(Vec::try_from(self.dimensions.f_contiguous()?.f_view(-1)?)?)
+    }
+
+    /// The circuit of the nodes that keep a dimension, each with those that it keeps.
+    fn with_dimensions(&self, kept: &[bool]) -> Circuit {
+        let of_nodes: Vec<&[bool]> = kept.chunks(self.graph.d_model).collect();
+        let nodes = of_nodes.iter().enumerate().map(|(sender, kept)| sender == 0 || kept.contains(&true)).collect();
+        let mut circuit = Circuit::between(self.graph.clone(), nodes);
+        for (sender, kept) in of_nodes.into_iter().enumerate().skip(1) {
+            circuit.keep(sender, kept.to_vec());
+        }
+        circuit.pruned()
     }
 
     /// The circuit of the nodes whose absolute score is at least `threshold`, and of the input, with all edges between them.
     pub fn above(&self, threshold: f64) -> Circuit {
         let mut kept: Vec<bool> = self.scores.iter().map(|score| score.abs() >= threshold).collect();
         kept[0] = true;
-        Circuit::between(self.graph, kept).pruned()
+        Circuit::between(self.graph.clone(), kept).pruned()
     }
 }
 

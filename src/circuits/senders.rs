@@ -22,8 +22,8 @@ pub(super) struct Activations {
 impl Activations {
     /// The hook points that it is made of.
     pub(super) fn points(graph: &CircuitGraph) -> Vec<HookPoint> {
-        let heads = (0..graph.n_layers).map(hook::z);
-        let mlps = (0..graph.n_layers).filter(|_| graph.has_mlps).map(hook::mlp_out);
+        let heads = (0..graph.n_layers()).map(hook::z);
+        let mlps = (0..graph.n_layers()).filter(|_| graph.has_mlps).map(hook::mlp_out);
         std::iter::once(hook::embed()).chain(heads).chain(mlps).collect()
     }
 
@@ -32,8 +32,8 @@ impl Activations {
         let wide = |point: HookPoint| widened(cache.get(point)?);
         Ok(Activations {
             embed: wide(hook::embed())?,
-            z: (0..graph.n_layers).map(|layer| wide(hook::z(layer))).collect::<Result<_>>()?,
-            mlp_out: (0..graph.n_layers)
+            z: (0..graph.n_layers()).map(|layer| wide(hook::z(layer))).collect::<Result<_>>()?,
+            mlp_out: (0..graph.n_layers())
                 .filter(|_| graph.has_mlps)
                 .map(|layer| wide(hook::mlp_out(layer)))
                 .collect::<Result<_>>()?,
@@ -77,10 +77,41 @@ impl Activations {
     }
 }
 
-/// What the heads of a layer write, before any norm after attention: `[batch, pos, head, d_head]` to `[head, batch, pos, d_model]`.
+/// What the heads of a layer write, before any norm after attention: `[batch, pos, head, d_head]` to `[head, batch, pos, d_model]`. A pair of
+/// differential heads is one.
 pub(super) fn of_heads(model: &Transformer, layer: usize, z: &Tensor) -> Result<Tensor> {
     let results = model.head_results(layer, &z.f_to_kind(model.kind())?, None)?; // [batch, pos, head, d_model]
-    widened(&results.f_permute([2, 0, 1, 3])?)
+    let results = widened(&results.f_permute([2, 0, 1, 3])?)?;
+    match model.config().attention.differential {
+        false => Ok(results),
+        // What `W_O` reads of a pair are two heads, one beside the other.
+        true => {
+            let pairs = results.f_unflatten(0, [-1, 2])?; // [pair, 2, batch, pos, d_model]
+            Ok(pairs.f_sum_dim_intlist([1i64].as_slice(), false, None)?)
+        }
+    }
+}
+
+/// Gradients at what the nodes of a layer read, for queries, keys and values, `[receiver, batch, pos, d_model]`, from those at what its heads
+/// read for each: `[head, batch, pos, d_model]`. Those of a differential pair are of two heads, the second half of all heads after the first.
+pub(super) fn of_readers(model: &Transformer, heads: &[Tensor]) -> Result<Tensor> {
+    let nodes = heads.iter().map(|heads| match model.config().attention.differential {
+        false => Ok(heads.shallow_clone()),
+        true => {
+            let halves = heads.f_unflatten(0, [2, -1])?; // [2, pair, batch, pos, d_model]
+            Ok(halves.f_sum_dim_intlist([0i64].as_slice(), false, None)?)
+        }
+    });
+    Ok(Tensor::f_cat(&nodes.collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+/// What the nodes of a layer read, `[node, batch, pos, d_model]`, as its heads read it: `[batch, pos, head, d_model]`.
+pub(super) fn for_readers(model: &Transformer, nodes: &Tensor) -> Result<Tensor> {
+    let nodes = nodes.f_permute([1, 2, 0, 3])?; // [batch, pos, node, d_model]
+    match model.config().attention.differential {
+        false => Ok(nodes),
+        true => Ok(nodes.f_repeat([1, 1, 2, 1])?),
+    }
 }
 
 /// All that a layer's heads write together, with the bias: `[batch, pos, head, d_head]` to `[batch, pos, d_model]`.

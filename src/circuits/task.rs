@@ -7,7 +7,6 @@ use tch::Tensor;
 use super::circuit::Circuit;
 use super::graph::CircuitGraph;
 use super::senders::Activations;
-use crate::config::NormPosition;
 use crate::metric::Metric;
 use crate::run::BackwardRules;
 use crate::text::input::{Input, Tokens};
@@ -76,20 +75,13 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
     /// # Errors
     ///
     /// Those of [`HookedTransformer::run`] and [`Metric::scalar`]; [`Error::Shape`] where the prompts of the ablation do not correspond to the
-    /// task's; [`Error::Unsupported`] for a model whose norms change the stream itself (GPT-1), and for heads that
-    /// are gated, made from latents, chosen from a mixture, or not the same number in each layer.
+    /// task's; those of [`HookedTransformer::ungrouped`].
     pub fn new(
         model: &HookedTransformer,
         clean: impl Into<Input>,
         ablation: Ablation,
         metric: &'m Metric<'a>,
     ) -> Result<Self> {
-        if model.config().norm_position() == NormPosition::InStream {
-            return Err(Error::unsupported(
-                "circuits need a residual stream that is the sum of what nodes write, and this model's norms change the stream itself",
-            ));
-        }
-        model.transformer().check_plain_heads()?;
         let model = model.ungrouped()?;
         let graph = CircuitGraph::new(model.config());
         let tokens = model.to_tokens(clean)?;
@@ -168,7 +160,7 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
         if let Some(metric) = self.ablated_metric.get() {
             return Ok(*metric);
         }
-        let metric = self.metric_of(&Circuit::empty(self.graph))?;
+        let metric = self.metric_of(&Circuit::empty(self.graph.clone()))?;
         Ok(*self.ablated_metric.get_or_init(|| metric))
     }
 

@@ -143,6 +143,9 @@ pub enum GateFunction {
     Sigmoid,
     /// `ln(1 + eˣ)`.
     Softplus,
+    /// The weight of the head's expert, as a router gives it, and zero where the router chooses other experts. This is what
+    /// [`experts`](AttentionConfig::experts) become where [each head stands by itself](crate::HookedTransformer::ungrouped).
+    Router(HeadExperts),
 }
 
 /// Multi-head latent attention (DeepSeek-AI 2024, "DeepSeek-V2"): the stream is projected onto latents, normalised by their root

@@ -1,9 +1,9 @@
 //! [`Config::validate`]: what would give NaN, a panic or a silent wrong number later is refused here, by name.
 
 use super::{
-    Activation, ChoiceBias, Config, ExpertGate, ExpertGroups, Experts, GroupRank, HeadExperts, Heads, LatentAttention,
-    MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias, RopeScaling, Rotary,
-    Routing, Scores, Sinusoids, WeightNorm,
+    Activation, ChoiceBias, Config, ExpertGate, ExpertGroups, Experts, GateFunction, GroupRank, HeadExperts, HeadGate,
+    Heads, LatentAttention, MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias,
+    RopeScaling, Rotary, Routing, Scores, Sinusoids, WeightNorm,
 };
 use crate::{Error, Result};
 
@@ -145,6 +145,15 @@ impl Config {
         }
         if let Some(experts) = &attention.experts {
             self.validate_head_experts(experts)?;
+        }
+        if let Some(HeadGate { per_head, function: GateFunction::Router(experts) }) = attention.gate {
+            size("attention.gate.function.router.num_experts", experts.num_experts, MAX_EXPERTS)?;
+            size("attention.gate.function.router.experts_per_token", experts.experts_per_token, experts.num_experts)?;
+            let divides = self.n_heads.is_multiple_of(experts.num_experts) && attention.heads == PerLayer::All(None);
+            if !per_head || !divides {
+                let why = "each of a router's experts has as many heads, with one gate each";
+                return Err(Error::field("attention.gate.function", "router", why));
+            }
         }
         if attention.sinks_where_local && !attention.sinks {
             return Err(Error::field("attention.sinks_where_local", true, "there are no sinks"));

@@ -52,6 +52,9 @@ impl HookedTransformer {
     /// It computes the same, and its hook points of keys, values and what they read have an entry for each query head. The repeated weights
     /// take memory of their own; all others are shared. A model whose heads share no keys is returned as it is.
     ///
+    /// Where a router chooses each token's heads, the model has those of all experts, one expert after the other, and the router's weights
+    /// are their [gates](crate::hook::head_gate): zero for an expert that is not chosen.
+    ///
     /// ```
     /// use tch_lens::{hook, Config, HookedTransformer};
     /// let grouped = HookedTransformer::init(Config { n_key_value_heads: 2, ..Config::new(2, 32, 4, 50, 12) }, 0)?;
@@ -64,12 +67,14 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// libtorch's own, where memory runs out.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for heads of a router that have sinks or ALiBi's slopes; libtorch's own, where
+    /// memory runs out.
     pub fn ungrouped(&self) -> Result<Self> {
-        if self.config().n_key_value_heads == self.config().n_heads {
+        let model = self.model.ungrouped()?;
+        if model.config() == self.config() {
             return Ok(self.clone());
         }
         // It is no longer what the checkpoint's configuration says.
-        Ok(HookedTransformer { model: self.model.ungrouped()?, hugging_face: None, ..self.clone() })
+        Ok(HookedTransformer { model, hugging_face: None, ..self.clone() })
     }
 }

@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::attention_input::AttentionInput;
 use super::context::{Context, FusedMask, AT_ONCE};
 use super::differential::Differential;
-use super::head_router::{ChosenHeads, HeadRouter};
+use super::head_router::{self, ChosenHeads, HeadRouter};
 use super::latent::{per_head, Latent};
 use super::linear::Linear;
 use super::norm::{constant_if, Norm, NormPoints};
@@ -224,15 +224,18 @@ impl Attention {
         let x = match input {
             AttentionInput::Shared(x) | AttentionInput::Split { q: x, .. } => x,
         };
-        // A bias is of heads, whatever the width.
-        let gates = per_head(x, &Linear { weight: gate.weight.clone(), bias: None }, self.n_heads)?;
-        let gates = match &gate.bias {
-            Some(bias) => gates.f_add(&bias.f_view([self.n_heads, -1])?)?,
-            None => gates,
+        let linear = || -> Result<Tensor> {
+            // A bias is of heads, whatever the width.
+            let gates = per_head(x, &Linear { weight: gate.weight.clone(), bias: None }, self.n_heads)?;
+            match &gate.bias {
+                Some(bias) => Ok(gates.f_add(&bias.f_view([self.n_heads, -1])?)?),
+                None => Ok(gates),
+            }
         };
         Ok(Some(match function {
-            GateFunction::Sigmoid => gates.f_sigmoid()?,
-            GateFunction::Softplus => gates.f_softplus()?,
+            GateFunction::Sigmoid => linear()?.f_sigmoid()?,
+            GateFunction::Softplus => linear()?.f_softplus()?,
+            GateFunction::Router(experts) => head_router::gates(x, gate, experts)?,
         }))
     }
 

@@ -38,6 +38,22 @@ impl HeadRouter {
         HeadRouter { router, experts, heads: config.heads(layer).key_value as i64 }
     }
 
+    pub(crate) fn num_experts(&self) -> i64 {
+        self.experts.num_experts as i64
+    }
+
+    /// How many experts there are, and how many of them a token goes to.
+    pub(crate) fn chosen_of(&self) -> HeadExperts {
+        let Experts { num_experts, experts_per_token, .. } = self.experts;
+        HeadExperts { num_experts, experts_per_token }
+    }
+
+    /// The map that [`gates`] reads the stream with: each head has its expert's row.
+    pub(crate) fn gates(&self) -> Result<Linear> {
+        let weight = self.router.weight.f_repeat_interleave_self_int(self.heads, 0, None)?; // [expert · heads, d_model]
+        Ok(Linear { weight: weight.into(), bias: None })
+    }
+
     /// The experts of the tokens of a stream: `[batch, pos, d_model]`.
     pub(crate) fn route(&self, x: &Tensor, layer: usize, tap: &mut Tap) -> Flow<ChosenHeads> {
         let (weights, indices) = routing::route(&self.experts, None, &self.router.forward(x)?)?;
@@ -97,4 +113,27 @@ impl HeadRouter {
         let size = chosen.indices.size();
         Ok(chosen.indices.f_unsqueeze(-1)?.f_expand([size[0], size[1], size[2], width], false)?)
     }
+}
+
+/// The weight of each head's expert, and zero where a router does not choose it: `[batch, pos, head, 1]`. Each head has its expert's row of
+/// `reader`. They read one stream, `[batch, pos, d_model]`, or one each, `[batch, pos, head, d_model]`, with a choice for each.
+pub(super) fn gates(x: &Tensor, reader: &Linear, of: HeadExperts) -> Result<Tensor> {
+    let HeadExperts { num_experts, experts_per_token } = of;
+    let n_heads = reader.weight.size()[0];
+    let n_experts = num_experts as i64;
+    let heads = n_heads / n_experts; // of an expert
+    let rows = reader.weight.f_view([n_experts, heads, -1])?.f_select(1, 0)?; // [expert, d_model]
+    let logits = x.f_matmul(&rows.f_tr()?)?; // [batch, pos, expert] or [batch, pos, head, expert]
+    let experts = Experts::new(num_experts, experts_per_token, Routing::softmax_of_chosen());
+    let weights = routing::route(&experts, None, &logits)?.0.f_to_kind(x.f_kind()?)?;
+    let size = x.size();
+    let weights = match x.dim() {
+        3 => weights.f_unsqueeze(-1)?.f_expand([size[0], size[1], n_experts, heads], false)?,
+        // Of each head's choice, the weight of its own expert.
+        _ => {
+            let apart = weights.f_view([size[0], size[1], n_experts, heads, n_experts])?;
+            apart.f_diagonal(0, 2, 4)?.f_transpose(2, 3)? // [batch, pos, expert, head of the expert]
+        }
+    };
+    Ok(weights.f_reshape([size[0], size[1], n_heads, 1])?)
 }

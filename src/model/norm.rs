@@ -12,7 +12,7 @@ use crate::run::{Flow, Tap};
 use crate::tensor::precision::widened;
 use crate::tensor::scalar::Scalar;
 use crate::unchecked::threads::SharedTensor;
-use crate::Result;
+use crate::{Error, Result};
 
 /// A norm over the last axis: `normalized = (x − mean) / scale`, then `normalized · w + b`.
 ///
@@ -83,6 +83,12 @@ impl Norm {
                 Ok(self.affine(normalized)?.into_tensor())
             }
         }
+    }
+
+    /// [`Norm::apply`] of an input in fp32 or better, whatever the kind of the weights.
+    pub(crate) fn apply_wide(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = |x: &Option<SharedTensor>| x.as_ref().map(|x| Ok::<_, Error>(widened(x)?.into())).transpose();
+        Norm { w: wide(&self.w)?, b: wide(&self.b)?, ..self.clone() }.apply(&widened(x)?)
     }
 
     /// [`Norm::apply`], at a scale that is a constant for gradients if it is `frozen`.

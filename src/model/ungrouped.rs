@@ -6,59 +6,70 @@ use super::attention::Attention;
 use super::linear::Linear;
 use super::norm::Norm;
 use super::Transformer;
-use crate::config::{Heads, QkNorm};
+use crate::config::{GateFunction, HeadGate, Heads, Positions, QkNorm};
 use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Error, Result};
 
 impl Transformer {
-    /// The same function, with keys and values for each query head: those of its group, repeated. Where heads share none, the model itself.
+    /// The same function, with keys and values for each query head: those of its group, repeated. Heads that a router chooses become those
+    /// of all its experts, with the router's weight as a gate. Where heads share no keys, the model itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] where a router's heads have something of their own by their place among the chosen ones.
     pub(crate) fn ungrouped(&self) -> Result<Transformer> {
         let config = self.config();
-        let heads = (0..config.n_layers).map(|layer| config.heads(layer));
-        if !heads.into_iter().any(Heads::is_grouped) {
+        let alibi = matches!(config.positions, Positions::Alibi { .. });
+        let grouped = (0..config.n_layers).any(|layer| config.heads(layer).is_grouped());
+        if !grouped && config.attention.experts.is_none() {
             return Ok(self.clone());
         }
-        self.check_plain_heads()?;
+        if config.attention.experts.is_some() && (config.attention.sinks || alibi) {
+            return Err(Error::unsupported(
+                "the heads of a router's experts cannot stand apart: this model's sinks or ALiBi slopes belong to their places among the chosen ones",
+            ));
+        }
         let mut weights = self.weights().clone();
         for block in &mut weights.blocks {
             block.attn = block.attn.ungrouped()?;
         }
-        Ok(Transformer::new(Config { n_key_value_heads: config.n_heads, ..config.clone() }, weights))
+        let of_layer = |heads: &Option<Heads>| heads.map(|Heads { query, .. }| Heads { query, key_value: query });
+        let mut attention = config.attention.clone();
+        attention.heads = attention.heads.map(of_layer);
+        let mut n_heads = config.n_heads;
+        if let Some(experts) = attention.experts.take() {
+            n_heads = experts.num_experts * config.n_key_value_heads;
+            attention.gate = Some(HeadGate { per_head: true, function: GateFunction::Router(experts) });
+        }
+        Ok(Transformer::new(Config { n_heads, n_key_value_heads: n_heads, attention, ..config.clone() }, weights))
     }
-}
 
-impl Transformer {
-    /// That each layer has the same heads, whose queries, keys and values are linear in what attention reads, and whose outputs are linear
-    /// in what they mix.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`].
-    pub(crate) fn check_plain_heads(&self) -> Result<()> {
-        let Config { attention, d_head, .. } = self.config();
-        let why = match attention {
-            it if it.latent.is_some() => "made from latents",
-            it if it.experts.is_some() => "a mixture, whose heads differ from token to token",
-            it if it.gate.is_some() => "multiplied by gates",
-            it if it.heads.values().iter().any(Option::is_some) => "not the same number in each layer",
-            it if it.d_value.is_some_and(|d_value| d_value != *d_head) => "wider or narrower for values than for keys",
-            _ => return Ok(()),
-        };
-        Err(Error::unsupported(format!(
-            "heads need queries, keys and values of their own that are linear in what attention reads, and this model's are {why}"
-        )))
+    /// Whether queries, keys and values are linear in what attention reads, and nothing else is made of it.
+    pub(crate) fn heads_read_linearly(&self) -> bool {
+        let attention = &self.config().attention;
+        attention.latent.is_none() && attention.gate.is_none() && attention.experts.is_none()
     }
 }
 
 impl Attention {
     fn ungrouped(&self) -> Result<Attention> {
-        let (heads, groups, width) = (self.n_heads, self.n_kv_heads, self.d_head);
-        let group_of = |head: i64| head / (heads / groups);
-        let queries = 0..heads;
-        let keys = (0..heads).map(|head| heads + group_of(head));
-        let values = (0..heads).map(|head| heads + groups + group_of(head));
-        let rows: Vec<i64> =
-            queries.chain(keys).chain(values).flat_map(|head| head * width..(head + 1) * width).collect();
+        let groups = self.n_kv_heads;
+        let (heads, gate, gate_function) = match &self.router {
+            Some(router) => {
+                let heads = router.num_experts() * groups;
+                (heads, Some(router.gates()?), Some(GateFunction::Router(router.chosen_of())))
+            }
+            None => (self.n_heads, self.gate.clone(), self.gate_function),
+        };
+        // Each of a router's experts has a head for each key and value.
+        let group_of = |head: i64| if self.router.is_some() { head % groups } else { head / (heads / groups) };
+        let rows = |start: i64, head: i64, width: i64| start + head * width..start + (head + 1) * width;
+        let (width, d_value) = (self.d_head, self.d_value);
+        let (of_keys, of_values) = (heads * width, (heads + groups) * width);
+        let queries = (0..heads).flat_map(|head| rows(0, head, width));
+        let keys = (0..heads).flat_map(|head| rows(of_keys, group_of(head), width));
+        let values = (0..heads).flat_map(|head| rows(of_values, group_of(head), d_value));
+        let rows: Vec<i64> = queries.chain(keys).chain(values).collect();
         let chosen = |x: &SharedTensor| select(x, &rows);
         let qkv = Linear { weight: chosen(&self.qkv.weight)?, bias: self.qkv.bias.as_ref().map(chosen).transpose()? };
         let k_norm = match &self.k_norm {
@@ -79,7 +90,8 @@ impl Attention {
                 Some(Norm { w, b, ..norm.clone() })
             }
         };
-        Ok(Attention { qkv, k_norm, n_kv_heads: self.n_heads, ..self.clone() })
+        let (router, n_heads, n_kv_heads) = (None, heads, heads);
+        Ok(Attention { qkv, k_norm, router, gate, gate_function, n_heads, n_kv_heads, ..self.clone() })
     }
 }
 

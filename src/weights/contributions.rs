@@ -56,11 +56,20 @@ impl Transformer {
         Ok(&self.block(layer)?.attn.o)
     }
 
-    /// The weights with which a layer's queries, keys and values read the stream: `[head, d_head, d_model]`, the heads of queries, then
-    /// of keys, then of values.
-    pub(crate) fn head_readers(&self, layer: usize) -> Result<Tensor> {
+    /// The weights with which a layer's queries, keys and values read the stream, where they are linear in it: `[head, d_head, d_model]`
+    /// each, the last one `[head, d_value, d_model]`.
+    pub(crate) fn head_readers(&self, layer: usize) -> Result<[Tensor; 3]> {
         let attn = &self.block(layer)?.attn;
-        Ok(attn.qkv.weight.f_reshape([attn.n_heads + 2 * attn.n_kv_heads, attn.d_head, -1])?)
+        let (of_q, of_k, of_v) = (attn.n_heads, attn.n_kv_heads, attn.n_kv_heads);
+        let rows = |start: i64, heads: i64, width: i64| -> Result<Tensor> {
+            let weight = attn.qkv.weight.f_narrow(0, start, heads * width)?;
+            Ok(weight.f_reshape([heads, width, -1])?)
+        };
+        Ok([
+            rows(0, of_q, attn.d_head)?,
+            rows(of_q * attn.d_head, of_k, attn.d_head)?,
+            rows((of_q + of_k) * attn.d_head, of_v, attn.d_value)?,
+        ])
     }
 
     /// What chooses the heads of each token in a layer, where the heads are a mixture.

@@ -152,12 +152,12 @@ fn auroc_is_a_probability() {
     let first = graph.edges().next().unwrap();
     let known = Circuit::of_edges(model.config(), [first]).unwrap();
     let auroc = |score: fn(bool) -> f64| {
-        EdgeScores::from_fn(graph, |edge| Ok(score(edge == first))).unwrap().auroc(&known).unwrap()
+        EdgeScores::from_fn(graph.clone(), |edge| Ok(score(edge == first))).unwrap().auroc(&known).unwrap()
     };
     assert_eq!(auroc(f64::from), 1.0);
     assert_eq!(auroc(|known| f64::from(!known)), 0.0);
     assert_eq!(auroc(|_| 1.0), 0.5);
-    assert!(EdgeScores::from_fn(graph, |_| Ok(0.0)).unwrap().auroc(&Circuit::empty(graph)).is_err());
+    assert!(EdgeScores::from_fn(graph.clone(), |_| Ok(0.0)).unwrap().auroc(&Circuit::empty(graph)).is_err());
 }
 
 #[test]
@@ -165,19 +165,19 @@ fn files_of_circuits_lead_back() {
     let (model, edges) = induction_model();
     let circuit = Circuit::of_edges(model.config(), edges).unwrap();
     let graph = CircuitGraph::new(model.config());
-    let scores = EdgeScores::from_fn(graph, |edge| Ok(edge.to_string().len() as f64 / 7.0)).unwrap();
+    let scores = EdgeScores::from_fn(graph.clone(), |edge| Ok(edge.to_string().len() as f64 / 7.0)).unwrap();
     let file = CircuitFile {
         circuit: circuit.clone(),
         edge_scores: Some(scores),
         node_scores: Some((0..graph.n_senders()).map(|n| n as f64 / 3.0).collect()),
+        dimension_scores: None,
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("circuit.json");
     file.write(&path).unwrap();
     assert_eq!(CircuitFile::read(&path).unwrap(), file);
     let toy = HookedTransformer::toy().unwrap();
-    let full =
-        CircuitFile { circuit: Circuit::full(CircuitGraph::new(toy.config())), edge_scores: None, node_scores: None };
+    let full = CircuitFile::new(Circuit::full(CircuitGraph::new(toy.config())));
     assert_eq!(CircuitFile::from_json(&full.to_json().unwrap()).unwrap().circuit, full.circuit);
 
     let text = file.to_json().unwrap();
@@ -186,7 +186,7 @@ fn files_of_circuits_lead_back() {
         (&text.replace("\"n_layers\":2", "\"n_layers\":9000000000000000000"), "which is not what"),
         (&text.replace("\"a0.h1\"", "\"a0.h9\""), "there is no `a0.h9`"),
         (&text.replace("\"input->a0.h0<v>\"", "\"input->a0.h0<w>\""), "there is no `input->a0.h0<w>`"),
-        (&text.replace("\"logits\":{", "\"logits\":{\"neurons\":[true],"), "keeps some of its dimensions"),
+        (&text.replace("\"a0.h1\":{", "\"a0.h1\":{\"neurons\":[true],"), "has 1 neurons, and the stream"),
     ];
     for (text, expected) in cases {
         let error = CircuitFile::from_json(text).unwrap_err().to_string();
@@ -222,6 +222,6 @@ fn what_cannot_be_a_task_is_refused() {
         .backward_rules(BackwardRules::relp());
     assert!(relp.edge_scores(EdgeMethod::Exact).unwrap_err().to_string().contains("no backward pass"));
     let same = CircuitTask::new(&model, clean, Ablation::counterfactual(clean), &metric).unwrap();
-    let error = same.faithfulness(&Circuit::empty(*same.graph())).unwrap_err().to_string();
+    let error = same.faithfulness(&Circuit::empty(same.graph().clone())).unwrap_err().to_string();
     assert!(error.contains("whether edges are ablated or not"), "{error}");
 }

@@ -14,6 +14,8 @@ mod budget;
 mod changed_runs;
 #[cfg(feature = "chat")]
 mod chat;
+mod circuit_dimensions;
+mod circuit_families;
 mod circuits;
 mod config_bounds;
 mod config_fields;
