@@ -67,8 +67,8 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`](crate::Error::Unsupported) for heads of a router that have sinks or ALiBi's slopes; libtorch's own, where
-    /// memory runs out.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for heads of a router that have sinks or biases by distance; libtorch's own,
+    /// where memory runs out.
     pub fn ungrouped(&self) -> Result<Self> {
         let model = self.model.ungrouped()?;
         if model.config() == self.config() {

@@ -19,14 +19,16 @@ impl Transformer {
     /// [`Error::Unsupported`] where a router's heads have something of their own by their place among the chosen ones.
     pub(crate) fn ungrouped(&self) -> Result<Transformer> {
         let config = self.config();
-        let alibi = matches!(config.positions, Positions::Alibi { .. });
+        let by_place = config.attention.sinks
+            || config.attention.relative_bias.is_some()
+            || matches!(config.positions, Positions::Alibi { .. });
         let grouped = (0..config.n_layers).any(|layer| config.heads(layer).is_grouped());
         if !grouped && config.attention.experts.is_none() {
             return Ok(self.clone());
         }
-        if config.attention.experts.is_some() && (config.attention.sinks || alibi) {
+        if config.attention.experts.is_some() && by_place {
             return Err(Error::unsupported(
-                "the heads of a router's experts cannot stand apart: this model's sinks or ALiBi slopes belong to their places among the chosen ones",
+                "the heads of a router's experts cannot stand apart: this model's sinks or biases by distance belong to their places among the chosen ones",
             ));
         }
         let mut weights = self.weights().clone();

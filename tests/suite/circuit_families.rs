@@ -27,6 +27,42 @@ fn structures() -> impl Iterator<Item = &'static str> {
     STRUCTURES.into_iter().chain(UNUSUAL)
 }
 
+/// A model whose heads stand apart is the same function, also once it was saved.
+#[test]
+fn ungrouped_models_compute_the_same() {
+    let mut tally = Tally::default();
+    for family in structures() {
+        let grouped = in_double(family);
+        let model = grouped.ungrouped().unwrap();
+        let (clean, ..) = pair();
+        let expected = grouped.forward(&clean).unwrap();
+        let (logits, cache) = model.run_with_cache(&clean).unwrap();
+        tally.compare(family, &logits, &expected, 1e-12);
+        for layer in 0..model.config().n_layers {
+            let heads = cache[hook::q(layer)].size()[2];
+            assert_eq!([hook::k(layer), hook::v(layer)].map(|point| cache[point].size()[2]), [heads; 2], "{family}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        model.save_pretrained(folder.path()).unwrap();
+        let again = LoadOptions::new().kind(Kind::Double).open(folder.path()).unwrap();
+        assert_eq!(again.config(), model.config(), "{family}");
+        tally.compare(&format!("{family}, saved"), &again.forward(&clean).unwrap(), &logits, 1e-12);
+    }
+    tally.finish("ungrouped models");
+
+    // A router's heads are those of all experts; each token has gates for as many as it goes to.
+    let routed = in_double("transformers/jetmoe");
+    let experts = routed.config().attention.experts.unwrap();
+    let model = routed.ungrouped().unwrap();
+    let (_, cache) = model.run_with_cache(&pair().0).unwrap();
+    let gates = &cache[hook::head_gate(0)]; // [batch, pos, head, 1]
+    let heads = routed.config().n_key_value_heads;
+    assert_eq!(gates.size()[2], (experts.num_experts * heads) as i64);
+    let open = gates.not_equal(0.0).sum_dim_intlist([2i64].as_slice(), false, Kind::Int64);
+    let expected = Tensor::full_like(&open, (experts.experts_per_token * heads) as i64);
+    assert_eq!(open, expected);
+}
+
 /// The heads of a node: as `W_O` reads what they mixed, and as they read the stream.
 fn heads_of(model: &HookedTransformer, layer: usize, head: usize) -> (Vec<i64>, Vec<i64>) {
     let head = head as i64;
@@ -275,10 +311,17 @@ fn every_family_of_transformers_has_gradients_and_circuits() {
         {
             tally.compare(&format!("{what}, {end}"), &Tensor::from(ours), &Tensor::from(theirs), 1e-9);
         }
-        let edges = Tensor::from_slice(&task.edge_scores(EdgeMethod::Gradient).unwrap().by_sender());
-        let nodes = Tensor::from_slice(task.node_scores(NodeMethod::Gradient).unwrap().scores());
-        let scale = 1.0 + edges.abs().max().double_value(&[]);
-        tally.compare(&format!("{what}, sums"), &(edges / scale), &(nodes / scale), 1e-9);
+        let shares = task.edge_scores(EdgeMethod::InformationFlow).unwrap().tensor().unwrap();
+        let sums = shares.sum_dim_intlist([0i64].as_slice(), false, None); // [receiver]
+        assert!(shares.min().double_value(&[]) >= 0.0 && sums.max().double_value(&[]) <= 1.0 + 1e-9, "{what}: {sums}");
+        let mut task = task;
+        for rules in [BackwardRules::new(), BackwardRules::relp()] {
+            task = task.backward_rules(rules);
+            let edges = Tensor::from_slice(&task.edge_scores(EdgeMethod::Gradient).unwrap().by_sender());
+            let nodes = Tensor::from_slice(task.node_scores(NodeMethod::Gradient).unwrap().scores());
+            let scale = 1.0 + edges.abs().max().double_value(&[]);
+            tally.compare(&format!("{what}, sums"), &(edges / scale), &(nodes / scale), 1e-9);
+        }
     }
     println!("{loaded} families");
     assert!(loaded >= 100, "{loaded}");

@@ -2,9 +2,10 @@
 
 use tch::Tensor;
 use tch_lens::config::{
-    Activation, AttentionDir, ChoiceBias, ExpertGate, ExpertGroups, Experts, GroupRank, HeadExperts, Heads,
-    LatentAttention, MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach,
-    RelativeBias, RopeScaling, Rotary, Routing, Scores, SharedExpert, Sinusoids, Temperature, WeightNorm,
+    Activation, AttentionDir, ChoiceBias, ExpertGate, ExpertGroups, Experts, GateFunction, GroupRank, HeadExperts,
+    HeadGate, Heads, LatentAttention, MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions,
+    QkNorm, Reach, RelativeBias, RopeScaling, Rotary, Routing, Scores, SharedExpert, Sinusoids, Temperature,
+    WeightNorm,
 };
 use tch_lens::{Config, Error, HookedTransformer, LoadOptions};
 
@@ -152,6 +153,11 @@ fn head_experts(num_experts: usize, experts_per_token: usize) -> Option<HeadExpe
     Some(HeadExperts { num_experts, experts_per_token })
 }
 
+fn routed_gate(per_head: bool, num_experts: usize, experts_per_token: usize) -> Option<HeadGate> {
+    let function = GateFunction::Router(HeadExperts { num_experts, experts_per_token });
+    Some(HeadGate { per_head, function })
+}
+
 fn latent(query_rank: Option<usize>, key_value_rank: usize, eps: f64) -> Option<LatentAttention> {
     Some(LatentAttention { query_rank, key_value_rank, eps })
 }
@@ -173,6 +179,11 @@ fn refused() -> Vec<(&'static str, Change)> {
         row("d_head", |c| (c.n_heads, c.n_key_value_heads, c.d_head) = (1 << 20, 1, 1 << 20)),
         row("d_head", |c| (c.d_model, c.n_heads, c.n_key_value_heads, c.d_head) = (1 << 14, 1 << 13, 1, 1 << 13)),
         row("n_key_value_heads", |c| c.n_key_value_heads = 0),
+        row("attention.gate.function.router.num_experts", |c| c.attention.gate = routed_gate(true, 0, 1)),
+        row("attention.gate.function.router.experts_per_token", |c| c.attention.gate = routed_gate(true, 2, 0)),
+        row("attention.gate.function.router.experts_per_token", |c| c.attention.gate = routed_gate(true, 2, 3)),
+        row("attention.gate.function", |c| c.attention.gate = routed_gate(false, c.n_heads, 1)),
+        row("attention.gate.function", |c| c.attention.gate = routed_gate(true, c.n_heads + 1, 1)),
         row("n_key_value_heads", |c| (c.n_heads, c.n_key_value_heads) = (3, 2)),
         row("d_vocab", |c| c.d_vocab = 0),
         row("d_vocab", |c| (c.d_vocab, c.d_model) = (1 << 28, 1 << 20)),

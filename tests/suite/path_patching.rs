@@ -69,6 +69,10 @@ fn by_hand(
 #[case("toy_attn_only_2l_ln")]
 #[case("transformers/openai-gpt")]
 #[case("transformers/diffllama")]
+#[case("transformers/minicpm3")]
+#[case("transformers/afmoe")]
+#[case("transformers/laguna")]
+#[case("transformers/jetmoe")]
 fn path_patching_is_three_runs_by_hand(#[case] family: &str) {
     let model = raw(family);
     let n_layers = model.config().n_layers;
