@@ -58,6 +58,7 @@ mod model;
 pub mod patching;
 mod pretrained;
 mod run;
+pub mod sae;
 mod tensor;
 mod text;
 mod unchecked;
@@ -90,6 +91,7 @@ pub use hooked_transformer::{
 pub use layer::Layer;
 pub use metric::{Baseline, Metric, MetricResult};
 pub use model::{KeyValueStore, Transformer};
+pub use pretrained::dictionaries::DictionaryOptions;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pretrained::fuzzing;
@@ -101,6 +103,7 @@ pub use run::{
     BackwardRules, FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry,
     RunValues, Sink, SinkEntry,
 };
+pub use sae::{Dictionary, DictionarySet};
 pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;

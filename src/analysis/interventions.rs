@@ -41,7 +41,7 @@ fn broken_sum(point: HookPoint, model: &Transformer) -> Result<Option<Sum>> {
         _ if is_quotient_of(model.norm_of_stream(layer, false)?) => Some(Sum::Stream),
         _ if is_quotient_of(model.norm_of_stream(layer, true)?) => Some(Sum::Stream),
         Site::AttnOut => Some(Sum::Attention(layer)),
-        Site::MlpOut => Some(Sum::Mlp(layer)),
+        Site::MlpOut | Site::MlpHookOut => Some(Sum::Mlp(layer)),
         _ if is_quotient_of(model.norm_after_attn(layer)?) => Some(Sum::Attention(layer)),
         _ if is_quotient_of(model.norm_after_mlp(layer)?) => Some(Sum::Mlp(layer)),
         _ => None,
@@ -82,16 +82,13 @@ pub(crate) fn changed_reading(view: &View, target: Target) -> Result<Option<Tens
                 return Err(Error::HeadsReadApart { name: point.to_string() });
             }
         }
+        Target::Mlp(layer) if is_changed(hook::mlp_hook_in(layer)) => {
+            return reading(view, hook::mlp_hook_in(layer), target).map(Some);
+        }
         Target::Mlp(layer) => input = Some(hook::mlp_in(layer)).filter(|point| is_changed(*point)),
         // A prediction head comes between what the last norm gives and this point.
         Target::Unembed if is_changed(hook::unembed_in()) && view.model().head().is_none() => {
-            let read = view.get(hook::unembed_in())?;
-            let bias = FrozenNorm::bias_of(view.model().norm_before(target)?)?;
-            let read = match &bias {
-                Some(bias) => read.f_sub(bias)?,
-                None => read,
-            };
-            return Ok(Some(read.f_unsqueeze(0)?));
+            return reading(view, hook::unembed_in(), target).map(Some);
         }
         Target::Unembed => {}
     }
@@ -104,4 +101,14 @@ pub(crate) fn changed_reading(view: &View, target: Target) -> Result<Option<Tens
         (Some(_), _) => return Ok(None),
     };
     Ok(Some(reading.f_unsqueeze(0)?))
+}
+
+/// What a point after the target's norm shows, less the norm's bias: `[1, batch, pos, d_model]`.
+fn reading(view: &View, point: HookPoint, target: Target) -> Result<Tensor> {
+    let read = view.get(point)?;
+    let read = match &FrozenNorm::bias_of(view.model().norm_before(target)?)? {
+        Some(bias) => read.f_sub(bias)?,
+        None => read,
+    };
+    Ok(read.f_unsqueeze(0)?)
 }

@@ -117,7 +117,7 @@ pub(crate) fn site(short: &str, within: Option<&str>) -> Option<Site> {
 }
 
 /// A whole name: `blocks.0.attn.hook_q`, `blocks.0.mlp.experts.3.hook_post`, `hook_embed`.
-fn whole(name: &str) -> Option<HookPoint> {
+pub(crate) fn whole(name: &str) -> Option<HookPoint> {
     if name.len() > LONGEST {
         return None;
     }

@@ -246,6 +246,8 @@ sites! {
     /// The quotient of that norm: `[batch, pos, d_model]`.
     Layer Ln2Normalized, ln2_normalized, "ln2.hook_normalized", [Batch Pos DModel], Weights, mlp_norm,
         swaps Ln2PostNormalized;
+    /// What the MLP's weights read, after its norm: `[batch, pos, d_model]`; shown on request.
+    Layer MlpHookIn, mlp_hook_in, "mlp.hook_in", [Batch Pos DModel], Weights, mlp_on_request;
     /// Neurons (gates, in a gated MLP) before the activation function: `[batch, pos, d_mlp]`. In a mixture, those of the shared
     /// expert, as at the next points.
     Layer Pre, pre, "mlp.hook_pre", [Batch Pos DMlp], Weights, dense;
@@ -271,6 +273,8 @@ sites! {
     Expert ExpertPre, expert_pre, "hook_pre", [Row DMlp], Weights, mixture;
     /// Neurons of an expert after the activation function, of the tokens routed to it: `[row, d_mlp]`.
     Expert ExpertPost, expert_post, "hook_post", [Row DMlp], Weights, mixture;
+    /// What the MLP's weights write, before a norm after them: `[batch, pos, d_model]`; shown on request.
+    Layer MlpHookOut, mlp_hook_out, "mlp.hook_out", [Batch Pos DModel], Weights, mlp_on_request;
     /// What the norm after the MLP divides by: `[batch, pos, 1]`.
     Layer Ln2PostScale, ln2_post_scale, "ln2_post.hook_scale", [Batch Pos One], AtLeastFloat, mlp_post_norm, swaps Ln2Scale;
     /// The quotient of that norm: `[batch, pos, d_model]`.

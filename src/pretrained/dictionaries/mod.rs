@@ -1,0 +1,10 @@
+//! Dictionaries from files: which format a folder or file has, and what it says.
+//!
+//! Each format is a file here. It reads a configuration, with every field accounted for, and names the tensors; [`tensors`] reads
+//! these, or leaves the decoders in the file.
+
+mod circuit_tracer;
+mod options;
+mod tensors;
+
+pub use self::options::DictionaryOptions;
