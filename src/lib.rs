@@ -51,6 +51,7 @@ pub mod generate;
 pub mod gradient;
 pub mod heads;
 pub mod hook;
+mod hooked_encoder_decoder;
 mod hooked_transformer;
 mod layer;
 mod metric;
@@ -58,7 +59,6 @@ mod model;
 pub mod patching;
 mod pretrained;
 mod run;
-pub mod sae;
 mod tensor;
 mod text;
 mod unchecked;
@@ -83,6 +83,7 @@ pub use format::FormatError;
 pub use generate::{Continuation, GenerateOptions, Sampler, SamplingOptions, StopReason};
 pub use gradient::{GradientCache, GradientOutput, Jacobian};
 pub use hook::{HookFilter, HookPoint};
+pub use hooked_encoder_decoder::{EncoderDecoderCache, EncoderDecoderOutput, HookedEncoderDecoder};
 pub use hooked_transformer::{
     AnswerPosition, Generated, Generation, GenerationStep, HookedTransformer, Init, ModelWithHooks, Occurrence,
     OutputTokens, PromptTest, PromptTestOptions, RankedToken, ReturnType, RowStep, RunOptions, RunOutput, SingleToken,
@@ -90,8 +91,7 @@ pub use hooked_transformer::{
 };
 pub use layer::Layer;
 pub use metric::{Baseline, Metric, MetricResult};
-pub use model::{KeyValueStore, Transformer};
-pub use pretrained::dictionaries::DictionaryOptions;
+pub use model::{EncoderOutput, KeyValueStore, Transformer};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pretrained::fuzzing;
@@ -103,7 +103,6 @@ pub use run::{
     BackwardRules, FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry,
     RunValues, Sink, SinkEntry,
 };
-pub use sae::{Dictionary, DictionarySet};
 pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;

@@ -9,7 +9,7 @@ use super::row_form::RowForm;
 use super::stack::ResidualStack;
 use super::window::View;
 use crate::cache::ActivationCache;
-use crate::component::Component;
+use crate::component::{Component, Sublayer};
 use crate::model::head_router::ChosenHeads;
 use crate::{hook, Result};
 
@@ -55,10 +55,32 @@ impl ActivationCache {
             let result = if self.has_batch_dim() { result } else { result.f_squeeze_dim(0)? };
             self.insert_after(hook::z(layer), point, result);
         }
+        self.compute_cross_results()?;
         Ok(())
     }
 
-    /// What each head wrote to the stream before the target: `[component, batch, pos, d_model]`, rows `L0H0`, `L0H1`, ….
+    /// [`ActivationCache::compute_head_results`] of a decoder's cross-attention.
+    fn compute_cross_results(&mut self) -> Result<()> {
+        let config = self.model().shared_config().clone();
+        for layer in 0..config.attention.cross.map_or(0, |_| config.n_layers) {
+            let (z, point) = (hook::cross_z(layer), hook::cross_result(layer));
+            if self.contains(point) {
+                continue;
+            }
+            if self.is_changed(point) {
+                self.get(point)?;
+            }
+            let z_of_run = self.get(z)?;
+            let batched = if self.has_batch_dim() { z_of_run.shallow_clone() } else { z_of_run.f_unsqueeze(0)? };
+            let result = self.model().cross_results(layer, &batched)?;
+            let result = if self.has_batch_dim() { result } else { result.f_squeeze_dim(0)? };
+            self.insert_after(z, point, result);
+        }
+        Ok(())
+    }
+
+    /// What each head wrote to the stream before the target: `[component, batch, pos, d_model]`, rows `L0H0`, `L0H1`, …, and of a
+    /// decoder's cross-attention `L0C0`, `L0C1`, ….
     ///
     /// A head's row is `z W_O`, through the norm after attention where the model has one, at its frozen scale: so
     /// `Σ rows + bias` is `attn_out`, for every model. Where a hook changed `hook_result`, the rows are what it left there. With
@@ -87,16 +109,24 @@ impl ActivationCache {
 }
 
 impl View<'_> {
-    /// What each head of a layer wrote: `[head, batch, pos, last]`.
-    pub(crate) fn head_rows(&self, layer: usize, form: &RowForm) -> Result<Tensor> {
-        let after = FrozenNorm::of_run(self.model().norm_after_attn(layer)?, self)?;
-        let (z, result) = (hook::z(layer), hook::result(layer));
+    /// What each head of a layer's attention, or of its cross-attention, wrote: `[head, batch, pos, last]`.
+    pub(crate) fn head_rows(&self, layer: usize, sublayer: Sublayer, form: &RowForm) -> Result<Tensor> {
+        let after = FrozenNorm::of_run(self.model().norm_after(layer, sublayer)?, self)?;
+        let is_cross = sublayer == Sublayer::CrossAttention;
+        let (z, result) = match is_cross {
+            true => (hook::cross_z(layer), hook::cross_result(layer)),
+            false => (hook::z(layer), hook::result(layer)),
+        };
         // What a hook left in `result` is not in `z`.
         if self.cache.is_changed(result) || !self.cache.contains(z) && self.cache.contains(result) {
             let rows = self.get(result)?.f_permute([2, 0, 1, 3])?; // [head, batch, pos, d_model]
             return form.rows(&after.apply(&rows)?);
         }
-        let (z, weight) = (self.get(z)?, &self.model().head_writer(layer)?.weight);
+        let z = self.get(z)?;
+        if is_cross {
+            return form.heads(&z, &self.model().cross_writer(layer)?.weight, &after);
+        }
+        let weight = &self.model().head_writer(layer)?.weight;
         match (self.model().head_router(layer)?, self.chosen_heads(layer)?) {
             (Some(router), Some(chosen)) => {
                 // The heads of each choice are those of one expert.
@@ -115,8 +145,11 @@ impl View<'_> {
         router.chosen(&self.get(hook::head_weights(layer))?, indices).map(Some)
     }
 
-    /// The heads of a layer.
-    pub(crate) fn head_components(&self, layer: usize) -> impl Iterator<Item = Component> {
-        (0..self.model().config().heads(layer).query).map(move |head| Component::Head { layer, head })
+    /// The heads of a layer's attention, or of its cross-attention.
+    pub(crate) fn head_components(&self, layer: usize, sublayer: Sublayer) -> impl Iterator<Item = Component> + use<> {
+        (0..self.model().config().heads(layer).query).map(move |head| match sublayer {
+            Sublayer::CrossAttention => Component::CrossHead { layer, head },
+            _ => Component::Head { layer, head },
+        })
     }
 }

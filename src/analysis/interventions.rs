@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::frozen_norm::FrozenNorm;
 use super::window::View;
-use crate::component::{Reach, Target};
+use crate::component::{Reach, Sublayer, Target};
 use crate::hook::{self, HookPoint, Site};
 use crate::{Error, Result, Transformer};
 
@@ -24,39 +24,43 @@ pub(crate) struct Parts {
 enum Sum {
     /// The stream: it is not what the sublayers have added.
     Stream,
-    /// What a layer's attention adds: it is not what its heads and biases wrote.
-    Attention(usize),
-    /// What a layer's MLP adds: it is not what its neurons and biases wrote.
-    Mlp(usize),
+    /// What a sublayer adds: it is not what its heads or neurons and its biases wrote.
+    Sublayer(usize, Sublayer),
 }
 
 /// The table of what a change at a hook point breaks. Everything else is a part itself (`z`, `result`, `post`, the embeddings), comes
 /// before one, or is a scale, which rows are divided by as it was left.
 fn broken_sum(point: HookPoint, model: &Transformer) -> Result<Option<Sum>> {
     let Some(layer) = point.layer() else { return Ok(None) };
-    let is_quotient_of =
-        |norm: Option<crate::model::placed_norm::PlacedNorm<'_>>| norm.is_some_and(|norm| norm.points.1 == point);
-    Ok(match point.site() {
-        Site::ResidPre | Site::ResidMid | Site::ResidPost => Some(Sum::Stream),
-        _ if is_quotient_of(model.norm_of_stream(layer, false)?) => Some(Sum::Stream),
-        _ if is_quotient_of(model.norm_of_stream(layer, true)?) => Some(Sum::Stream),
-        Site::AttnOut => Some(Sum::Attention(layer)),
-        Site::MlpOut | Site::MlpHookOut => Some(Sum::Mlp(layer)),
-        _ if is_quotient_of(model.norm_after_attn(layer)?) => Some(Sum::Attention(layer)),
-        _ if is_quotient_of(model.norm_after_mlp(layer)?) => Some(Sum::Mlp(layer)),
-        _ => None,
-    })
+    let is_quotient_of = |norm: Option<crate::model::placed_norm::PlacedNorm<'_>>| {
+        norm.is_some_and(|norm| norm.points.1.site() == point.site())
+    };
+    if let Site::ResidPre | Site::ResidMid | Site::ResidMidCross | Site::ResidPost = point.site() {
+        return Ok(Some(Sum::Stream));
+    }
+    for sublayer in Sublayer::of(model.config()) {
+        if is_quotient_of(model.norm_of_stream(layer, sublayer)?) {
+            return Ok(Some(Sum::Stream));
+        }
+        if point.site() == sublayer.out(layer).site() || is_quotient_of(model.norm_after(layer, sublayer)?) {
+            return Ok(Some(Sum::Sublayer(layer, sublayer)));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a decomposition into these parts no longer adds up to the stream at the target.
 pub(crate) fn breaks(parts: Parts, view: &View, reach: &Reach) -> Result<bool> {
-    let stream = reach.stream(view.model().config());
+    let config = view.model().config();
+    let stream = reach.stream(config).with_stack(config.stack);
     for point in view.cache.changed() {
         let breaks = match broken_sum(point, view.model())? {
             None => false,
             Some(Sum::Stream) => point <= stream,
-            Some(Sum::Attention(layer)) => parts.heads && layer < reach.attn_layers,
-            Some(Sum::Mlp(layer)) => parts.neurons && layer < reach.mlp_layers,
+            Some(Sum::Sublayer(layer, sublayer)) => {
+                let has_rows = if sublayer.is_attention() { parts.heads } else { parts.neurons };
+                has_rows && layer < reach.layers(sublayer)
+            }
         };
         if breaks {
             return Ok(true);
@@ -82,13 +86,17 @@ pub(crate) fn changed_reading(view: &View, target: Target) -> Result<Option<Tens
                 return Err(Error::HeadsReadApart { name: point.to_string() });
             }
         }
-        Target::Mlp(layer) if is_changed(hook::mlp_hook_in(layer)) => {
-            return reading(view, hook::mlp_hook_in(layer), target).map(Some);
-        }
+        Target::CrossAttn(layer) => input = Some(hook::cross_attn_in(layer)).filter(|point| is_changed(*point)),
         Target::Mlp(layer) => input = Some(hook::mlp_in(layer)).filter(|point| is_changed(*point)),
         // A prediction head comes between what the last norm gives and this point.
         Target::Unembed if is_changed(hook::unembed_in()) && view.model().head().is_none() => {
-            return reading(view, hook::unembed_in(), target).map(Some);
+            let read = view.get(hook::unembed_in())?;
+            let bias = FrozenNorm::bias_of(view.model().norm_before(target)?)?;
+            let read = match &bias {
+                Some(bias) => read.f_sub(bias)?,
+                None => read,
+            };
+            return Ok(Some(read.f_unsqueeze(0)?));
         }
         Target::Unembed => {}
     }
@@ -101,14 +109,4 @@ pub(crate) fn changed_reading(view: &View, target: Target) -> Result<Option<Tens
         (Some(_), _) => return Ok(None),
     };
     Ok(Some(reading.f_unsqueeze(0)?))
-}
-
-/// What a point after the target's norm shows, less the norm's bias: `[1, batch, pos, d_model]`.
-fn reading(view: &View, point: HookPoint, target: Target) -> Result<Tensor> {
-    let read = view.get(point)?;
-    let read = match &FrozenNorm::bias_of(view.model().norm_before(target)?)? {
-        Some(bias) => read.f_sub(bias)?,
-        None => read,
-    };
-    Ok(read.f_unsqueeze(0)?)
 }

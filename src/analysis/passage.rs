@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::frozen_norm::FrozenNorm;
 use super::row_form::RowForm;
 use super::window::View;
-use crate::component::{Component, Reach};
+use crate::component::{Component, Reach, Sublayer};
 use crate::Result;
 
 /// The place of a sublayer in the order in which sublayers write.
@@ -16,14 +16,9 @@ impl Written {
     /// Before the first layer: embeddings.
     pub(crate) const FIRST: Written = Written(0);
 
-    /// By the attention of a layer.
-    pub(crate) fn by_attn(layer: usize) -> Self {
-        Written(2 * layer)
-    }
-
-    /// By the MLP of a layer.
-    pub(crate) fn by_mlp(layer: usize) -> Self {
-        Written(2 * layer + 1)
+    /// By a sublayer.
+    pub(crate) fn by(layer: usize, sublayer: Sublayer) -> Self {
+        Written(3 * layer + sublayer as usize)
     }
 }
 
@@ -43,15 +38,9 @@ impl Passage {
     /// [`Error::NoEntry`](crate::Error::NoEntry) and [`Error::NoPosition`](crate::Error::NoPosition) where the run did not keep a scale.
     pub(crate) fn of(view: &View, reach: &Reach) -> Result<Self> {
         let mut norms = Vec::new();
-        for layer in 0..reach.attn_layers.max(reach.mlp_layers) {
-            let sublayers = [
-                (layer < reach.attn_layers, false, Written::by_attn(layer)),
-                (layer < reach.mlp_layers, true, Written::by_mlp(layer)),
-            ];
-            for (_, after_mlp, written) in sublayers.into_iter().filter(|(is_before, ..)| *is_before) {
-                if let Some(norm) = view.model().norm_of_stream(layer, after_mlp)? {
-                    norms.push((written, FrozenNorm::of_run(Some(norm), view)?));
-                }
+        for (layer, sublayer) in reach.sublayers(view.model().config()) {
+            if let Some(norm) = view.model().norm_of_stream(layer, sublayer)? {
+                norms.push((Written::by(layer, sublayer), FrozenNorm::of_run(Some(norm), view)?));
             }
         }
         Ok(Passage { norms })
@@ -74,8 +63,9 @@ impl Passage {
         }
         let carried = components.iter().enumerate().map(|(i, component)| {
             let written = match component {
-                Component::AttnOut(layer) => Written::by_attn(*layer),
-                Component::MlpOut(layer) => Written::by_mlp(*layer),
+                Component::AttnOut(layer) => Written::by(*layer, Sublayer::Attention),
+                Component::CrossAttnOut(layer) => Written::by(*layer, Sublayer::CrossAttention),
+                Component::MlpOut(layer) => Written::by(*layer, Sublayer::Mlp),
                 _ => Written::FIRST,
             };
             self.carry(written, rows.f_narrow(0, i as i64, 1)?)
@@ -103,29 +93,24 @@ impl Passage {
         }
     }
 
-    /// What arrives of parts that begin on the way (`begins`, of a layer's attention or its MLP) and of what the norms of the stream add:
-    /// `[batch, pos, d_model]`.
+    /// What arrives of parts that begin on the way (`begins`, of each sublayer before the target) and of what the norms of the stream
+    /// add: `[batch, pos, d_model]`.
     pub(crate) fn accumulate(
         &self,
-        reach: &Reach,
+        sublayers: impl Iterator<Item = (usize, Sublayer)>,
         nothing: Tensor,
-        begins: impl Fn(usize, bool) -> Result<Option<Tensor>>,
+        begins: impl Fn(usize, Sublayer) -> Result<Option<Tensor>>,
     ) -> Result<Tensor> {
         let mut total = nothing;
-        for layer in 0..reach.attn_layers.max(reach.mlp_layers) {
-            for (is_before, after_mlp) in [(layer < reach.attn_layers, false), (layer < reach.mlp_layers, true)] {
-                if !is_before {
-                    continue;
-                }
-                let written = if after_mlp { Written::by_mlp(layer) } else { Written::by_attn(layer) };
-                if let Some(part) = begins(layer, after_mlp)? {
-                    total = total.f_add(&part)?;
-                }
-                if let Some((_, norm)) = self.norms.iter().find(|(after, _)| *after == written) {
-                    total = norm.apply(&total)?;
-                    if let Some(bias) = &norm.b {
-                        total = total.f_add(&bias.f_to_kind(total.f_kind()?)?)?;
-                    }
+        for (layer, sublayer) in sublayers {
+            if let Some(part) = begins(layer, sublayer)? {
+                total = total.f_add(&part)?;
+            }
+            let written = Written::by(layer, sublayer);
+            if let Some((_, norm)) = self.norms.iter().find(|(after, _)| *after == written) {
+                total = norm.apply(&total)?;
+                if let Some(bias) = &norm.b {
+                    total = total.f_add(&bias.f_to_kind(total.f_kind()?)?)?;
                 }
             }
         }

@@ -149,7 +149,7 @@ impl Readout {
 /// `W_U` and `b_U` at ids of `[batch or 1, pos or 1]`: `[batch or 1, pos or 1, d_model, 1]` and `[batch or 1, pos or 1]`.
 fn columns(model: &Transformer, ids: &Tensor) -> Result<(Tensor, Tensor)> {
     let (size, flat) = (ids.size(), ids.f_flatten(0, 1)?);
-    let unembedding = model.unembedding();
+    let unembedding = model.unembedding()?;
     let u = widened(&unembedding.weight.f_index_select(0, &flat)?)?.f_view([size[0], size[1], -1, 1])?;
     let b_u = match &unembedding.bias {
         Some(bias) => widened(&bias.f_index_select(0, &flat)?)?.f_view(size.as_slice())?,

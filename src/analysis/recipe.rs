@@ -10,7 +10,8 @@ use super::row_form::{Directions, RowForm};
 use super::stack::{Contributions, ResidualStack};
 use super::window::{View, WindowOptions};
 use crate::cache::ActivationCache;
-use crate::component::{Component, Reach, Target};
+use crate::component::{Component, Reach, Sublayer, Target};
+use crate::model::linear::Linear;
 use crate::tensor::slice::Slice;
 use crate::{hook, Result};
 
@@ -67,9 +68,11 @@ impl Recipe {
         let mut rows = Vec::new();
         let passage = Passage::of(view, reach)?;
         let has_heads = !matches!(self, Recipe::Neurons { .. });
-        for layer in 0..if has_heads { reach.attn_layers } else { 0 } {
-            components.extend(view.head_components(layer));
-            rows.push(passage.rows(Written::by_attn(layer), form, |form| view.head_rows(layer, form))?);
+        let attentions = reach.sublayers(view.model().config()).filter(|(_, sublayer)| sublayer.is_attention());
+        for (layer, sublayer) in attentions.filter(|_| has_heads) {
+            components.extend(view.head_components(layer, sublayer));
+            let written = Written::by(layer, sublayer);
+            rows.push(passage.rows(written, form, |form| view.head_rows(layer, sublayer, form))?);
         }
         let neurons = match self {
             Recipe::Neurons { neurons, .. } => Some(neurons),
@@ -79,12 +82,13 @@ impl Recipe {
         for layer in 0..neurons.map_or(0, |_| reach.mlp_layers) {
             if let Some(neurons) = neurons {
                 components.extend(view.neuron_components(layer, neurons)?);
-                rows.push(passage.rows(Written::by_mlp(layer), form, |form| view.neuron_rows(layer, neurons, form))?);
+                let written = Written::by(layer, Sublayer::Mlp);
+                rows.push(passage.rows(written, form, |form| view.neuron_rows(layer, neurons, form))?);
             }
         }
         if let Recipe::Full { expand_neurons } = self {
             let mlps = (0..if *expand_neurons { 0 } else { reach.mlp_layers })
-                .map(|layer| (Component::MlpOut(layer), hook::mlp_out(layer), Written::by_mlp(layer)));
+                .map(|layer| (Component::MlpOut(layer), hook::mlp_out(layer), Written::by(layer, Sublayer::Mlp)));
             let embeddings = view.cache.embeddings().into_iter();
             let embeddings = embeddings.map(|(component, point)| (component, point, Written::FIRST));
             for (component, point, written) in mlps.chain(embeddings) {
@@ -161,22 +165,21 @@ impl ActivationCache {
 impl View<'_> {
     /// What biases have added to the stream before the target, whatever the input: `[1, batch, pos, d_model]`.
     ///
-    /// `Σ b_O`, and `Σ b_out` with `mlps`, through the norms after the sublayers at their frozen scale (the norms' own biases
+    /// `Σ b_O`, those of cross-attention included, and `Σ b_out` with `mlps`, through the norms after the sublayers at their frozen scale (the norms' own biases
     /// included), and what the norms of the stream itself add. TransformerLens' `accumulated_bias`, but for those norms.
     fn bias_row(&self, reach: &Reach, passage: &Passage, mlps: bool) -> Result<Tensor> {
         let nothing = self.get(hook::embed())?.f_zeros_like()?; // [batch, pos, d_model]
         let (size, kind) = (nothing.size(), nothing.f_kind()?);
         let wide = |bias: &Tensor| -> Result<Tensor> { Ok(bias.f_to_kind(kind)?.f_expand(&size, false)?) };
-        let biases = |layer: usize, of_mlp: bool| -> Result<Option<Tensor>> {
-            let (after, bias) = match of_mlp {
-                false => {
-                    let bias = self.model().head_writer(layer)?.bias.as_deref().map(Tensor::shallow_clone);
-                    (self.model().norm_after_attn(layer)?, bias)
-                }
-                true if !mlps => return Ok(None),
-                true => (self.model().norm_after_mlp(layer)?, self.neuron_bias(layer)?),
+        let biases = |layer: usize, sublayer: Sublayer| -> Result<Option<Tensor>> {
+            let of_writer = |writer: &Linear| writer.bias.as_deref().map(Tensor::shallow_clone);
+            let bias = match sublayer {
+                Sublayer::Attention => of_writer(self.model().head_writer(layer)?),
+                Sublayer::CrossAttention => of_writer(self.model().cross_writer(layer)?),
+                Sublayer::Mlp if !mlps => return Ok(None),
+                Sublayer::Mlp => self.neuron_bias(layer)?,
             };
-            let after = FrozenNorm::of_run(after, self)?;
+            let after = FrozenNorm::of_run(self.model().norm_after(layer, sublayer)?, self)?;
             let bias = bias.map(|bias| after.apply(&wide(&bias)?)).transpose()?;
             let of_norm = after.b.as_ref().map(wide).transpose()?;
             match (bias, of_norm) {
@@ -184,6 +187,6 @@ impl View<'_> {
                 (bias, of_norm) => Ok(bias.or(of_norm)),
             }
         };
-        Ok(passage.accumulate(reach, nothing, biases)?.f_unsqueeze(0)?)
+        Ok(passage.accumulate(reach.sublayers(self.model().config()), nothing, biases)?.f_unsqueeze(0)?)
     }
 }

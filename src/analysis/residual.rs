@@ -10,7 +10,7 @@ use super::recipe::RowValues;
 use super::stack::{Contributions, ResidualStack};
 use super::window::{View, Window};
 use crate::cache::ActivationCache;
-use crate::component::{Component, Reach, Target};
+use crate::component::{Component, Reach, Sublayer, Target};
 use crate::config::PositionalEmbedding;
 use crate::hook::{self, HookName, HookPoint};
 use crate::{Error, Result};
@@ -18,7 +18,8 @@ use crate::{Error, Result};
 impl ActivationCache {
     /// The stream at the target as the sum of what each sublayer wrote: `[component, batch, pos, d_model]`.
     ///
-    /// Rows: `embed`, `pos_embed` (where it is part of the stream), then `0_attn_out`, `0_mlp_out`, …. With
+    /// Rows: `embed`, `pos_embed` (where it is part of the stream), then `0_attn_out`, `0_mlp_out`, …; in a decoder with
+    /// `0_cross_attn_out` between these, which counts as attention. With
     /// [`Mode::All`] and the embeddings they sum to the stream, for every model: `resid = Σ rows`. Where norms stand in the stream
     /// itself (GPT-1), rows are what arrives through them at their scales in the run, and a row `bias` is what they add. Where a hook
     /// changed the stream itself, the rest is a row `intervention`.
@@ -42,12 +43,15 @@ impl ActivationCache {
         let reach = target.reach(self.model().config())?;
         let window = window.of(self)?;
         let mut rows = if incl_embeds { self.embeddings() } else { Vec::new() };
-        for layer in 0..reach.attn_layers.max(reach.mlp_layers) {
-            if mode != Mode::Mlp && layer < reach.attn_layers {
-                rows.push((Component::AttnOut(layer), hook::attn_out(layer)));
-            }
-            if mode != Mode::Attn && layer < reach.mlp_layers {
-                rows.push((Component::MlpOut(layer), hook::mlp_out(layer)));
+        let config = self.model().config();
+        for (layer, sublayer) in reach.sublayers(config) {
+            let asked = match mode {
+                Mode::All => true,
+                Mode::Attn => sublayer.is_attention(),
+                Mode::Mlp => sublayer == Sublayer::Mlp,
+            };
+            if asked {
+                rows.push((sublayer.component(layer), sublayer.out(layer)));
             }
         }
         let view = View::new(self, &window);
@@ -57,7 +61,7 @@ impl ActivationCache {
         let is_complete = mode == Mode::All && incl_embeds;
         if is_complete && passage.adds() {
             let nothing = view.get(hook::embed())?.f_zeros_like()?;
-            let added = passage.accumulate(&reach, nothing, |_, _| Ok(None))?.f_unsqueeze(0)?;
+            let added = passage.accumulate(reach.sublayers(config), nothing, |_, _| Ok(None))?.f_unsqueeze(0)?;
             rows.components.push(Component::Bias);
             rows.values = Tensor::f_cat(&[&rows.values, &added], 0)?;
         }
@@ -75,7 +79,7 @@ impl ActivationCache {
 
     /// The whole stream before each block up to the target: `[component, batch, pos, d_model]`; the rows of a logit lens.
     ///
-    /// Rows: `0_pre`, (`0_mid`), `1_pre`, …, and `final_post` for the unembedding. With `apply_ln`, rows pass through the target's
+    /// Rows: `0_pre`, (`0_mid`, and in a decoder `0_mid_cross`), `1_pre`, …, and `final_post` for the unembedding. With `apply_ln`, rows pass through the target's
     /// norm at its scale in the run or, with [`Scale::Own`], each at its own. (TransformerLens takes each row's own at the unembedding
     /// and the target's elsewhere; here one says which.)
     ///
@@ -99,10 +103,11 @@ impl ActivationCache {
         let window = window.of(self)?;
         let config = self.model().config();
         let reach = target.reach(config)?;
+        let has_cross = config.attention.cross.is_some();
         let has_mid = !config.attn_only() && !config.parallel_attn_mlp;
         let last = match reach.target {
             Target::Unembed => config.n_layers,
-            Target::Attn(layer) | Target::Mlp(layer) => layer as usize,
+            Target::Attn(layer) | Target::CrossAttn(layer) | Target::Mlp(layer) => layer as usize,
         };
         let mut rows = Vec::new();
         for layer in 0..=last {
@@ -111,9 +116,16 @@ impl ActivationCache {
                 continue;
             }
             rows.push((Component::ResidPre(layer), hook::resid_pre(layer)));
-            let reads_mid = matches!(reach.target, Target::Mlp(_)) && layer == last;
-            if has_mid && (incl_mid && layer < last || reads_mid) {
-                rows.push((Component::ResidMid(layer), hook::resid_mid(layer)));
+            // Of the last layer, what comes before the target: all that there is, or where it is what the target reads.
+            let is_read = reach.stream(config);
+            let mids = [
+                (has_mid, Component::ResidMid(layer), hook::resid_mid(layer)),
+                (has_cross, Component::ResidMidCross(layer), hook::resid_mid_cross(layer)),
+            ];
+            for (_, component, point) in mids.into_iter().filter(|(has, ..)| *has) {
+                if incl_mid && (layer < last || point < is_read) || point == is_read {
+                    rows.push((component, point));
+                }
             }
         }
         let rows = View::new(self, &window).rows_of_points(rows, &reach)?;

@@ -9,6 +9,7 @@ use super::node::{CircuitEdge, HeadInput};
 use super::reaching::in_stream;
 use super::senders::{for_readers, of_heads};
 use super::task::CircuitTask;
+use crate::component::Sublayer;
 use crate::hook::{self, HookPoint};
 use crate::run::Hooks;
 use crate::tensor::precision::widened;
@@ -218,18 +219,19 @@ impl CircuitTask<'_, '_> {
         if let Some(start) = &written.start {
             // Each receiver reads a stream of its own, through norms of its own.
             let mut stream = start.f_add(&change(0, 1)?)?;
-            let normed = |stream: Tensor, layer: usize, after_mlp: bool| match model.norm_of_stream(layer, after_mlp)? {
-                Some(norm) => norm.norm.apply_wide(&stream),
-                None => Ok(stream),
-            };
+            let normed =
+                |stream: Tensor, layer: usize, sublayer: Sublayer| match model.norm_of_stream(layer, sublayer)? {
+                    Some(norm) => norm.norm.apply_wide(&stream),
+                    None => Ok(stream),
+                };
             for layer in layers {
                 let change_of_heads = change(graph.first_sender(layer), graph.n_heads(layer))?;
                 stream = stream.f_add(of_layer(&written.attention, layer)?)?.f_add(&change_of_heads)?;
-                stream = normed(stream, layer, false)?;
+                stream = normed(stream, layer, Sublayer::Attention)?;
                 if has_mlp(layer) {
                     let change_of_mlp = change(graph.mlp_sender(layer), 1)?;
                     stream = stream.f_add(of_layer(&written.mlps, layer)?)?.f_add(&change_of_mlp)?;
-                    stream = normed(stream, layer, true)?;
+                    stream = normed(stream, layer, Sublayer::Mlp)?;
                 }
             }
             return Ok(Carried::Stream(stream));

@@ -6,6 +6,7 @@ use super::graph::CircuitGraph;
 use super::linear_norm::LinearNorm;
 use super::senders::of_attention;
 use crate::cache::ActivationCache;
+use crate::component::Sublayer;
 use crate::config::NormPosition;
 use crate::hook::{self, HookPoint};
 use crate::model::Transformer;
@@ -72,20 +73,20 @@ impl<'t> Reaching<'t> {
 
     /// Goes on past the attention of a layer.
     pub(super) fn pass_attention(&mut self, layer: usize) -> Result<()> {
-        self.pass(layer, false, [hook::resid_pre(layer), hook::attn_out(layer)])
+        self.pass(layer, Sublayer::Attention, [hook::resid_pre(layer), hook::attn_out(layer)])
     }
 
     /// Goes on past the MLP of a layer.
     pub(super) fn pass_mlp(&mut self, layer: usize) -> Result<()> {
-        self.pass(layer, true, [hook::resid_mid(layer), hook::mlp_out(layer)])
+        self.pass(layer, Sublayer::Mlp, [hook::resid_mid(layer), hook::mlp_out(layer)])
     }
 
     /// Through the norm of the sum of two points, where the stream has one there.
-    fn pass(&mut self, layer: usize, after_mlp: bool, [stream, written]: [HookPoint; 2]) -> Result<()> {
-        let Some(norm) = self.model.norm_of_stream(layer, after_mlp)? else { return Ok(()) };
+    fn pass(&mut self, layer: usize, sublayer: Sublayer, [stream, written]: [HookPoint; 2]) -> Result<()> {
+        let Some(norm) = self.model.norm_of_stream(layer, sublayer)? else { return Ok(()) };
         let input = widened(self.cache.get(stream)?)?.f_add(&widened(self.cache.get(written)?)?)?;
         let Some(norm) = LinearNorm::at(Some(norm), &input, self.frozen)? else { return Ok(()) };
-        let before = self.graph.mlp_sender(layer) + usize::from(after_mlp);
+        let before = self.graph.mlp_sender(layer) + usize::from(sublayer == Sublayer::Mlp);
         let rest = (self.graph.n_senders() - before) as i64;
         let passed = norm.push(&self.of(before)?)?;
         self.values = Tensor::f_cat(&[passed, self.values.f_narrow(0, before as i64, rest)?], 0)?;

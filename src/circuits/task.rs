@@ -82,6 +82,9 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
         ablation: Ablation,
         metric: &'m Metric<'a>,
     ) -> Result<Self> {
+        if model.config().attention.cross.is_some() {
+            return Err(Error::unsupported("a circuit has no nodes for the heads of a decoder's cross-attention"));
+        }
         let model = model.ungrouped()?;
         let graph = CircuitGraph::new(model.config());
         let tokens = model.to_tokens(clean)?;

@@ -1,10 +1,12 @@
 //! [`Component`], the label of a row of a decomposition, and [`Target`], the input that the rows of a decomposition sum to.
 
+mod sublayer;
 mod target;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub(crate) use sublayer::Sublayer;
 pub(crate) use target::Reach;
 pub use target::Target;
 
@@ -21,6 +23,15 @@ pub enum Component {
     MlpOut(usize),
     /// `L3H1`
     Head {
+        /// The layer.
+        layer: usize,
+        /// The query head.
+        head: usize,
+    },
+    /// `3_cross_attn_out`, in a decoder.
+    CrossAttnOut(usize),
+    /// `L3C1`: a head of a decoder's cross-attention.
+    CrossHead {
         /// The layer.
         layer: usize,
         /// The query head.
@@ -52,6 +63,8 @@ pub enum Component {
     ResidPre(usize),
     /// `3_mid`: the whole stream between attention and MLP of block 3.
     ResidMid(usize),
+    /// `3_mid_cross`: the whole stream between cross-attention and MLP of block 3.
+    ResidMidCross(usize),
     /// `final_post`: the whole stream after the last block.
     FinalPost,
     /// A sum of several rows, under the name of the group.
@@ -64,11 +77,14 @@ impl Component {
         match self {
             Component::AttnOut(layer)
             | Component::MlpOut(layer)
+            | Component::CrossAttnOut(layer)
             | Component::Head { layer, .. }
+            | Component::CrossHead { layer, .. }
             | Component::Neuron { layer, .. }
             | Component::ExpertNeuron { layer, .. }
             | Component::ResidPre(layer)
-            | Component::ResidMid(layer) => Some(*layer),
+            | Component::ResidMid(layer)
+            | Component::ResidMidCross(layer) => Some(*layer),
             _ => None,
         }
     }
@@ -86,10 +102,13 @@ impl fmt::Display for Component {
             Component::AttnOut(layer) => f.pad(&format!("{layer}_attn_out")),
             Component::MlpOut(layer) => f.pad(&format!("{layer}_mlp_out")),
             Component::Head { layer, head } => f.pad(&format!("L{layer}H{head}")),
+            Component::CrossAttnOut(layer) => f.pad(&format!("{layer}_cross_attn_out")),
+            Component::CrossHead { layer, head } => f.pad(&format!("L{layer}C{head}")),
             Component::Neuron { layer, neuron } => f.pad(&format!("L{layer}N{neuron}")),
             Component::ExpertNeuron { layer, expert, neuron } => f.pad(&format!("L{layer}E{expert}N{neuron}")),
             Component::ResidPre(layer) => f.pad(&format!("{layer}_pre")),
             Component::ResidMid(layer) => f.pad(&format!("{layer}_mid")),
+            Component::ResidMidCross(layer) => f.pad(&format!("{layer}_mid_cross")),
             Component::Group(name) => f.pad(name),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Sublayer;
 use crate::hook::{self, HookPoint};
 use crate::layer::Layer;
 use crate::{Config, Error, Result};
@@ -14,7 +15,10 @@ use crate::{Config, Error, Result};
 pub enum Target {
     /// The attention of a layer: the stream is `resid_pre`.
     Attn(i64),
-    /// The MLP of a layer: the stream is `resid_mid`, or `resid_pre` where attention and MLP run in parallel.
+    /// The cross-attention of a decoder's layer: the stream is `resid_mid`.
+    CrossAttn(i64),
+    /// The MLP of a layer: the stream is `resid_mid`, or `resid_mid_cross` behind cross-attention, or `resid_pre` where attention and MLP
+    /// run in parallel.
     Mlp(i64),
     /// The unembedding: the stream is the last `resid_post`.
     #[default]
@@ -25,6 +29,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Attn(layer) => write!(f, "the attention of layer {layer}"),
+            Target::CrossAttn(layer) => write!(f, "the cross-attention of layer {layer}"),
             Target::Mlp(layer) => write!(f, "the MLP of layer {layer}"),
             Target::Unembed => f.write_str("the unembedding"),
         }
@@ -37,6 +42,8 @@ pub(crate) struct Reach {
     pub(crate) target: Target,
     /// The number of attention layers that wrote to the stream before the target.
     pub(crate) attn_layers: usize,
+    /// The number of cross-attentions that did.
+    pub(crate) cross_layers: usize,
     /// The number of MLPs that wrote to the stream before the target.
     pub(crate) mlp_layers: usize,
 }
@@ -53,6 +60,11 @@ impl Target {
         Target::Attn(layer.into().signed())
     }
 
+    /// [`Target::CrossAttn`] from a layer of type `usize`, `i32`, `i64` or [`Layer`].
+    pub fn cross_attn(layer: impl Into<Layer>) -> Self {
+        Target::CrossAttn(layer.into().signed())
+    }
+
     /// [`Target::Mlp`] from a layer of type `usize`, `i32`, `i64` or [`Layer`].
     pub fn mlp(layer: impl Into<Layer>) -> Self {
         Target::Mlp(layer.into().signed())
@@ -64,30 +76,60 @@ impl Target {
     ///
     /// [`Error::LayerOutOfRange`]; [`Error::ModelHasNo`] for the MLP of an attention-only model.
     pub(crate) fn reach(self, config: &Config) -> Result<Reach> {
-        let (target, attn_layers, mlp_layers) = match self {
-            Target::Unembed => (Target::Unembed, config.n_layers, config.n_layers),
+        let has_cross = config.attention.cross.is_some();
+        let (target, attn_layers, cross_layers, mlp_layers) = match self {
+            Target::Unembed => (Target::Unembed, config.n_layers, config.n_layers, config.n_layers),
             Target::Attn(layer) => {
                 let layer = config.layer(layer)?;
-                (Target::Attn(layer as i64), layer, layer)
+                (Target::Attn(layer as i64), layer, layer, layer)
+            }
+            Target::CrossAttn(_) if !has_cross => {
+                let why = format!("it is no decoder of an encoder-decoder, so {self} cannot be a target");
+                return Err(Error::model_has_no("cross-attention", why));
+            }
+            Target::CrossAttn(layer) => {
+                let layer = config.layer(layer)?;
+                (Target::CrossAttn(layer as i64), layer + 1, layer, layer)
             }
             Target::Mlp(_) if config.attn_only() => {
                 return Err(Error::model_has_no("MLPs", format!("it is attention-only, so {self} cannot be a target")));
             }
             Target::Mlp(layer) => {
                 let layer = config.layer(layer)?;
-                (Target::Mlp(layer as i64), layer + usize::from(!config.parallel_attn_mlp), layer)
+                (Target::Mlp(layer as i64), layer + usize::from(!config.parallel_attn_mlp), layer + 1, layer)
             }
         };
-        Ok(Reach { target, attn_layers, mlp_layers: if config.attn_only() { 0 } else { mlp_layers } })
+        let (cross_layers, mlp_layers) =
+            (if has_cross { cross_layers } else { 0 }, if config.attn_only() { 0 } else { mlp_layers });
+        Ok(Reach { target, attn_layers, cross_layers, mlp_layers })
     }
 }
 
 impl Reach {
+    /// How many sublayers of a kind wrote to the stream before the target: those of the first layers.
+    pub(crate) fn layers(&self, sublayer: Sublayer) -> usize {
+        match sublayer {
+            Sublayer::Attention => self.attn_layers,
+            Sublayer::CrossAttention => self.cross_layers,
+            Sublayer::Mlp => self.mlp_layers,
+        }
+    }
+
+    /// The sublayers that wrote to the stream before the target, in their order.
+    pub(crate) fn sublayers(&self, config: &Config) -> impl Iterator<Item = (usize, Sublayer)> + use<> {
+        let (reach, kinds) = (*self, Sublayer::of(config).collect::<Vec<_>>());
+        let layers = 0..self.attn_layers.max(self.mlp_layers);
+        let all = layers.flat_map(move |layer| kinds.clone().into_iter().map(move |sublayer| (layer, sublayer)));
+        all.filter(move |(layer, sublayer)| *layer < reach.layers(*sublayer))
+    }
+
     /// The hook point of the stream at the target.
     pub(crate) fn stream(&self, config: &Config) -> HookPoint {
         match self.target {
             Target::Unembed => hook::resid_post(config.n_layers - 1),
+            Target::Mlp(layer) if config.attention.cross.is_some() => hook::resid_mid_cross(layer as usize),
             Target::Mlp(layer) if !config.parallel_attn_mlp => hook::resid_mid(layer as usize),
+            Target::CrossAttn(layer) => hook::resid_mid(layer as usize),
             Target::Attn(layer) | Target::Mlp(layer) => hook::resid_pre(layer as usize),
         }
     }

@@ -51,12 +51,22 @@ pub struct AttentionConfig {
     pub experts: Option<HeadExperts>,
     /// What the heads have mixed is multiplied by gates before `W_O`.
     pub gate: Option<HeadGate>,
+    /// Each layer also attends to the output of an encoder, between its self-attention and its MLP.
+    pub cross: Option<CrossAttention>,
     /// A learned bias of scores, by the distance between query and key (T5, MPNet).
     pub relative_bias: Option<RelativeBias>,
     /// The width of a head's values, where it is not that of its queries and keys.
     pub d_value: Option<usize>,
     /// Keys and values, and perhaps queries, are made from latents of a few dimensions.
     pub latent: Option<LatentAttention>,
+}
+
+/// Attention to the output of an encoder (Vaswani et al. 2017), with as many heads, of the same widths, as self-attention has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrossAttention {
+    /// The width of the encoder's output.
+    pub d_encoder: usize,
 }
 
 /// A learned bias that is added to the scores of a head, by the distance between query and key (Raffel et al. 2020, "T5").

@@ -14,6 +14,7 @@ mod norms;
 mod per_layer;
 mod positions;
 mod routing;
+mod stack;
 mod validate;
 
 use serde::{Deserialize, Serialize};
@@ -22,14 +23,15 @@ use crate::layer::Layer;
 use crate::Result;
 
 pub use attention::{
-    AttentionConfig, AttentionDir, AttnType, GateFunction, HeadExperts, HeadGate, Heads, LatentAttention, QkNorm,
-    Reach, RelativeBias, Temperature,
+    AttentionConfig, AttentionDir, AttnType, CrossAttention, GateFunction, HeadExperts, HeadGate, Heads,
+    LatentAttention, QkNorm, Reach, RelativeBias, Temperature,
 };
 pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, SharedExpert};
 pub use norms::{NormConfig, NormPosition, Normalization};
 pub use per_layer::PerLayer;
 pub use positions::{PositionalEmbedding, Positions, RopeScaling, Rotary, Sinusoids};
 pub use routing::{ChoiceBias, ExpertGroups, GroupRank, Routing, Scores, WeightNorm};
+pub use stack::Stack;
 pub(crate) use validate::MAX_LAYERS;
 
 /// The shape of a transformer.
@@ -59,6 +61,9 @@ pub struct Config {
     /// The architecture that it was read from, such as `GPT2LMHeadModel`; for people.
     pub original_architecture: String,
 
+    /// Which stack it is: one of its own, or an encoder, or a decoder that reads an encoder's output.
+    #[serde(default)]
+    pub stack: Stack,
     /// Blocks.
     pub n_layers: usize,
     /// Width of the residual stream.
@@ -110,6 +115,7 @@ impl Config {
         Config {
             model_name: "custom".into(),
             original_architecture: String::new(),
+            stack: Stack::Blocks,
             n_layers,
             d_model,
             n_heads,

@@ -1,9 +1,9 @@
 //! [`Config::validate`]: what would give NaN, a panic or a silent wrong number later is refused here, by name.
 
 use super::{
-    Activation, ChoiceBias, Config, ExpertGate, ExpertGroups, Experts, GateFunction, GroupRank, HeadExperts, HeadGate,
-    Heads, LatentAttention, MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias,
-    RopeScaling, Rotary, Routing, Scores, Sinusoids, WeightNorm,
+    Activation, ChoiceBias, Config, CrossAttention, ExpertGate, ExpertGroups, Experts, GateFunction, GroupRank,
+    HeadExperts, HeadGate, Heads, LatentAttention, MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm,
+    Reach, RelativeBias, RopeScaling, Rotary, Routing, Scores, Sinusoids, Stack, WeightNorm,
 };
 use crate::{Error, Result};
 
@@ -199,6 +199,7 @@ impl Config {
             let why = "there are no norms of queries and keys, or no rotation";
             return Err(Error::field("attention.qk_norm_after_rotation", true, why));
         }
+        self.validate_cross()?;
         if let Some(bias) = &attention.relative_bias {
             self.validate_relative_bias(*bias)?;
         }
@@ -213,6 +214,25 @@ impl Config {
                 Err(Error::field("attention.qk_norm", "a norm of no kind", "leave it out where there is none"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A decoder, and nothing else, attends to an encoder's output.
+    fn validate_cross(&self) -> Result<()> {
+        let refuse = |why: &str| Err(Error::field("attention.cross", "set", why));
+        match (&self.attention.cross, self.stack) {
+            (None, Stack::Blocks | Stack::Encoder) => Ok(()),
+            (None, Stack::Decoder) => Err(Error::field("stack", "decoder", "it needs `attention.cross`")),
+            (Some(_), Stack::Blocks | Stack::Encoder) => refuse("only a decoder attends to an encoder's output"),
+            (Some(CrossAttention { d_encoder }), Stack::Decoder) => {
+                size("attention.cross.d_encoder", *d_encoder, MAX_SIZE)?;
+                let heads = &self.attention;
+                let plain = heads.latent.is_none() && heads.experts.is_none() && heads.heads == PerLayer::All(None);
+                if !plain || heads.differential || heads.sinks || self.parallel_attn_mlp || self.mlp.is_none() {
+                    return refuse("it goes with plain heads, and with an MLP after it, in all layers");
+                }
+                Ok(())
+            }
         }
     }
 

@@ -18,7 +18,6 @@ pub(crate) mod quantized;
 pub(crate) mod safetensors;
 pub(crate) mod stored_zip;
 pub(crate) mod torch_file;
-pub(crate) mod yaml;
 
 pub(crate) use self::dtype::Dtype;
 pub use self::error::FormatError;

@@ -142,7 +142,7 @@ impl HookedTransformer {
             let difference = difference.f_nan_to_num(Some(0.0), Some(0.0), Some(0.0))?;
             let product = difference.f_mul(&widened(gradient)?)?;
             let estimates = match point.extents(self.config()).last() {
-                Some(Extent::Key | Extent::DMlp | Extent::Expert) => product,
+                Some(Extent::Key | Extent::EncoderPos | Extent::DMlp | Extent::Expert) => product,
                 _ => product.f_sum_dim_intlist([-1i64].as_slice(), false, None)?,
             };
             entries.insert(point, estimates);

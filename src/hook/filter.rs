@@ -69,6 +69,38 @@ impl<'a> HookFilter<'a> {
         }
     }
 
+    /// What the filter means in a model of this shape, one of several; `None` where that is nothing.
+    pub(crate) fn in_model(self, config: &Config) -> Option<Self> {
+        match self {
+            HookFilter::These(mut names) => {
+                names.retain(|name| name.resolve(config, &mut Vec::new()).is_ok());
+                (!names.is_empty()).then_some(HookFilter::These(names))
+            }
+            other => other.resolve(config).is_ok().then_some(other),
+        }
+    }
+
+    /// That every name of the filter is one of these models'.
+    ///
+    /// # Errors
+    ///
+    /// The name's own ([`HookName::resolve`]); [`Error::NothingSelected`].
+    pub(crate) fn check_in(&self, encoder: &Config, decoder: &Config) -> Result<()> {
+        match self {
+            HookFilter::These(names) if !names.is_empty() => names.iter().try_for_each(|name| {
+                let found = |config| name.resolve(config, &mut Vec::new());
+                match (found(encoder), found(decoder)) {
+                    (Err(error), Err(_)) if matches!(name, Name::Text(text) if text.starts_with("encoder")) => {
+                        Err(error)
+                    }
+                    (Err(_), Err(error)) => Err(error),
+                    _ => Ok(()),
+                }
+            }),
+            other => other.resolve(encoder).or_else(|_| other.resolve(decoder)).map(|_| ()),
+        }
+    }
+
     /// The points meant, in firing order.
     ///
     /// # Errors
@@ -150,7 +182,7 @@ impl Name {
             Name::Within(short, layer, within) => {
                 points.push((short.as_str(), *layer, within.as_str()).resolve(config)?);
             }
-            Name::Text(text) => match site(text, None) {
+            Name::Text(text) => match site(text, None, config.stack) {
                 // `resid_post`: that site in every block.
                 Some(site) if !text.contains("hook_") => {
                     // Layers differ in which points they have: an error where none has it.

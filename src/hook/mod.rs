@@ -15,13 +15,13 @@ mod set;
 mod shape;
 mod site;
 
+pub use crate::config::Stack;
 pub use filter::{HookFilter, Name};
 pub use name::HookName;
 pub use part::{HookPart, HookTarget};
-pub use point::{Axes, HookPoint, Stack};
+pub use point::{Axes, HookPoint};
 pub use site::*;
 
-pub(crate) use name::whole;
 pub(crate) use part::{indices, LastAxis, Selection};
 pub(crate) use presence::{all_points, presence, Presence};
 pub(crate) use section::{End, Section, Start};

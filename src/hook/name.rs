@@ -1,9 +1,10 @@
 //! Names of hook points: TransformerLens' strings and short hand, parsed against a model.
 
 use super::nearest::unknown;
-use super::point::{HookPoint, Stack};
+use super::point::HookPoint;
 use super::presence::{presence, Presence};
 use super::site::{Place, Site};
+use crate::config::Stack;
 use crate::layer::Layer;
 use crate::{Config, Error, Result};
 
@@ -40,6 +41,9 @@ impl HookName for HookPoint {
             Some(layer) => self.with_layer(layer.resolve(config.n_layers)?),
             None => *self,
         };
+        let Some(point) = point.in_stack(config.stack) else {
+            return Err(Error::HookNotInModel { name: point.to_string(), why: other_stack(config.stack).into() });
+        };
         match presence(point, config) {
             Presence::Absent(why) => Err(Error::HookNotInModel { name: point.to_string(), why: why.into() }),
             _ => Ok(point),
@@ -49,7 +53,8 @@ impl HookName for HookPoint {
 
 impl HookName for str {
     fn resolve(&self, config: &Config) -> Result<HookPoint> {
-        whole(self).or_else(|| compact(self)).ok_or_else(|| unknown(self, config))?.resolve(config)
+        let point = whole(self, config.stack).or_else(|| compact(self, config.stack));
+        point.ok_or_else(|| unknown(self, config))?.resolve(config)
     }
 }
 
@@ -62,9 +67,9 @@ impl HookName for String {
 impl<L: Into<Layer> + Copy> HookName for (&str, L) {
     fn resolve(&self, config: &Config) -> Result<HookPoint> {
         let (short, layer) = (self.0, self.1.into());
-        match site(short, None) {
+        match site(short, None, config.stack) {
             Some(site) => HookPoint::in_layer(layer, site).resolve(config),
-            None => Err(unknown(&format!("{}.{layer}.hook_{short}", Stack::Blocks.name()), config)),
+            None => Err(unknown(&format!("{}.{layer}.hook_{short}", config.stack.name()), config)),
         }
     }
 }
@@ -72,9 +77,9 @@ impl<L: Into<Layer> + Copy> HookName for (&str, L) {
 impl<L: Into<Layer> + Copy> HookName for (&str, L, &str) {
     fn resolve(&self, config: &Config) -> Result<HookPoint> {
         let (short, layer, within) = (self.0, self.1.into(), self.2);
-        match site(short, Some(within)) {
+        match site(short, Some(within), config.stack) {
             Some(site) => HookPoint::in_layer(layer, site).resolve(config),
-            None => Err(unknown(&format!("{}.{layer}.{within}.hook_{short}", Stack::Blocks.name()), config)),
+            None => Err(unknown(&format!("{}.{layer}.{within}.hook_{short}", config.stack.name()), config)),
         }
     }
 }
@@ -88,16 +93,18 @@ impl<T: HookName + ?Sized> HookName for &T {
 /// No name is as long as this: a longer one is not looked up, so that a hostile one costs nothing.
 const LONGEST: usize = 128;
 
-/// The site that a short name means, in every layer: `"resid_post"`, `"pattern"`, `("scale", "ln1")`.
-pub(crate) fn site(short: &str, within: Option<&str>) -> Option<Site> {
+/// The site that a short name means, in every layer of a stack: `"resid_post"`, `"pattern"`, `("scale", "ln1")`,
+/// `("pattern", "cross_attn")`.
+pub(crate) fn site(short: &str, within: Option<&str>, stack: Stack) -> Option<Site> {
     if short.len() > LONGEST || within.is_some_and(|within| within.len() > LONGEST) {
         return None;
     }
-    let named = |name: &str| Site::named(name, &[Place::Layer]);
+    let named = |name: &str| Site::named(name, &[Place::Layer], stack);
     // TransformerLens' `act_name` lets a layer type be given where it is not needed.
     let within = match within {
         Some("a" | "attn") => "attn.",
         Some("m" | "mlp") => "mlp.",
+        Some("cross_attn") => "cross_attn.",
         Some("b" | "block" | "blocks") | None => "",
         Some(norm) => return named(&format!("{norm}.hook_{short}")),
     };
@@ -117,37 +124,61 @@ pub(crate) fn site(short: &str, within: Option<&str>) -> Option<Site> {
 }
 
 /// A whole name: `blocks.0.attn.hook_q`, `blocks.0.mlp.experts.3.hook_post`, `hook_embed`.
-pub(crate) fn whole(name: &str) -> Option<HookPoint> {
+fn whole(name: &str, own: Stack) -> Option<HookPoint> {
     if name.len() > LONGEST {
         return None;
     }
-    if let Some(site) = Site::named(name, &[Place::Before, Place::After]) {
+    // TransformerLens' `hook_embed` is the encoder's.
+    let is_of_encoder = |site: &Site| own == Stack::Decoder && *site == Site::Embed;
+    if let Some(site) = Site::named(name, &[Place::Before, Place::After], own).filter(|site| !is_of_encoder(site)) {
         return Some(HookPoint::outside(site));
+    }
+    if let Some(point) = outside_of_two(name) {
+        return Some(point);
     }
     let (stack, rest) = name.split_once('.')?;
     let stack = Stack::ALL.into_iter().find(|candidate| candidate.name() == stack)?;
+    let stack = if stack == Stack::Blocks { own } else { stack };
     let (layer, rest) = rest.split_once('.')?;
     let layer = Layer::from(index(layer)?);
     let point = match rest.strip_prefix("mlp.experts.").and_then(|rest| rest.split_once('.')) {
-        Some((expert, rest)) => HookPoint::in_expert(layer, index(expert)?, Site::named(rest, &[Place::Expert])?),
-        None => HookPoint::in_layer(layer, Site::named(rest, &[Place::Layer])?),
+        Some((expert, rest)) => {
+            HookPoint::in_expert(layer, index(expert)?, Site::named(rest, &[Place::Expert], stack)?)
+        }
+        None => HookPoint::in_layer(layer, Site::named(rest, &[Place::Layer], stack)?),
     };
     Some(point.with_stack(stack))
 }
 
+/// A point outside the layers of an encoder or decoder: `decoder.hook_embed`, `encoder_final_ln.hook_scale`.
+fn outside_of_two(name: &str) -> Option<HookPoint> {
+    let stack = [Stack::Encoder, Stack::Decoder].into_iter().find(|stack| name.starts_with(stack.name()))?;
+    let sites = Site::at(Place::Before).chain(Site::at(Place::After));
+    sites.map(|site| HookPoint::outside(site).with_stack(stack)).find(|point| point.to_string() == name)
+}
+
+/// Why a model of this stack has no point of another one.
+fn other_stack(stack: Stack) -> &'static str {
+    match stack {
+        Stack::Blocks => "it is one stack of blocks, without encoder or decoder",
+        Stack::Encoder => "it is an encoder",
+        Stack::Decoder => "it is a decoder",
+    }
+}
+
 /// The compact short hand: `k6`, `resid_post11`, `scale2ln1`, and `embed`, which needs no layer.
-fn compact(name: &str) -> Option<HookPoint> {
+fn compact(name: &str, stack: Stack) -> Option<HookPoint> {
     if name.len() > LONGEST {
         return None;
     }
-    if let Some(site) = Site::named(&format!("hook_{name}"), &[Place::Before, Place::After]) {
+    if let Some(site) = Site::named(&format!("hook_{name}"), &[Place::Before, Place::After], stack) {
         return Some(HookPoint::outside(site));
     }
     let start = name.find(|c: char| c.is_ascii_digit())?;
     let (short, rest) = name.split_at(start);
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let (layer, within) = rest.split_at(end);
-    let site = site(short, Some(within).filter(|within| !within.is_empty()))?;
+    let site = site(short, Some(within).filter(|within| !within.is_empty()), stack)?;
     Some(HookPoint::in_layer(index(layer)?.into(), site))
 }
 

@@ -1,6 +1,5 @@
 //! What was meant by a name that no hook point has.
 
-use super::point::Stack;
 use super::presence::all_points;
 use crate::{Config, Error};
 
@@ -13,9 +12,9 @@ const LONGEST_COMPARED: usize = 128;
 pub(crate) fn unknown(name: &str, config: &Config) -> Error {
     let ends = (0..=name.len().min(LONGEST_COMPARED)).rev();
     let compared = ends.filter(|end| name.is_char_boundary(*end)).map(|end| &name[..end]).next().unwrap_or("");
-    let (before, end) = before_and_end(compared);
+    let (before, end) = before_and_end(compared, config);
     let distance = |candidate: &String| {
-        let (candidate_before, candidate_end) = before_and_end(candidate);
+        let (candidate_before, candidate_end) = before_and_end(candidate, config);
         let between_ends = 2 * edit_distance(end, candidate_end) + 1;
         (between_ends.min(edit_distance(compared, candidate)), edit_distance(&before, &candidate_before))
     };
@@ -34,7 +33,7 @@ fn named_expert(name: &str) -> Option<usize> {
 
 /// A name without its `hook_`, split in two: `blocks.3.attn.` and `pattern`, of the whole name; `blocks.3.` and `pattern`
 /// of `pattern3`.
-fn before_and_end(name: &str) -> (String, &str) {
+fn before_and_end<'a>(name: &'a str, config: &Config) -> (String, &'a str) {
     let (before, end) = name.rsplit_once('.').unwrap_or(("", name));
     if !before.is_empty() || end.starts_with("hook_") {
         return (before.into(), end.strip_prefix("hook_").unwrap_or(end));
@@ -42,7 +41,7 @@ fn before_and_end(name: &str) -> (String, &str) {
     let start = end.find(|c: char| c.is_ascii_digit()).unwrap_or(end.len());
     let (end, rest) = end.split_at(start);
     let layer: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    (format!("{}.{}", Stack::Blocks.name(), if layer.is_empty() { "0" } else { &layer }), end)
+    (format!("{}.{}", config.stack.name(), if layer.is_empty() { "0" } else { &layer }), end)
 }
 
 /// Levenshtein's distance, in bytes: names are ASCII.

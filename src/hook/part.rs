@@ -82,10 +82,12 @@ impl Selection {
         }
         let last = extents.last().copied().unwrap_or(Extent::One);
         match &self.last {
-            Some((LastAxis::Key, _)) if last != Extent::Key => return lacks("keys", "key axis"),
+            Some((LastAxis::Key, _)) if !matches!(last, Extent::Key | Extent::EncoderPos) => {
+                return lacks("keys", "key axis");
+            }
             Some((LastAxis::Neuron, _)) if last != Extent::DMlp => return lacks("neurons", "neuron axis"),
             // What the sizes of the input decide is known later.
-            Some((_, slice)) if !matches!(last, Extent::Key | Extent::Pos) => {
+            Some((_, slice)) if !matches!(last, Extent::Key | Extent::EncoderPos | Extent::Pos) => {
                 indices(slice, last.size(config, point, 1, Span::whole(1)), last.name())?;
             }
             _ => {}

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use super::site::{Extent, Place, Site};
+use crate::config::Stack;
 use crate::layer::Layer;
 
 /// A place in the forward pass at which an activation can be read or changed: a stack, a layer, a [`Site`], an expert, as far
@@ -31,31 +32,6 @@ pub struct HookPoint {
     layer: Layer,
 }
 
-/// A stack of layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Stack {
-    /// The only stack of a decoder-only (or encoder-only) model: `blocks.L.`.
-    Blocks,
-    /// The encoder of an encoder-decoder model: `encoder.L.`.
-    Encoder,
-    /// The decoder of an encoder-decoder model: `decoder.L.`.
-    Decoder,
-}
-
-impl Stack {
-    pub(crate) const ALL: [Stack; 3] = [Stack::Blocks, Stack::Encoder, Stack::Decoder];
-
-    /// The first part of the names of its points.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stack::Blocks => "blocks",
-            Stack::Encoder => "encoder",
-            Stack::Decoder => "decoder",
-        }
-    }
-}
-
 /// Which dimension of an activation means what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Axes {
@@ -70,7 +46,7 @@ pub struct Axes {
 impl HookPoint {
     #[inline]
     pub(crate) const fn outside(site: Site) -> Self {
-        // What a point outside the layers does not have is the same for all, so that equality is that of the fields.
+        // What a point does not have is the same for all, so that equality is that of the fields.
         HookPoint { site, stack: Stack::Blocks, expert: 0, layer: Layer::FIRST }
     }
 
@@ -114,18 +90,21 @@ impl HookPoint {
         (self.site.place() == Place::Expert).then_some(self.expert as usize)
     }
 
-    /// The same place in another stack; outside the layers, the same place.
+    /// The same place in another stack.
     ///
     /// ```
     /// use tch_lens::hook::{self, Stack};
     /// assert_eq!(hook::q(3).with_stack(Stack::Encoder).to_string(), "encoder.3.attn.hook_q");
+    /// assert_eq!(hook::embed().with_stack(Stack::Decoder).to_string(), "decoder.hook_embed");
     /// ```
+    #[inline]
     pub fn with_stack(self, stack: Stack) -> Self {
-        if self.in_a_layer() {
-            HookPoint { stack, ..self }
-        } else {
-            self
-        }
+        HookPoint { stack, ..self }
+    }
+
+    /// The point in a model of this stack, if it names no other one.
+    pub(crate) fn in_stack(self, stack: Stack) -> Option<Self> {
+        (self.stack == Stack::Blocks || self.stack == stack).then_some(HookPoint { stack, ..self })
     }
 
     /// The same place in another layer; outside the layers, the same place.
@@ -182,9 +161,15 @@ impl PartialOrd for HookPoint {
 
 impl fmt::Display for HookPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (stack, layer, name) = (self.stack.name(), self.layer, self.site.name());
+        let (stack, layer, name) = (self.stack.name(), self.layer, self.site.name_in(self.stack));
         match self.site.place() {
-            Place::Before | Place::After => f.write_str(name),
+            Place::Before | Place::After => match (self.stack, self.site, name.strip_prefix("ln_final.")) {
+                // TransformerLens' names. It has none for what else is outside the layers of an encoder or decoder.
+                (Stack::Blocks, ..) | (Stack::Encoder, Site::Embed, _) => f.write_str(name),
+                (Stack::Decoder, Site::UnembedIn | Site::UnembedOut, _) => f.write_str(name),
+                (_, _, Some(of_norm)) => write!(f, "{stack}_final_ln.{of_norm}"),
+                _ => write!(f, "{stack}.{name}"),
+            },
             Place::Layer => write!(f, "{stack}.{layer}.{name}"),
             Place::Expert => write!(f, "{stack}.{layer}.mlp.experts.{}.{name}", self.expert),
         }

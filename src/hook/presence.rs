@@ -1,8 +1,8 @@
 //! Which hook points a model has, and which of them fire unasked.
 
-use super::point::{HookPoint, Stack};
+use super::point::HookPoint;
 use super::site::{Place, Site};
-use crate::config::{Activation, NormPosition, Normalization, PositionalEmbedding};
+use crate::config::{Activation, NormPosition, Normalization, PositionalEmbedding, Stack};
 use crate::layer::Layer;
 use crate::Config;
 
@@ -21,9 +21,6 @@ use Presence::{Absent, Default, OnRequest};
 
 /// Whether a model of this shape has `point`, whose layer counts from the start.
 pub(crate) fn presence(point: HookPoint, config: &Config) -> Presence {
-    if point.stack().is_some_and(|stack| stack != Stack::Blocks) {
-        return Absent("it is one stack of blocks, without encoder or decoder");
-    }
     let is_first_norm = matches!(point.site(), Site::Ln1Scale | Site::Ln1Normalized) && point.layer() == Some(0);
     if is_first_norm && config.norms.bare_first_attention {
         return Absent("its first attention reads the stream without a norm");
@@ -50,6 +47,7 @@ pub(crate) fn all_points(config: &Config) -> impl Iterator<Item = HookPoint> + '
         sites(true).chain(experts).chain(sites(false))
     });
     let points = outside(Place::Before).chain(layers).chain(outside(Place::After));
+    let points = points.map(move |point| point.with_stack(config.stack));
     points.filter(move |point| !matches!(presence(*point, config), Absent(_)))
 }
 
@@ -176,6 +174,36 @@ pub(super) fn mixture(config: &Config, layer: usize) -> Presence {
 pub(super) fn gated_shared_expert(config: &Config, layer: usize) -> Presence {
     let gated = config.experts_of(layer).and_then(|experts| experts.shared).is_some_and(|shared| shared.gated);
     only_if(gated, "it has no shared expert with a gate there")
+}
+
+/// Cross-attention.
+pub(super) fn cross(config: &Config, _: usize) -> Presence {
+    only_if(config.attention.cross.is_some(), "it has no cross-attention")
+}
+
+pub(super) fn cross_on_request(config: &Config, layer: usize) -> Presence {
+    match cross(config, layer) {
+        Default => OnRequest,
+        absent => absent,
+    }
+}
+
+pub(super) fn cross_norm(config: &Config, layer: usize) -> Presence {
+    match cross(config, layer) {
+        Default => norm(config, layer),
+        absent => absent,
+    }
+}
+
+pub(super) fn cross_post_norm(config: &Config, layer: usize) -> Presence {
+    match cross(config, layer) {
+        Default => attn_post_norm(config, layer),
+        absent => absent,
+    }
+}
+
+pub(super) fn unembedding(config: &Config, _: usize) -> Presence {
+    only_if(config.stack != Stack::Encoder, "it is an encoder, without an unembedding")
 }
 
 pub(super) fn head_gate(config: &Config, _: usize) -> Presence {

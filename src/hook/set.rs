@@ -1,16 +1,16 @@
 //! [`PointSet`]: a set of hook points whose look-ups are bit tests.
 
-use super::point::{HookPoint, Stack};
+use super::point::HookPoint;
 use super::presence::all_points;
 use super::site::Place;
 use crate::Config;
 
-/// A set of resolved hook points: a word of bits for each layer and each expert, and one for what is outside the layers. An
-/// empty set takes no memory.
+/// A set of resolved hook points of one model, which is one stack: a word of bits for each layer and each expert, and one for what is
+/// outside the layers. An empty set takes no memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PointSet {
     outside: u128,
-    stacks: [Vec<Bits>; Stack::ALL.len()],
+    layers: Vec<Bits>,
 }
 
 /// The points of one layer.
@@ -24,17 +24,16 @@ impl PointSet {
     /// Adds a point; one whose layer is not counted from the start is in no set.
     pub(crate) fn insert(&mut self, point: HookPoint) {
         let bit = point.site().bit();
-        let (Some(stack), Some(layer)) = (point.stack(), point.layer()) else {
+        let Some(layer) = point.layer() else {
             if point.signed_layer().is_none() {
                 self.outside |= bit;
             }
             return;
         };
-        let layers = &mut self.stacks[stack as usize];
-        if layer >= layers.len() {
-            layers.resize_with(layer + 1, Bits::default);
+        if layer >= self.layers.len() {
+            self.layers.resize_with(layer + 1, Bits::default);
         }
-        let Bits { sites, experts } = &mut layers[layer];
+        let Bits { sites, experts } = &mut self.layers[layer];
         match point.expert() {
             None => *sites |= bit,
             Some(expert) => {
@@ -62,12 +61,11 @@ impl PointSet {
 
     #[inline]
     fn layer(&self, point: HookPoint) -> Option<&Bits> {
-        self.stacks[point.stack()? as usize].get(point.layer()?)
+        self.layers.get(point.layer()?)
     }
 
     pub(crate) fn len(&self) -> usize {
-        let layers = self.stacks.iter().flatten();
-        let words = layers.flat_map(|bits| std::iter::once(&bits.sites).chain(&bits.experts));
+        let words = self.layers.iter().flat_map(|bits| std::iter::once(&bits.sites).chain(&bits.experts));
         (self.outside.count_ones() + words.map(|word| word.count_ones()).sum::<u32>()) as usize
     }
 
@@ -96,14 +94,10 @@ mod tests {
 
     fn point() -> impl Strategy<Value = HookPoint> {
         let sites = prop::sample::select(Site::ALL);
-        let stacks = prop::sample::select(Stack::ALL.to_vec());
-        (sites, stacks, 0..70usize, 0..40usize).prop_map(|(site, stack, layer, expert)| {
-            match site.place() {
-                Place::Before | Place::After => HookPoint::outside(site),
-                Place::Layer => HookPoint::in_layer(layer.into(), site),
-                Place::Expert => HookPoint::in_expert(layer.into(), expert, site),
-            }
-            .with_stack(stack)
+        (sites, 0..70usize, 0..40usize).prop_map(|(site, layer, expert)| match site.place() {
+            Place::Before | Place::After => HookPoint::outside(site),
+            Place::Layer => HookPoint::in_layer(layer.into(), site),
+            Place::Expert => HookPoint::in_expert(layer.into(), expert, site),
         })
     }
 

@@ -11,7 +11,8 @@ use crate::Config;
 impl HookPoint {
     /// The shape of the activation in a run of `batch` rows of `pos` positions, or of the positions of a [`Span`].
     ///
-    /// Of an expert, it has the most rows that can be routed to it: all of them. A size beyond `i64::MAX` is `i64::MAX`.
+    /// Of an expert, it has the most rows that can be routed to it: all of them. Of cross-attention, it has as many keys as the row
+    /// has positions. A size beyond `i64::MAX` is `i64::MAX`.
     ///
     /// ```
     /// use tch_lens::{hook, HookedTransformer, Span};
@@ -24,8 +25,16 @@ impl HookPoint {
     /// ```
     pub fn shape(self, config: &Config, batch: usize, pos: impl Into<Span>) -> Vec<i64> {
         let span = pos.into();
-        let size = |extent: &Extent| i64::try_from(extent.size(config, self, batch, span)).unwrap_or(i64::MAX);
-        self.extents(config).iter().map(size).collect()
+        self.shape_beside(config, batch, span, span.new)
+    }
+
+    /// [`HookPoint::shape`], beside an encoder's output of `encoder_positions` positions.
+    pub(crate) fn shape_beside(self, config: &Config, batch: usize, span: Span, encoder_positions: usize) -> Vec<i64> {
+        let size = |extent: &Extent| match extent {
+            Extent::EncoderPos => encoder_positions,
+            extent => extent.size(config, self, batch, span),
+        };
+        self.extents(config).iter().map(|extent| i64::try_from(size(extent)).unwrap_or(i64::MAX)).collect()
     }
 
     /// What each dimension of the activation runs over in a model of this shape.
@@ -50,6 +59,7 @@ impl Extent {
             Extent::Batch => "batch",
             Extent::Pos => "pos",
             Extent::Key => "key",
+            Extent::EncoderPos => "encoder_pos",
             Extent::Head => "head",
             Extent::KvHead => "kv_head",
             Extent::Row => "row",
@@ -74,6 +84,7 @@ impl Extent {
             Extent::Batch => batch,
             Extent::Pos => span.new,
             Extent::Key => span.keys(),
+            Extent::EncoderPos => span.new,
             Extent::Head => heads.query,
             Extent::KvHead => heads.key_value,
             Extent::Row => batch.saturating_mul(span.new),

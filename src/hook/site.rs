@@ -6,7 +6,7 @@ use tch::Kind;
 
 use super::point::HookPoint;
 use super::presence::{self, Presence};
-use crate::config::NormPosition;
+use crate::config::{NormPosition, Stack};
 use crate::layer::Layer;
 use crate::Config;
 
@@ -31,6 +31,8 @@ pub(crate) enum Extent {
     Pos,
     /// The position of the key.
     Key,
+    /// The position in the encoder's output.
+    EncoderPos,
     /// The query head.
     Head,
     /// The key-value head.
@@ -239,6 +241,37 @@ sites! {
     Layer AttnOut, attn_out, "hook_attn_out", [Batch Pos DModel], Weights, always;
     /// The stream between attention and MLP: `[batch, pos, d_model]`.
     Layer ResidMid, resid_mid, "hook_resid_mid", [Batch Pos DModel], Weights, resid_mid;
+    /// The stream as cross-attention reads it, before its norm: `[batch, pos, d_model]`; computed on request.
+    Layer CrossAttnIn, cross_attn_in, "hook_cross_attn_in", [Batch Pos DModel], Weights, cross_on_request;
+    /// What the norm before cross-attention (of the stream after it, in BART) divides by: `[batch, pos, 1]`.
+    Layer CrossLnScale, cross_ln_scale, "ln2.hook_scale", [Batch Pos One], AtLeastFloat, cross_norm, swaps CrossLnPostScale;
+    /// The quotient of that norm, before gain and bias: `[batch, pos, d_model]`.
+    Layer CrossLnNormalized, cross_ln_normalized, "ln2.hook_normalized", [Batch Pos DModel], Weights, cross_norm,
+        swaps CrossLnPostNormalized;
+    /// Queries of cross-attention: `[batch, pos, head, d_head]`.
+    Layer CrossQ, cross_q, "cross_attn.hook_q", [Batch Pos Head DHead], Weights, cross;
+    /// Keys of the encoder's output: `[batch, encoder_pos, kv_head, d_head]`.
+    Layer CrossK, cross_k, "cross_attn.hook_k", [Batch EncoderPos KvHead DHead], Weights, cross;
+    /// Values of the encoder's output: `[batch, encoder_pos, kv_head, d_head]`.
+    Layer CrossV, cross_v, "cross_attn.hook_v", [Batch EncoderPos KvHead DValue], Weights, cross;
+    /// Scores of cross-attention, scaled, capped and masked (−∞): `[batch, head, query, encoder_pos]`.
+    Layer CrossAttnScores, cross_attn_scores, "cross_attn.hook_attn_scores", [Batch Head Pos EncoderPos], Weights, cross;
+    /// The softmax of these scores: `[batch, head, query, encoder_pos]`.
+    Layer CrossPattern, cross_pattern, "cross_attn.hook_pattern", [Batch Head Pos EncoderPos], Weights, cross;
+    /// The encoder's values mixed by that pattern: `[batch, pos, head, d_head]`.
+    Layer CrossZ, cross_z, "cross_attn.hook_z", [Batch Pos Head DValue], Weights, cross;
+    /// The output of each head of cross-attention: `[batch, pos, head, d_model]`; computed on request.
+    Layer CrossResult, cross_result, "cross_attn.hook_result", [Batch Pos Head DModel], Weights, cross_on_request;
+    /// What the norm after cross-attention divides by: `[batch, pos, 1]`.
+    Layer CrossLnPostScale, cross_ln_post_scale, "ln2_post.hook_scale", [Batch Pos One], AtLeastFloat, cross_post_norm,
+        swaps CrossLnScale;
+    /// The quotient of that norm: `[batch, pos, d_model]`.
+    Layer CrossLnPostNormalized, cross_ln_post_normalized, "ln2_post.hook_normalized", [Batch Pos DModel], Weights,
+        cross_post_norm, swaps CrossLnNormalized;
+    /// What cross-attention adds to the stream: `[batch, pos, d_model]`.
+    Layer CrossAttnOut, cross_attn_out, "hook_cross_attn_out", [Batch Pos DModel], Weights, cross;
+    /// The stream between cross-attention and MLP: `[batch, pos, d_model]`.
+    Layer ResidMidCross, resid_mid_cross, "hook_resid_mid_cross", [Batch Pos DModel], Weights, cross;
     /// The stream as the MLP reads it, before its norm: `[batch, pos, d_model]`; computed on request.
     Layer MlpIn, mlp_in, "hook_mlp_in", [Batch Pos DModel], Weights, mlp_on_request;
     /// What the norm before the MLP (after it, in OLMo 2 and 3; of the stream after it, in GPT-1) divides by: `[batch, pos, 1]`.
@@ -246,8 +279,6 @@ sites! {
     /// The quotient of that norm: `[batch, pos, d_model]`.
     Layer Ln2Normalized, ln2_normalized, "ln2.hook_normalized", [Batch Pos DModel], Weights, mlp_norm,
         swaps Ln2PostNormalized;
-    /// What the MLP's weights read, after its norm: `[batch, pos, d_model]`; shown on request.
-    Layer MlpHookIn, mlp_hook_in, "mlp.hook_in", [Batch Pos DModel], Weights, mlp_on_request;
     /// Neurons (gates, in a gated MLP) before the activation function: `[batch, pos, d_mlp]`. In a mixture, those of the shared
     /// expert, as at the next points.
     Layer Pre, pre, "mlp.hook_pre", [Batch Pos DMlp], Weights, dense;
@@ -273,8 +304,6 @@ sites! {
     Expert ExpertPre, expert_pre, "hook_pre", [Row DMlp], Weights, mixture;
     /// Neurons of an expert after the activation function, of the tokens routed to it: `[row, d_mlp]`.
     Expert ExpertPost, expert_post, "hook_post", [Row DMlp], Weights, mixture;
-    /// What the MLP's weights write, before a norm after them: `[batch, pos, d_model]`; shown on request.
-    Layer MlpHookOut, mlp_hook_out, "mlp.hook_out", [Batch Pos DModel], Weights, mlp_on_request;
     /// What the norm after the MLP divides by: `[batch, pos, 1]`.
     Layer Ln2PostScale, ln2_post_scale, "ln2_post.hook_scale", [Batch Pos One], AtLeastFloat, mlp_post_norm, swaps Ln2Scale;
     /// The quotient of that norm: `[batch, pos, d_model]`.
@@ -289,10 +318,10 @@ sites! {
     After LnFinalScale, ln_final_scale, "ln_final.hook_scale", [Batch Pos One], AtLeastFloat, final_norm;
     /// The quotient of the last norm: `[batch, pos, d_model]`.
     After LnFinalNormalized, ln_final_normalized, "ln_final.hook_normalized", [Batch Pos DModel], Weights, final_norm;
-    /// What the unembedding reads: `[batch, pos, d_model]`.
+    /// What the unembedding reads: `[batch, pos, d_model]`. Of an encoder, its output, `encoder.hook_out`.
     After UnembedIn, unembed_in, "unembed.hook_in", [Batch Pos DModel], Weights, always;
     /// The logits before any cap: `[batch, pos, d_vocab_out]`.
-    After UnembedOut, unembed_out, "unembed.hook_out", [Batch Pos DVocabOut], Weights, always;
+    After UnembedOut, unembed_out, "unembed.hook_out", [Batch Pos DVocabOut], Weights, unembedding;
 }
 
 /// A layer's sites are the bits of one word.
@@ -307,6 +336,32 @@ impl Site {
     /// TransformerLens' name, below `blocks.L.` for a site in a layer and below `blocks.L.mlp.experts.E.` for one in an expert.
     pub fn name(self) -> &'static str {
         self.row().name
+    }
+
+    /// TransformerLens' name in a stack. The second norm of a decoder's layer is that of its cross-attention.
+    pub(crate) fn name_in(self, stack: Stack) -> &'static str {
+        match (stack, self) {
+            (Stack::Decoder, Site::Ln2Scale) => "ln3.hook_scale",
+            (Stack::Decoder, Site::Ln2Normalized) => "ln3.hook_normalized",
+            (Stack::Decoder, Site::Ln2PostScale) => "ln3_post.hook_scale",
+            (Stack::Decoder, Site::Ln2PostNormalized) => "ln3_post.hook_normalized",
+            (Stack::Encoder, Site::UnembedIn) => "hook_out",
+            _ => self.name(),
+        }
+    }
+
+    /// The site in cross-attention that this one is in self-attention.
+    pub(crate) fn in_cross_attention(self) -> Site {
+        match self {
+            Site::Q => Site::CrossQ,
+            Site::K => Site::CrossK,
+            Site::V => Site::CrossV,
+            Site::AttnScores => Site::CrossAttnScores,
+            Site::Pattern => Site::CrossPattern,
+            Site::Z => Site::CrossZ,
+            Site::Result => Site::CrossResult,
+            other => other,
+        }
     }
 
     #[inline]
@@ -325,9 +380,16 @@ impl Site {
         1 << self as u32
     }
 
-    /// The site of this name at one of these places.
-    pub(crate) fn named(name: &str, places: &[Place]) -> Option<Site> {
-        Site::ALL.iter().copied().find(|site| places.contains(&site.place()) && site.name() == name)
+    /// The site of this name at one of these places of a stack.
+    pub(crate) fn named(name: &str, places: &[Place], stack: Stack) -> Option<Site> {
+        let is_there =
+            |site: &&Site| places.contains(&site.place()) && (stack == Stack::Decoder || !site.is_of_cross());
+        Site::ALL.iter().filter(is_there).copied().find(|site| site.name_in(stack) == name)
+    }
+
+    /// Whether the site is of cross-attention.
+    fn is_of_cross(self) -> bool {
+        (Site::CrossAttnIn..=Site::ResidMidCross).contains(&self)
     }
 
     /// The sites at a place, in the order of the table.
@@ -361,6 +423,11 @@ impl Site {
             Site::Ln1PostScale => Site::AttnOut,
             Site::Ln1PostNormalized => Site::Ln1Scale,
             Site::AttnOut => Site::Ln1Normalized,
+            Site::CrossLnScale => Site::CrossLnPostScale,
+            Site::CrossLnNormalized => Site::CrossLnPostNormalized,
+            Site::CrossLnPostScale => Site::CrossAttnOut,
+            Site::CrossLnPostNormalized => Site::CrossLnScale,
+            Site::CrossAttnOut => Site::CrossLnNormalized,
             Site::Ln2Scale => Site::Ln2PostScale,
             Site::Ln2Normalized => Site::Ln2PostNormalized,
             Site::Ln2PostScale => Site::MlpOut,

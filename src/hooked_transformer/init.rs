@@ -134,6 +134,11 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
     let exists = match part {
         Part::WE | Part::Q | Part::K | Part::V | Part::O => true,
         Part::QB | Part::KB | Part::VB | Part::OB | Part::UB => true,
+        Part::CrossQ | Part::CrossK | Part::CrossV | Part::CrossO => config.attention.cross.is_some(),
+        Part::CrossQB | Part::CrossKB | Part::CrossVB | Part::CrossOB => config.attention.cross.is_some(),
+        Part::CrossLnW => config.attention.cross.is_some() && gain(kind),
+        Part::CrossLnB => config.attention.cross.is_some() && bias(kind),
+        Part::CrossLnPostW => config.attention.cross.is_some() && after && gain(kind),
         Part::In | Part::Out | Part::OutB => mlp,
         Part::InB => mlp && !config.gated_mlp(),
         Part::Gate | Part::ProductB => config.gated_mlp(),

@@ -27,17 +27,18 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::model::Transformer;
+use crate::model::{EncoderOutput, Transformer};
 use crate::pretrained::processing::Processing;
 use crate::pretrained::Pretrained;
 use crate::text::tokenizer::Tokenizer;
-use crate::{Result, TokenizerError};
+use crate::{Error, Result, TokenizerError};
 
 pub use directions::OutputTokens;
 pub use generation::{Generated, Generation, GenerationStep, RowStep, StepInfo, StepOptions};
 pub use init::Init;
 pub use prompt_test::{AnswerPosition, PromptTest, PromptTestOptions, RankedToken};
 pub use run_options::{ReturnType, RunOptions, RunOutput};
+pub(crate) use save::write_json;
 pub use token_position::{Occurrence, SingleToken};
 pub use with_hooks::ModelWithHooks;
 
@@ -62,6 +63,8 @@ pub struct HookedTransformer {
     processing: Arc<[Processing]>,
     /// The `config.json` of the checkpoint, if it was a Hugging Face folder.
     hugging_face: Option<Arc<Map<String, Value>>>,
+    /// What the cross-attention of a decoder reads in its runs.
+    encoder_output: Option<EncoderOutput>,
 }
 
 impl Deref for HookedTransformer {
@@ -81,6 +84,7 @@ impl From<Pretrained> for HookedTransformer {
             default_prepend_bos,
             processing: processing.into(),
             hugging_face: hugging_face.map(Arc::new),
+            encoder_output: None,
         }
     }
 }
@@ -101,6 +105,38 @@ impl HookedTransformer {
     /// ```
     pub fn processing(&self) -> &[Processing] {
         &self.processing
+    }
+
+    /// A handle on a decoder whose runs read this output of an encoder: its cross-attention needs one. The model itself does not change.
+    ///
+    /// Everything that runs a model runs the handle: hooks, sweeps, gradients, generation. An output of one row is read by all rows of
+    /// a run. [`HookedEncoderDecoder::decoder_of`](crate::HookedEncoderDecoder::decoder_of) makes it of an input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for a model without cross-attention; [`Error::Shape`] for an output of another width, and
+    /// [`Error::WrongInput`] for one of another kind.
+    pub fn with_encoder_output(&self, output: EncoderOutput) -> Result<Self> {
+        let Some(cross) = self.config().attention.cross else {
+            return Err(Error::unsupported("only a decoder with cross-attention reads an encoder's output"));
+        };
+        let (found, expected) = (output.stream().size(), cross.d_encoder as i64);
+        if found.last() != Some(&expected) {
+            let expected = format!("[batch, pos, {expected}]");
+            return Err(Error::Shape { what: "the encoder's output".into(), found, expected });
+        }
+        let (found, expected) = (output.stream().f_kind()?, self.kind());
+        if found != expected {
+            let why = format!("the encoder's output is {found:?}, and the decoder {expected:?}: convert one of them");
+            return Err(Error::wrong_input(why));
+        }
+        let output = output.to(self.device())?;
+        Ok(HookedTransformer { encoder_output: Some(output), ..self.clone() })
+    }
+
+    /// What the cross-attention of this handle on a decoder reads.
+    pub fn encoder_output(&self) -> Option<&EncoderOutput> {
+        self.encoder_output.as_ref()
     }
 
     /// The tokenizer.

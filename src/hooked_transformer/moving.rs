@@ -6,6 +6,11 @@ use super::HookedTransformer;
 use crate::Result;
 
 impl HookedTransformer {
+    /// The model with another one's embedding in place of its own, where the two are the same.
+    pub(crate) fn sharing_embedding(&self, other: &HookedTransformer) -> Result<Self> {
+        Ok(HookedTransformer { model: self.model.sharing_embedding(&other.model)?, ..self.clone() })
+    }
+
     /// The model with its weights in another kind: `Float`, `BFloat16`, `Half` or `Double`. This model stays as it is.
     ///
     /// Weights that are of that kind already are shared with this model, not copied. Tied weights stay tied.
@@ -24,7 +29,8 @@ impl HookedTransformer {
     ///
     /// [`Error::UnsupportedKind`](crate::Error::UnsupportedKind) for any other kind; libtorch's own, where memory runs out.
     pub fn to_kind(&self, kind: Kind) -> Result<Self> {
-        Ok(HookedTransformer { model: self.model.to_kind(kind)?, ..self.clone() })
+        let encoder_output = self.encoder_output.as_ref().map(|output| output.to_kind(kind)).transpose()?;
+        Ok(HookedTransformer { model: self.model.to_kind(kind)?, encoder_output, ..self.clone() })
     }
 
     /// The model with its weights on another device. This model stays where it is.
@@ -43,7 +49,8 @@ impl HookedTransformer {
     ///
     /// [`Error::NoDevice`](crate::Error::NoDevice) where there is no such device; libtorch's own, where memory runs out.
     pub fn to(&self, device: Device) -> Result<Self> {
-        Ok(HookedTransformer { model: self.model.to(device)?, ..self.clone() })
+        let encoder_output = self.encoder_output.as_ref().map(|output| output.to(device)).transpose()?;
+        Ok(HookedTransformer { model: self.model.to(device)?, encoder_output, ..self.clone() })
     }
 
     /// The model with keys and values of its own for each query head: those of the head's group, repeated. TransformerLens'

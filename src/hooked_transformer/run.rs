@@ -6,7 +6,7 @@ use super::run_input::RunInput;
 use super::run_options::{refused, ReturnType, RunOptions, RunOutput, RunStart};
 use super::{loss, HookedTransformer};
 use crate::cache::ActivationCache;
-use crate::hook::{End, HookFilter, Section, Start};
+use crate::hook::{End, HookFilter, Section, Stack, Start};
 use crate::layer::Layer;
 use crate::model::batch::Batch;
 use crate::model::layout::Layout;
@@ -79,7 +79,14 @@ impl HookedTransformer {
             None => sink,
         };
         let mut tap = Tap::new(plan, hooks, (&tokens, past), &kept, sink)?;
-        let batch = Batch { ids: &tokens.ids, stream: stream.as_ref(), layout: &layout, store: store.as_deref() };
+        let encoder = self.encoder_output.as_ref().map(|output| output.for_batch(layout.batch as usize)).transpose()?;
+        let batch = Batch {
+            ids: &tokens.ids,
+            stream: stream.as_ref(),
+            layout: &layout,
+            store: store.as_deref(),
+            encoder: encoder.as_ref(),
+        };
         let end = match self.forward_pass(&batch, plan, &kept, &mut tap) {
             Ok(end) => Some(end),
             Err(Halt::Done) => None,
@@ -116,6 +123,14 @@ impl HookedTransformer {
     pub fn plan(&self, run: &RunOptions<'_>) -> Result<Plan> {
         run.check()?;
         let (config, output) = (self.config(), run.return_type_or_default());
+        if config.attention.cross.is_some() && self.encoder_output.is_none() {
+            return Err(Error::unsupported(
+                "a decoder reads the output of an encoder, which is not given: use `with_encoder_output`",
+            ));
+        }
+        if output.is_loss() && config.stack == Stack::Encoder {
+            return Err(Error::unsupported("an encoder has no logits, of which a loss is made"));
+        }
         if output.is_loss() && config.d_vocab_out != config.d_vocab {
             let (d_vocab, d_vocab_out) = (config.d_vocab, config.d_vocab_out);
             return Err(Error::unsupported(format!(
@@ -126,7 +141,8 @@ impl HookedTransformer {
         let positions = [run.positions.clone(), run.logits_at.clone()];
         let model = (self.shared_config(), self.kind());
         let past = run.past.as_ref().map(|store| store.len());
-        let plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), section, past, run.differentiation)?;
+        let mut plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), section, past, run.differentiation)?;
+        plan.encoder_positions = self.encoder_output.as_ref().map_or(0, |output| output.positions() as usize);
         if plan.section.end != End::Logits && !run.logits_at.is_all() && !plan.reaches_logits() {
             let why = "the run ends before it computes logits, at the last hook point that is used";
             return Err(refused("logits_at", why));

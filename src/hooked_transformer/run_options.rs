@@ -337,6 +337,11 @@ impl<'a> RunOptions<'a> {
     }
 
     /// Whether activations to keep were selected.
+    /// Takes the hooks and the cache's filter out.
+    pub(crate) fn take_hooks_and_cache(&mut self) -> (Hooks<'a>, Option<HookFilter<'a>>) {
+        (std::mem::take(&mut self.hooks), self.cache.take())
+    }
+
     pub(crate) fn keeps_activations(&self) -> bool {
         self.cache.is_some()
     }

@@ -49,7 +49,7 @@ impl HookedTransformer {
         )
     }
 
-    pub(super) fn write_tokenizer(&self, folder: &Path) -> Result<()> {
+    pub(crate) fn write_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(tokenizer) = self.tokenizer.as_ref() else { return Ok(()) };
         for (name, text) in [("tokenizer.json", tokenizer.json()?), ("tokenizer_config.json", tokenizer.config_json())]
         {
@@ -61,7 +61,7 @@ impl HookedTransformer {
 }
 
 /// Writes a JSON file, which appears when it is whole.
-pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|error| Error::malformed(path, error))?;
     text.push(b'\n');
     PartFile::write(path, &text).map_err(Error::io(path))

@@ -7,7 +7,9 @@ use tch::Kind;
 
 use super::save::write_json;
 use super::HookedTransformer;
-use crate::config::{Activation, AttentionDir, NormPosition, Normalization, PerLayer, PositionalEmbedding, Positions};
+use crate::config::{
+    Activation, AttentionDir, NormPosition, Normalization, PerLayer, PositionalEmbedding, Positions, Stack,
+};
 use crate::pretrained::checkpoint::SAFETENSORS;
 use crate::pretrained::hugging_face::hugging_face;
 use crate::pretrained::processing::Step;
@@ -120,6 +122,7 @@ fn not_in_gpt2(config: &Config) -> Option<&'static str> {
         (config.clip_qkv().is_some(), "clamp of queries, keys and values"),
         (config.use_attention_sinks(), "attention sinks"),
         (config.attention.relative_bias.is_some(), "relative bias of scores"),
+        (config.stack != Stack::Blocks, "encoder or decoder of two stacks"),
         (config.head.is_some(), "prediction head"),
         (config.norms.bare_first_attention, "attention without a norm before it"),
         (config.attention.differential, "differential attention"),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tch::Tensor;
 
 use super::attention_input::AttentionInput;
-use super::context::{Context, FusedMask, AT_ONCE};
+use super::context::{Context, FusedMask, KeySource, AT_ONCE};
 use super::differential::Differential;
 use super::head_router::{self, ChosenHeads, HeadRouter};
 use super::latent::{per_head, Latent};
@@ -14,7 +14,7 @@ use super::norm::{constant_if, Norm, NormPoints};
 use super::parameters::module;
 use super::part::Part;
 use crate::config::{GateFunction, PositionalEmbedding, QkNorm};
-use crate::hook;
+use crate::hook::{self, HookPoint, Site};
 use crate::run::{Flow, Tap};
 use crate::tensor::scalar::{full, Scalar};
 use crate::unchecked::threads::SharedTensor;
@@ -27,6 +27,8 @@ pub(crate) struct Attention {
     /// Queries, then keys, then values, in one product: `d_model` to `(n_heads + n_kv_heads) · d_head + n_kv_heads · d_value`. Where
     /// there are latents, what they are made of.
     pub(crate) qkv: Linear,
+    /// Of cross-attention, the keys, then values, of an encoder's output, in one product; `qkv` are its queries alone.
+    pub(crate) kv: Option<Linear>,
     pub(crate) latent: Option<Latent>,
     /// Chooses the heads of each token from those of several experts.
     pub(crate) router: Option<HeadRouter>,
@@ -63,8 +65,24 @@ pub(crate) struct Attention {
     pub(crate) gate_function: Option<GateFunction>,
 }
 
-module!(Attention, () => (), {
-    qkv: (Part::Qkv, Part::QkvB),
+/// The parts of an attention that self-attention and cross-attention both have.
+#[derive(Clone, Copy)]
+pub(crate) struct AttentionParts {
+    qkv: (Part, Part),
+    o: (Part, Part),
+}
+
+impl AttentionParts {
+    /// Of self-attention.
+    pub(crate) const OWN: AttentionParts = AttentionParts { qkv: (Part::Qkv, Part::QkvB), o: (Part::O, Part::OB) };
+    /// Of cross-attention.
+    pub(crate) const CROSS: AttentionParts =
+        AttentionParts { qkv: (Part::CrossQ, Part::CrossQB), o: (Part::CrossO, Part::CrossOB) };
+}
+
+module!(Attention, parts => AttentionParts, {
+    qkv: parts.qkv,
+    kv: (Part::CrossKv, Part::CrossKvB),
     latent: (),
     router: (),
     gate: (Part::HeadGate, Part::HeadGateB),
@@ -74,7 +92,7 @@ module!(Attention, () => (), {
     relative_bias: Part::RelativeBias,
     differential: (),
     z_norm: (Part::ZNormW, Part::ZNormB),
-    o: (Part::O, Part::OB),
+    o: parts.o,
 } plain {
     layer, n_heads, n_kv_heads, d_head, d_value, rotation_start, scale, soft_cap, clip, qk_norm, norms_rotated, rotary,
     sinks_after_pattern, gate_function,
@@ -85,6 +103,7 @@ impl Attention {
     pub(crate) fn new(config: &Config, layer: usize, qkv: Linear, o: Linear) -> Self {
         Attention {
             qkv,
+            kv: None,
             latent: None,
             router: None,
             gate: None,
@@ -112,6 +131,28 @@ impl Attention {
         }
     }
 
+    /// Cross-attention, around weights: its scores are those of self-attention, without positions.
+    pub(crate) fn cross(config: &Config, layer: usize, q: Linear, kv: Linear, o: Linear) -> Self {
+        let attention = Attention::new(config, layer, q, o);
+        Attention { kv: Some(kv), rotary: false, qk_norm: None, gate_function: None, ..attention }
+    }
+
+    /// Whose keys and values the queries see.
+    fn source(&self) -> KeySource {
+        if self.kv.is_some() {
+            KeySource::Encoder
+        } else {
+            KeySource::Stream
+        }
+    }
+
+    /// The hook point of a site in this attention.
+    #[inline]
+    fn point(&self, site: Site) -> HookPoint {
+        let site = if self.kv.is_some() { site.in_cross_attention() } else { site };
+        HookPoint::in_layer(self.layer.into(), site)
+    }
+
     /// The linear maps that read the stream, through the norm before them.
     pub(crate) fn readers_mut(&mut self) -> Vec<&mut Linear> {
         let router = self.router.iter_mut().map(|router| &mut router.router);
@@ -126,10 +167,13 @@ impl Attention {
             (Some(router), AttentionInput::Shared(x)) => Some(router.route(x, layer, tap)?),
             _ => None,
         };
-        let (q, k, v) = self.project(input, chosen.as_ref())?;
-        let mut q = tap.at(hook::q(layer), q)?; // [batch, pos, head, d_head]
-        let mut k = tap.at(hook::k(layer), k)?; // [batch, pos, kv_head, d_head]
-        let v = tap.at(hook::v(layer), v)?; // [batch, pos, kv_head, d_value]
+        let (q, k, v) = match (&self.kv, input) {
+            (Some(kv), AttentionInput::Shared(x)) => self.project_across(kv, &x, context)?,
+            (_, input) => self.project(input, chosen.as_ref())?,
+        };
+        let mut q = tap.at(self.point(Site::Q), q)?; // [batch, pos, head, d_head]
+        let mut k = tap.at(self.point(Site::K), k)?; // [batch, pos, kv_head, d_head]
+        let v = tap.at(self.point(Site::V), v)?; // [batch, pos, kv_head, d_value]
         if !self.norms_rotated {
             (q, k) = self.normalized(q, k, tap)?;
         }
@@ -143,7 +187,7 @@ impl Attention {
         if self.norms_rotated {
             (q, k) = self.normalized(q, k, tap)?;
         }
-        let q = context.tempered(layer, q)?;
+        let q = if self.kv.is_some() { q } else { context.tempered(layer, q)? };
         let z = self.mix(&q, &k, &v, context, tap)?;
         let z = match &self.differential {
             Some(differential) => differential.difference(&z)?,
@@ -157,7 +201,7 @@ impl Attention {
             Some(gates) => z.f_mul(&tap.at(hook::head_gate(layer), gates)?)?,
             None => z,
         };
-        let z = tap.at(hook::z(layer), z)?; // [batch, pos, head, d_value]
+        let z = tap.at(self.point(Site::Z), z)?; // [batch, pos, head, d_value]
         self.output(z, chosen.as_ref(), tap)
     }
 
@@ -218,6 +262,18 @@ impl Attention {
         }
     }
 
+    /// Queries of the stream, and keys and values of the encoder's output.
+    fn project_across(&self, kv: &Linear, x: &Tensor, context: &Context) -> Result<(Tensor, Tensor, Tensor)> {
+        let q = per_head(x, &self.qkv, self.n_heads)?; // [batch, pos, head, d_head]
+        let kv = context.encoder_product(self.layer, kv)?; // [batch, encoder_pos, n_kv_heads (d_head + d_value)]
+        let part = |start, width| -> Result<Tensor> {
+            let part = kv.f_narrow(2, start, self.n_kv_heads * width)?;
+            let size = part.size();
+            Ok(part.f_view([size[0], size[1], self.n_kv_heads, width])?)
+        };
+        Ok((q, part(0, self.d_head)?, part(self.n_kv_heads * self.d_head, self.d_value)?))
+    }
+
     /// The gates of what the heads mix, of what their queries read: `[batch, pos, head, d_value or 1]`.
     fn gates(&self, input: &AttentionInput) -> Result<Option<Tensor>> {
         let (Some(gate), Some(function)) = (&self.gate, self.gate_function) else { return Ok(None) };
@@ -267,24 +323,24 @@ impl Attention {
     ///
     /// Scores and pattern are formed where a hook point shows them.
     fn mix(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
-        let layer = self.layer;
+        let source = self.source();
         let frozen = tap.plan.rules().frozen_patterns;
         let q = &constant_if(frozen, q.shallow_clone())?;
         let k = &constant_if(frozen, k.shallow_clone())?;
         let records = [q, k, v].iter().any(|x| x.requires_grad());
-        let (k, v) = context.keys_and_values(layer, k, v, records)?; // [batch, kv_head, key, d_head]
+        let (k, v) = context.keys_and_values(source, self.layer, k, v, records)?; // [batch, kv_head, key, d_head]
         let q = q.f_transpose(1, 2)?; // [batch, head, pos, d_head]
         let v = match &self.differential {
             Some(differential) => differential.values(&v)?, // [batch, kv_head, key, 2 d_head]
             None => v,
         };
-        if !tap.plan.forms_pattern(layer) {
+        if !tap.plan.forms_pattern([self.point(Site::AttnScores), self.point(Site::Pattern)]) {
             let z = self.mix_unobserved(&q, &k, &v, context)?;
             return Ok(context.without_padding(z.f_transpose(1, 2)?)?); // [batch, pos, head, d_head]
         }
         let (k, v) = (self.per_query_head(k)?, self.per_query_head(v)?);
-        let mut scores = self.scores(&q, &k, context.scores_mask(layer)?)?;
-        let first = context.first(layer);
+        let mut scores = self.scores(&q, &k, context.scores_mask(source, self.layer)?)?;
+        let first = context.first(source, self.layer);
         if first > 0 {
             // Hook points show all keys. Those before the first lie outside of the window.
             let size = scores.size();
@@ -292,7 +348,7 @@ impl Attention {
                 full(&[size[0], size[1], size[2], first], f64::NEG_INFINITY, (scores.f_kind()?, scores.device()))?;
             scores = Tensor::f_cat(&[hidden, scores], 3)?;
         }
-        let scores = tap.at(hook::attn_scores(layer), scores)?; // [batch, head, query, key]
+        let scores = tap.at(self.point(Site::AttnScores), scores)?; // [batch, head, query, key]
         let scores = context.open_padding(scores)?;
         let pattern = match self.sinks_after_pattern {
             true => scores.f_softmax(-1, scores.f_kind()?)?,
@@ -300,7 +356,7 @@ impl Attention {
         };
         let pattern = context.without_padding(pattern.f_transpose(1, 2)?)?.f_transpose(1, 2)?;
         let pattern = constant_if(frozen, pattern)?;
-        let pattern = tap.at(hook::pattern(layer), pattern)?; // [batch, head, query, key]
+        let pattern = tap.at(self.point(Site::Pattern), pattern)?; // [batch, head, query, key]
         let seen = if first > 0 { pattern.f_narrow(3, first, k.size()[2])? } else { pattern };
         let mut z = seen.f_matmul(&v)?; // [batch, head, pos, d_head]
         if let (true, Some(sinks)) = (self.sinks_after_pattern, &self.sinks) {
@@ -315,15 +371,16 @@ impl Attention {
     fn mix_unobserved(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context) -> Result<Tensor> {
         let size = q.size();
         let entries = size[0] * size[1] * size[2] * k.size()[2];
-        let first = context.first(self.layer);
-        let mask = context.fused_mask(self.layer)?;
+        let source = self.source();
+        let first = context.first(source, self.layer);
+        let mask = context.fused_mask(source, self.layer)?;
         let fusible = self.is_fusible() && !mask.requires_grad();
         match mask {
             FusedMask::InBlocks => self.in_blocks(q, k, v, context),
             _ if !fusible && entries > AT_ONCE => self.in_blocks(q, k, v, context),
             _ if !fusible => {
                 let (k, v) = (self.per_query_head(k.shallow_clone())?, self.per_query_head(v.shallow_clone())?);
-                let scores = self.scores(q, &k, context.scores_mask(self.layer)?)?;
+                let scores = self.scores(q, &k, context.scores_mask(source, self.layer)?)?;
                 Ok(self.softmax(&context.open_padding(scores)?)?.f_matmul(&v)?)
             }
             FusedMask::Causal => self.fused(q, k, v, None, true),
@@ -363,8 +420,8 @@ impl Attention {
         let mut parts = Vec::new();
         for start in (0..size[2]).step_by(step as usize) {
             let queries = start..(start + step).min(size[2]);
-            let (keys, added) = context.block(self.layer, &queries)?;
-            let first = context.first(self.layer);
+            let (keys, added) = context.block(self.source(), self.layer, &queries)?;
+            let first = context.first(self.source(), self.layer);
             let (q, k, v) = (columns(q, &queries, 0)?, columns(&k, &keys, first)?, columns(&v, &keys, first)?);
             parts.push(match fusible {
                 true => self.fused(&q, &k, &v, Some(&added), false)?,
@@ -418,7 +475,7 @@ impl Attention {
 
     /// What the heads write: `[batch, pos, d_model]`.
     fn output(&self, z: Tensor, chosen: Option<&ChosenHeads>, tap: &mut Tap) -> Flow<Tensor> {
-        let point = hook::result(self.layer);
+        let point = self.point(Site::Result);
         let size = z.size(); // [batch, pos, head, d_head]
         let flat = match (&self.router, chosen) {
             (Some(router), Some(chosen)) => router.spread(&z, chosen)?.f_reshape([size[0], size[1], -1])?,

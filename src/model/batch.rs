@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::encoder_output::EncoderOutput;
 use super::key_value_store::KeyValueStore;
 use super::layout::Layout;
 
@@ -15,4 +16,6 @@ pub(crate) struct Batch<'r> {
     pub(crate) layout: &'r Layout,
     /// The positions before these.
     pub(crate) store: Option<&'r KeyValueStore>,
+    /// What the cross-attention of a decoder reads.
+    pub(crate) encoder: Option<&'r EncoderOutput>,
 }

@@ -2,8 +2,9 @@
 
 use tch::Tensor;
 
-use super::attention::Attention;
+use super::attention::{Attention, AttentionParts};
 use super::context::Context;
+use super::cross::Cross;
 use super::linear::Linear;
 use super::mlp::Mlp;
 use super::moe::MixtureOfExperts;
@@ -22,6 +23,7 @@ pub(crate) struct Block {
     pub(crate) ln1: Norm,
     pub(crate) attn: Attention,
     pub(crate) ln1_post: Norm,
+    pub(crate) cross: Option<Cross>,
     pub(crate) ln2: Norm,
     pub(crate) mlp: Option<MlpOrExperts>,
     pub(crate) ln2_post: Norm,
@@ -32,8 +34,9 @@ pub(crate) struct Block {
 
 module!(Block, () => (), {
     ln1: (Part::Ln1W, Part::Ln1B),
-    attn: (),
+    attn: AttentionParts::OWN,
     ln1_post: (Part::Ln1PostW, Part::Ln1PostB),
+    cross: (),
     ln2: (Part::Ln2W, Part::Ln2B),
     mlp: (),
     ln2_post: (Part::Ln2PostW, Part::Ln2PostB),
@@ -89,7 +92,10 @@ impl Block {
                 let resid_mid = attn_out.add(&resid_pre)?;
                 drop(resid_pre);
                 let resid_mid = normed(self.norm_of_stream_after_attn(), resid_mid, tap)?.into_tensor();
-                let resid_mid = tap.at(hook::resid_mid(layer), resid_mid)?;
+                let mut resid_mid = tap.at(hook::resid_mid(layer), resid_mid)?;
+                if let Some(cross) = &self.cross {
+                    resid_mid = self.across(cross, resid_mid, context, tap)?;
+                }
                 let mlp_out = self.mlp(mlp, &resid_mid, tap)?.at(hook::mlp_out(layer), tap)?;
                 normed(self.norm_of_stream_after_mlp(), mlp_out.add(&resid_mid)?, tap)?
             }
@@ -118,26 +124,19 @@ impl Block {
             Some(norm) => norm.forward(&input, tap)?.into_tensor(),
             None => input,
         };
-        let reads = hook::mlp_hook_in(self.layer);
-        let normalized = match self.norm_before_mlp().is_none() && tap.carries(reads, &normalized) {
-            true => tap.at(reads, normalized.f_alias()?)?, // not the stream itself
-            false => tap.at(reads, normalized)?,
-        };
         let out = match mlp {
             MlpOrExperts::Mlp(mlp) => mlp.forward(&normalized, tap)?,
             MlpOrExperts::Experts(experts) => experts.forward(&normalized, tap)?,
         };
-        let out = tap.at(hook::mlp_hook_out(self.layer), out)?;
         match self.norm_after_mlp() {
             Some(norm) => norm.forward(&out, tap),
-            None if tap.live(hook::mlp_hook_out(self.layer)) => Ok(Temporary::shared(out)),
             None => Ok(Temporary::new(out)),
         }
     }
 }
 
 /// The stream through a norm of its own, where it has one.
-fn normed(norm: Option<PlacedNorm<'_>>, stream: Temporary, tap: &mut Tap) -> Flow<Temporary> {
+pub(super) fn normed(norm: Option<PlacedNorm<'_>>, stream: Temporary, tap: &mut Tap) -> Flow<Temporary> {
     match norm {
         Some(norm) => norm.forward(&stream, tap),
         None => Ok(stream),

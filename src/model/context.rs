@@ -7,8 +7,10 @@ use tch::{Device, Kind, Tensor};
 
 use super::batch::Batch;
 use super::block::Block;
+use super::encoder_context::EncoderContext;
 use super::key_value_store::KeyValueStore;
 use super::layout::Layout;
+use super::linear::Linear;
 use super::mask::{distance, MaskKind};
 use super::rotary::RotaryTable;
 use super::tables::Tables;
@@ -21,21 +23,31 @@ use crate::{Config, Result};
 /// through attention some queries at a time, so that memory grows with their length and not its square.
 pub(crate) const AT_ONCE: i64 = 1 << 24;
 
+/// Whose keys and values an attention's queries see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeySource {
+    /// The stream's own: self-attention.
+    Stream,
+    /// Those of an encoder's output: cross-attention.
+    Encoder,
+}
+
 /// What all blocks of a run share.
 pub(crate) struct Context<'r> {
     config: &'r Config,
     blocks: &'r [Block],
     tables: &'r Tables,
-    layout: &'r Layout,
+    pub(super) layout: &'r Layout,
     /// The kind and device of the activations.
-    options: (Kind, Device),
+    pub(super) options: (Kind, Device),
     masks: Vec<Masks>,
     /// The angles of each rotation that a layer has.
     rotary: Vec<(&'r Rotary, RotaryTable)>,
     /// Which of the new tokens are padding: `[batch, new]`, bool.
-    padding: Option<Tensor>,
+    pub(super) padding: Option<Tensor>,
     shortformer: Option<Tensor>,
     store: Option<&'r KeyValueStore>,
+    encoder: Option<EncoderContext<'r>>,
 }
 
 /// What layers of one kind may see, made when the first of them asks.
@@ -92,34 +104,56 @@ impl<'r> Context<'r> {
             }
         }
         let padding = layout.new_padding()?;
+        let encoder = batch.encoder.map(EncoderContext::new);
         let blocks = &model.weights().blocks;
-        Ok(Context { config, blocks, tables, layout, options, masks, rotary, padding, shortformer, store: batch.store })
+        Ok(Context {
+            config,
+            blocks,
+            tables,
+            layout,
+            options,
+            masks,
+            rotary,
+            padding,
+            shortformer,
+            store: batch.store,
+            encoder,
+        })
     }
 
     /// What a layer's fused attention may see.
-    pub(crate) fn fused_mask(&self, layer: usize) -> Result<&FusedMask> {
+    pub(crate) fn fused_mask(&self, source: KeySource, layer: usize) -> Result<&FusedMask> {
+        if source == KeySource::Encoder {
+            return self.encoder()?.fused_mask(self);
+        }
         let masks = self.masks(layer)?;
-        get_or_make(&masks.fused, || self.make_fused(masks, self.first(layer)))
+        get_or_make(&masks.fused, || self.make_fused(masks, self.first(source, layer)))
     }
 
     /// What is added to a layer's scores where these are formed: `[batch or 1, head or 1, query, key]`.
-    pub(crate) fn scores_mask(&self, layer: usize) -> Result<Option<&Tensor>> {
+    pub(crate) fn scores_mask(&self, source: KeySource, layer: usize) -> Result<Option<&Tensor>> {
+        if source == KeySource::Encoder {
+            return self.encoder()?.scores_mask(self.options.0);
+        }
         let masks = self.masks(layer)?;
         let queries = self.layout.span.columns();
         let adds_nothing = masks.owner.is_none() && masks.kind.is_plain() && masks.kind.is_trivial(&queries);
         if self.padding.is_none() && adds_nothing {
             return Ok(None);
         }
-        let keys = self.first(layer)..queries.end;
+        let keys = self.first(source, layer)..queries.end;
         get_or_make(&masks.scores, || self.additive(masks, &queries, &keys)).map(Some)
     }
 
     /// The keys that some of the new queries of a layer can see, and what is added to those scores, with rows of padding zero.
-    pub(crate) fn block(&self, layer: usize, queries: &Range<i64>) -> Result<(Range<i64>, Tensor)> {
+    pub(crate) fn block(&self, source: KeySource, layer: usize, queries: &Range<i64>) -> Result<(Range<i64>, Tensor)> {
+        if source == KeySource::Encoder {
+            return self.encoder()?.block(self, queries);
+        }
         let masks = self.masks(layer)?;
         let past = self.layout.span.past as i64;
         let columns = past + queries.start..past + queries.end;
-        let keys = self.visible(masks.kind, &columns, self.first(layer));
+        let keys = self.visible(masks.kind, &columns, self.first(source, layer));
         let added = self.additive(masks, &columns, &keys)?;
         Ok((keys, self.opened(added, queries)?))
     }
@@ -160,20 +194,27 @@ impl<'r> Context<'r> {
     }
 
     /// The position of the first key of a layer: not 0 where a layer with a window has forgotten those that it cannot see.
-    pub(crate) fn first(&self, layer: usize) -> i64 {
-        self.store.map_or(0, |store| store.first(layer) as i64)
+    pub(crate) fn first(&self, source: KeySource, layer: usize) -> i64 {
+        self.store.filter(|_| source == KeySource::Stream).map_or(0, |store| store.first(layer) as i64)
+    }
+
+    /// The encoder's output times the weights of a layer's keys and values: `[batch, encoder_pos, …]`. With a store of keys and values,
+    /// it is computed once.
+    pub(crate) fn encoder_product(&self, layer: usize, kv: &Linear) -> Result<Tensor> {
+        self.encoder()?.output.product(layer, kv, self.store.is_some())
     }
 
     /// The keys and values of the past, from [`Context::first`] on, and of the new positions, `[batch, pos, kv_head, d_head]` to
     /// `[batch, kv_head, key, d_head]`. `records` is whether attention records gradients.
     pub(crate) fn keys_and_values(
         &self,
+        source: KeySource,
         layer: usize,
         k: &Tensor,
         v: &Tensor,
         records: bool,
     ) -> Result<(Tensor, Tensor)> {
-        match self.store {
+        match self.store.filter(|_| source == KeySource::Stream) {
             Some(store) => store.extend(layer, k, v, records),
             None => Ok((k.f_transpose(1, 2)?, v.f_transpose(1, 2)?)),
         }
@@ -182,6 +223,10 @@ impl<'r> Context<'r> {
     /// What short-former attention adds to the input of its queries and keys: `[batch, pos, d_model]`.
     pub(crate) fn shortformer_pos_embed(&self) -> Option<&Tensor> {
         self.shortformer.as_ref()
+    }
+
+    fn encoder(&self) -> Result<&EncoderContext<'r>> {
+        self.encoder.as_ref().ok_or(crate::Error::Internal("a decoder runs without an encoder's output"))
     }
 
     fn masks(&self, layer: usize) -> Result<&Masks> {
@@ -255,14 +300,14 @@ impl<'r> Context<'r> {
     }
 
     /// `[…, query, key]` with zeros for those of these new queries that are padding.
-    fn opened(&self, x: Tensor, queries: &Range<i64>) -> Result<Tensor> {
+    pub(super) fn opened(&self, x: Tensor, queries: &Range<i64>) -> Result<Tensor> {
         let Some(padding) = &self.padding else { return Ok(x) };
         let blind = padding.f_narrow(1, queries.start, queries.end - queries.start)?;
         x.fill_where(&blind.f_unsqueeze(1)?.f_unsqueeze(-1)?, 0.0) // [batch, 1, query, 1]
     }
 }
 
-fn get_or_make<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+pub(super) fn get_or_make<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     if let Some(made) = cell.get() {
         return Ok(made);
     }

@@ -1,5 +1,5 @@
 //! The forward pass, from tokens to logits, in the order of the files: [`embed`], [`norm`], [`attention`] (with
-//! [`mask`] and [`rotary`]), [`mlp`] or [`moe`], [`block`], [`unembed`].
+//! [`mask`] and [`rotary`]), [`cross`], [`mlp`] or [`moe`], [`block`], [`unembed`].
 //!
 //! [`Transformer`] is the bare network: its shape, its weights and its forward pass. One pass serves all families, driven by
 //! [`Config`]: no file here knows a family's name. The model knows no cache, no tokenizer and no file.
@@ -9,8 +9,11 @@ pub(crate) mod attention_input;
 pub(crate) mod batch;
 pub(crate) mod block;
 pub(crate) mod context;
+pub(crate) mod cross;
 pub(crate) mod differential;
 pub(crate) mod embed;
+mod encoder_context;
+pub(crate) mod encoder_output;
 pub(crate) mod forward;
 pub(crate) mod head;
 pub(crate) mod head_router;
@@ -38,12 +41,14 @@ use std::sync::Arc;
 
 use tch::{Device, Kind};
 
+pub use encoder_output::EncoderOutput;
 pub use key_value_store::KeyValueStore;
 
 use crate::hook::all_points;
 use crate::Config;
 
-/// The bare network: a shape, weights, and the forward pass over them.
+/// The bare network: a shape, weights, and the forward pass over them. It is one stack of blocks, with what stands before and after
+/// them; an encoder-decoder is two.
 ///
 /// A cheap handle: clones share the weights, and can be sent to and used from several threads.
 /// [`HookedTransformer`](crate::HookedTransformer) adds text, files and caches to it.
@@ -65,7 +70,7 @@ pub(crate) struct Weights {
 impl Weights {
     /// Whether the unembedding lies in the embedding's memory.
     pub(crate) fn is_tied(&self) -> bool {
-        self.unembed.u.weight.data_ptr() == self.embed.w_e.data_ptr()
+        self.unembed.u.as_ref().is_some_and(|u| u.weight.data_ptr() == self.embed.w_e.data_ptr())
     }
 }
 

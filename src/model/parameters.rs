@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::block::{Block, MlpOrExperts};
 use super::mlp::MlpParts;
 use super::moe::Expert;
-use super::part::{stream_readers, Address, Location, Part, Role};
+use super::part::{stream_readers, Address, Location, Part, Role, ENCODER_READERS};
 use super::{Transformer, Weights};
 use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result};
@@ -241,6 +241,21 @@ impl Transformer {
         self.map(|_, tensor| Ok(tensor.f_to_device(device)?.into()))
     }
 
+    /// The model with another one's embedding in place of its own, where the two are the same: one tensor in memory for both.
+    pub(crate) fn sharing_embedding(&self, other: &Transformer) -> Result<Self> {
+        let (own, theirs) = (&self.weights().embed.w_e, &other.weights().embed.w_e);
+        let alike = own.size() == theirs.size() && own.kind() == theirs.kind() && own.device() == theirs.device();
+        if !alike || own.data_ptr() == theirs.data_ptr() || !own.f_equal(theirs)? {
+            return Ok(self.clone());
+        }
+        let mut weights = self.weights().clone();
+        if let (true, Some(u)) = (self.is_tied(), &mut weights.unembed.u) {
+            u.weight = theirs.clone();
+        }
+        weights.embed.w_e = theirs.clone();
+        Ok(Transformer::new(self.config().clone(), weights))
+    }
+
     /// The model with other tensors. What is one tensor stays one.
     fn map(&self, mut change: impl FnMut(Address, &SharedTensor) -> Result<SharedTensor>) -> Result<Self> {
         let tied = self.is_tied();
@@ -253,7 +268,8 @@ impl Transformer {
             Ok(())
         })?;
         if tied {
-            weights.unembed.u.weight = weights.embed.w_e.clone();
+            let w_e = weights.embed.w_e.clone();
+            weights.unembed.u.iter_mut().for_each(|u| u.weight = w_e.clone());
         }
         Ok(Transformer::new(self.config().clone(), weights))
     }
@@ -267,16 +283,18 @@ impl Transformer {
     pub(crate) fn parts(&self) -> Result<Vec<PartTensor>> {
         let mut all = Vec::new();
         for (address, tensor) in self.weights().tensors() {
-            let is_bias = match address.part {
-                Part::Qkv => false,
-                Part::QkvB => true,
+            let (is_bias, joined) = match address.part {
+                Part::Qkv => (false, stream_readers(self.config())),
+                Part::QkvB => (true, stream_readers(self.config())),
+                Part::CrossKv => (false, ENCODER_READERS),
+                Part::CrossKvB => (true, ENCODER_READERS),
                 _ => {
                     all.push((address, tensor.shallow_clone()));
                     continue;
                 }
             };
             let mut start = 0;
-            for (weight, bias) in stream_readers(self.config()) {
+            for (weight, bias) in joined {
                 let part = if is_bias { *bias } else { *weight };
                 let rows = part.shape(self.config(), address.location)[0];
                 all.push((Address { part, ..address }, tensor.f_narrow(0, start, rows)?));

@@ -107,6 +107,26 @@ parts! {
     OB: Bias, "attn.o.bias";
     Ln1PostW: Gain, "ln1_post.w";
     Ln1PostB: Bias, "ln1_post.b";
+    /// Of the norm of cross-attention.
+    CrossLnW: Gain, "cross_ln.w";
+    CrossLnB: Bias, "cross_ln.b";
+    /// `[n_heads · d_head, d_model]`
+    CrossQ: Matrix, "cross_attn.q.weight";
+    CrossQB: Bias, "cross_attn.q.bias";
+    /// What the model keeps: [`Part::CrossK`] and [`Part::CrossV`], one below the other.
+    CrossKv: Matrix, "cross_attn.kv.weight";
+    CrossKvB: Bias, "cross_attn.kv.bias";
+    /// `[n_kv_heads · d_head, d_encoder]`
+    CrossK: Matrix, "cross_attn.k.weight";
+    CrossKB: Bias, "cross_attn.k.bias";
+    /// `[n_kv_heads · d_value, d_encoder]`
+    CrossV: Matrix, "cross_attn.v.weight";
+    CrossVB: Bias, "cross_attn.v.bias";
+    /// `[d_model, n_heads · d_value]`
+    CrossO: Matrix, "cross_attn.o.weight";
+    CrossOB: Bias, "cross_attn.o.bias";
+    CrossLnPostW: Gain, "cross_ln_post.w";
+    CrossLnPostB: Bias, "cross_ln_post.b";
     Ln2W: Gain, "ln2.w";
     Ln2B: Bias, "ln2.b";
     /// `[num_experts, d_model]`
@@ -198,6 +218,7 @@ impl Part {
         let all_heads = matches!(config.qk_norm(), Some(QkNorm::AllHeads(_)));
         let experts = config.num_experts().unwrap_or(0) as i64;
         let d_vocab_out = config.d_vocab_out as i64;
+        let d_encoder = config.attention.cross.map_or(0, |cross| cross.d_encoder as i64);
         match self {
             Part::WE => vec![config.d_vocab as i64, d_model],
             Part::WPos => vec![config.n_ctx as i64, d_model],
@@ -212,6 +233,17 @@ impl Part {
             Part::KB => vec![k_rows],
             Part::V => vec![v_rows, d_model],
             Part::VB => vec![v_rows],
+            Part::CrossLnW | Part::CrossLnB | Part::CrossLnPostW | Part::CrossLnPostB => vec![d_model],
+            Part::CrossQ => vec![q_rows, d_model],
+            Part::CrossQB => vec![q_rows],
+            Part::CrossKv => vec![k_rows + v_rows, d_encoder],
+            Part::CrossKvB => vec![k_rows + v_rows],
+            Part::CrossK => vec![k_rows, d_encoder],
+            Part::CrossKB => vec![k_rows],
+            Part::CrossV => vec![v_rows, d_encoder],
+            Part::CrossVB => vec![v_rows],
+            Part::CrossO => vec![d_model, n_heads * d_value],
+            Part::CrossOB => vec![d_model],
             Part::QDown => vec![q_rank, d_model],
             Part::QDownB | Part::QLatentW => vec![q_rank],
             Part::QUp => vec![q_rows, q_rank],
@@ -260,6 +292,9 @@ pub(crate) fn stream_readers(config: &Config) -> &'static [(Part, Part)] {
         Some(_) => &[(Part::QDown, Part::QDownB), (Part::KvDown, Part::KvDownB)],
     }
 }
+
+/// The parts that read an encoder's output in one product: keys and values.
+pub(crate) const ENCODER_READERS: &[(Part, Part)] = &[(Part::CrossK, Part::CrossKB), (Part::CrossV, Part::CrossVB)];
 
 /// The rows of all of [`stream_readers`].
 fn reader_rows(config: &Config, location: Location) -> i64 {

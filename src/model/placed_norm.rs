@@ -50,6 +50,38 @@ impl Block {
         }
     }
 
+    /// The norm through which cross-attention reads the stream.
+    pub(crate) fn norm_before_cross(&self) -> Option<PlacedNorm<'_>> {
+        let cross = self.cross.as_ref()?;
+        match self.norm_position {
+            NormPosition::Before | NormPosition::BeforeAndAfter => PlacedNorm::new(&cross.ln, self.cross_ln_points()),
+            NormPosition::After | NormPosition::InStream => None,
+        }
+    }
+
+    /// The norm between cross-attention and the stream.
+    pub(crate) fn norm_after_cross(&self) -> Option<PlacedNorm<'_>> {
+        let cross = self.cross.as_ref()?;
+        match self.norm_position {
+            NormPosition::Before | NormPosition::InStream => None,
+            NormPosition::After => PlacedNorm::new(&cross.ln, self.cross_ln_points()),
+            NormPosition::BeforeAndAfter => {
+                let layer = self.layer;
+                let points = (hook::cross_ln_post_scale(layer), hook::cross_ln_post_normalized(layer));
+                PlacedNorm::new(&cross.ln_post, points)
+            }
+        }
+    }
+
+    /// The norm of the stream after cross-attention has added to it.
+    pub(crate) fn norm_of_stream_after_cross(&self) -> Option<PlacedNorm<'_>> {
+        let cross = self.cross.as_ref()?;
+        match self.norm_position {
+            NormPosition::InStream => PlacedNorm::new(&cross.ln, self.cross_ln_points()),
+            _ => None,
+        }
+    }
+
     /// The norm through which the MLP reads the stream.
     pub(crate) fn norm_before_mlp(&self) -> Option<PlacedNorm<'_>> {
         match self.norm_position {
@@ -88,6 +120,10 @@ impl Block {
 
     fn ln1_points(&self) -> NormPoints {
         (hook::ln1_scale(self.layer), hook::ln1_normalized(self.layer))
+    }
+
+    fn cross_ln_points(&self) -> NormPoints {
+        (hook::cross_ln_scale(self.layer), hook::cross_ln_normalized(self.layer))
     }
 
     fn ln2_points(&self) -> NormPoints {

@@ -26,6 +26,11 @@ impl Transformer {
         if !grouped && config.attention.experts.is_none() {
             return Ok(self.clone());
         }
+        if config.attention.cross.is_some() {
+            return Err(Error::unsupported(
+                "the heads of a decoder share keys and values with others in cross-attention as well, which stays grouped",
+            ));
+        }
         if config.attention.experts.is_some() && by_place {
             return Err(Error::unsupported(
                 "the heads of a router's experts cannot stand apart: this model's sinks or biases by distance belong to their places among the chosen ones",

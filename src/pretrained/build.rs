@@ -9,9 +9,10 @@ use super::parts::{Entry, Part};
 use super::processing::Processor;
 use super::reader::PartReader;
 use super::tasks;
-use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, Positions, QkNorm, SharedExpert};
+use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, Positions, QkNorm, SharedExpert, Stack};
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
+use crate::model::cross::Cross;
 use crate::model::differential::Differential;
 use crate::model::embed::Embed;
 use crate::model::head::Head;
@@ -22,7 +23,7 @@ use crate::model::mlp::{Act, Mlp};
 use crate::model::moe::{Expert, MixtureOfExperts, Shared};
 use crate::model::norm::Norm;
 use crate::model::parameters::{cast, check_kind};
-use crate::model::part::{stream_readers, Location};
+use crate::model::part::{stream_readers, Location, ENCODER_READERS};
 use crate::model::unembed::Unembed;
 use crate::model::Weights;
 use crate::unchecked::threads::SharedTensor;
@@ -100,8 +101,8 @@ impl Builder<'_> {
         let Ok([Ends::Unembed(mut unembed), Ends::Embed(embed)]) = <[Ends; 2]>::try_from(ends) else {
             return Err(Error::Internal("a model has an embedding and an unembedding"));
         };
-        if tied {
-            unembed.u.weight = embed.w_e.clone();
+        if let (true, Some(u)) = (tied, &mut unembed.u) {
+            u.weight = embed.w_e.clone();
         }
         Ok(Weights { embed, blocks, unembed })
     }
@@ -113,15 +114,17 @@ impl Builder<'_> {
             && !self.processor.unties()
     }
 
-    /// The last norm and `W_U`; of a tied one, an empty matrix.
+    /// The last norm and `W_U`; of a tied one, an empty matrix. An encoder has none.
     fn unembed(&self, tied: bool) -> Result<Unembed> {
         let ln_final = self.norm(Part::LnFinalW, Part::LnFinalB, self.config.norms.last(), OUTSIDE)?;
         let ln_final = Norm { eps: self.config.norms.last_eps(), ..ln_final };
-        let weight = match tied {
-            true => Tensor::f_empty([0, 0], (self.reader.kind, self.reader.device))?.into(),
-            false => self.reader.tensor(Part::U, OUTSIDE)?,
+        let u = match (self.config.stack, tied) {
+            (Stack::Encoder, _) => None,
+            (_, true) => Some(Tensor::f_empty([0, 0], (self.reader.kind, self.reader.device))?.into()),
+            (_, false) => Some(self.reader.tensor(Part::U, OUTSIDE)?),
         };
-        let u = Linear { weight, bias: self.reader.optional(Part::UB, OUTSIDE)? };
+        let bias = self.reader.optional(Part::UB, OUTSIDE)?;
+        let u = u.map(|weight| Linear { weight, bias });
         let head = match self.config.head {
             None => None,
             Some(activation) => Some(Head {
@@ -183,6 +186,7 @@ impl Builder<'_> {
             },
             attn: self.attention(layer)?,
             ln1_post: norm_after(Part::Ln1PostW, Part::Ln1PostB)?,
+            cross: config.attention.cross.map(|_| self.cross(layer)).transpose()?,
             ln2: if mlp.is_some() { norm(Part::Ln2W, Part::Ln2B)? } else { Norm::none() },
             mlp,
             ln2_post,
@@ -250,6 +254,26 @@ impl Builder<'_> {
             attention.relative_bias = Some(self.reader.tensor(Part::RelativeBias, location)?);
         }
         Ok(attention)
+    }
+
+    /// A decoder layer's attention to an encoder's output.
+    fn cross(&self, layer: usize) -> Result<Cross> {
+        let (config, location) = (self.config, Location::block(layer));
+        let (weights, biases): (Vec<Part>, Vec<Part>) = ENCODER_READERS.iter().copied().unzip();
+        let bias = match biases.iter().any(|part| self.reader.has(*part, location)) {
+            true => Some(self.reader.joined(&biases, location)?),
+            false => None,
+        };
+        let kv = Linear { weight: self.reader.joined(&weights, location)?, bias };
+        let q = self.linear(Part::CrossQ, Part::CrossQB, location)?;
+        let o = self.linear(Part::CrossO, Part::CrossOB, location)?;
+        let norm = |gain, bias| self.norm(gain, bias, config.normalization_type(), location);
+        let ln_post = match self.reader.has(Part::CrossLnPostW, location) {
+            true => norm(Part::CrossLnPostW, Part::CrossLnPostB)?,
+            false => Norm::none(),
+        };
+        let ln = norm(Part::CrossLnW, Part::CrossLnB)?;
+        Ok(Cross { ln, attn: Attention::cross(config, layer, q, kv, o), ln_post })
     }
 
     fn mlp(&self, layer: usize, config: &MlpConfig) -> Result<Mlp> {

@@ -188,6 +188,11 @@ impl ConfigJson {
     /// Checks the fields that mean the same for every architecture.
     pub(crate) fn check_common_fields(&self) -> Result<()> {
         self.expect_only("is_encoder_decoder", false)?;
+        self.check_fields_of_all()
+    }
+
+    /// Checks the fields that mean the same for every architecture, encoder-decoders included.
+    pub(crate) fn check_fields_of_all(&self) -> Result<()> {
         self.expect_only("add_cross_attention", false)?;
         for field in ["quantization_config", "pruned_heads", "per_layer_config"] {
             match self.get::<Value>(field)? {
@@ -219,7 +224,12 @@ impl ConfigJson {
     /// The activation function that one of these fields names as transformers does.
     pub(crate) fn activation(&self, fields: &[&str], default: &str) -> Result<Activation> {
         let name: String = self.get_any(fields)?.unwrap_or_else(|| default.into());
-        Ok(match name.as_str() {
+        self.activation_named(fields.first().unwrap_or(&"hidden_act"), &name)
+    }
+
+    /// The activation function that transformers calls so. `field` is where the name comes from.
+    pub(crate) fn activation_named(&self, field: &str, name: &str) -> Result<Activation> {
+        Ok(match name {
             "relu" => Activation::Relu,
             "relu2" => Activation::Relu2,
             "gelu" | "gelu_python" => Activation::Gelu,
@@ -229,7 +239,7 @@ impl ConfigJson {
             "quick_gelu" => Activation::QuickGelu,
             "silu" | "swish" => Activation::Silu,
             "xielu" => Activation::Xielu,
-            _ => return Err(self.refuse(fields[0], name, "this activation function is not supported")),
+            _ => return Err(self.refuse(field, name, "this activation function is not supported")),
         })
     }
 }

@@ -21,7 +21,6 @@ pub(crate) type HuggingFace = (Vec<(String, Tensor)>, Map<String, Value>);
 /// [`Error::Checkpoint`] for a weight that the family's checkpoints cannot hold;
 /// [`Error::UnsupportedKind`](crate::Error::UnsupportedKind).
 pub(crate) fn hugging_face(model: &Transformer, mut fields: Map<String, Value>, kind: Kind) -> Result<HuggingFace> {
-    check_kind(kind)?;
     let json = ConfigJson::new(fields.clone());
     let family = family::find(&json)?;
     let config = (family.config)(&json)?;
@@ -32,17 +31,29 @@ pub(crate) fn hugging_face(model: &Transformer, mut fields: Map<String, Value>, 
         tie(&mut table);
     }
     let format = format!("a checkpoint of {}", family.architectures[0]);
-    let mut tensors = write(&parts, &table, &config, &format)?;
-    for (_, tensor) in &mut tensors {
-        *tensor = tensor.f_to_kind(kind)?;
-    }
+    let tensors = write(&parts, &table, &config, &format)?;
     if tied != config.tie_word_embeddings {
         fields.insert("tie_word_embeddings".into(), tied.into());
     }
+    let tensors = to_kind(tensors, &mut fields, kind)?;
+    Ok((tensors, fields))
+}
+
+/// The tensors in a kind, which `fields` names from now on.
+///
+/// # Errors
+///
+/// [`UnsupportedKind`](crate::Error::UnsupportedKind).
+pub(super) fn to_kind(
+    tensors: Vec<(String, Tensor)>,
+    fields: &mut Map<String, Value>,
+    kind: Kind,
+) -> Result<Vec<(String, Tensor)>> {
+    check_kind(kind)?;
     // transformers writes `dtype`, and wrote `torch_dtype` before.
     let field = if fields.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
     fields.insert(field.into(), dtype(kind).into());
-    Ok((tensors, fields))
+    tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.f_to_kind(kind)?))).collect()
 }
 
 /// Has the unembedding read the embedding's tensor.
@@ -54,7 +65,7 @@ fn tie(table: &mut [Entry]) {
 }
 
 /// Whether embedding and unembedding can be read from one tensor.
-fn is_one_matrix(parts: &[PartTensor], table: &[Entry], config: &Config) -> Result<bool> {
+pub(super) fn is_one_matrix(parts: &[PartTensor], table: &[Entry], config: &Config) -> Result<bool> {
     let part = |part| parts.iter().find(|(address, _)| address.part == part).map(|(_, tensor)| tensor);
     let view = |part| table.iter().find(|entry| entry.part == part).map(|entry| entry.view);
     let (Some(embedding), Some(unembedding)) = (part(Part::WE), part(Part::U)) else { return Ok(false) };

@@ -4,7 +4,7 @@ mod aliases;
 mod build;
 pub(crate) mod checkpoint;
 mod config_json;
-pub(crate) mod dictionaries;
+pub(crate) mod encoder_decoder;
 mod family;
 mod further_tokens;
 #[cfg(any(fuzzing, test))] // tests only compile it

@@ -89,6 +89,8 @@ impl Entry {
 pub(crate) enum View {
     /// Unchanged: a `Linear`'s weight, a bias, a gain.
     AsIs,
+    /// A vector as the only row of a matrix (BART's bias of logits).
+    OnlyRow,
     /// A `Conv1D`'s weight, `[in, out]`.
     Transposed,
     /// A gain stored as its difference from one (Gemma).
@@ -178,6 +180,7 @@ impl View {
         let experts = config.num_experts().unwrap_or(0) as i64;
         match self {
             View::AsIs | View::PlusOne | View::TimesSqrtDModel | View::Times(_) => shape.to_vec(),
+            View::OnlyRow => [&[1], shape].concat(),
             View::Transposed => reversed(shape),
             View::RowsFrom(row) => with_rows(shape[0] + row),
             View::QkvBlock(_) | View::QkvPerGroup(_) => qkv,
@@ -207,6 +210,7 @@ impl View {
     pub(crate) fn read(self, tensor: &Tensor, config: &Config, expert: usize, kind: Kind) -> Result<Tensor> {
         Ok(match self {
             View::AsIs => tensor.shallow_clone(),
+            View::OnlyRow => tensor.f_squeeze_dim(0)?,
             View::HeadExpertRows => tensor.f_flatten(0, 1)?,
             View::HeadExpertColumns => tensor.f_permute([1, 0, 2])?.f_flatten(1, 2)?,
             View::Transposed => tensor.f_transpose(0, -1)?,
@@ -231,6 +235,7 @@ impl View {
         let heads = |width: i64| part.f_view([-1, width, part.size()[1]])?.f_transpose(1, 2); // [head, d_model, width]
         Ok(Some(match self {
             View::AsIs => part.shallow_clone(),
+            View::OnlyRow => part.f_unsqueeze(0)?,
             View::HeadExpertRows => part.f_view([head_experts, -1, part.size()[1]])?,
             View::HeadExpertColumns => {
                 part.f_view([part.size()[0], head_experts, -1])?.f_permute([1, 0, 2])?.f_contiguous()?
@@ -315,7 +320,9 @@ impl View {
                     matrix.f_tr()?
                 }
             }
-            View::AsIs | View::Transposed | View::HeadExpertRows | View::HeadExpertColumns => tensor.shallow_clone(),
+            View::AsIs | View::OnlyRow | View::Transposed | View::HeadExpertRows | View::HeadExpertColumns => {
+                tensor.shallow_clone()
+            }
             View::PlusOne | View::TimesSqrtDModel | View::Times(_) => tensor.shallow_clone(),
             View::Heads | View::ValueHeads | View::HeadsOut | View::Flat | View::ValueFlat => tensor.shallow_clone(),
         })

@@ -281,6 +281,27 @@ impl<'a> Hooks<'a> {
     }
 
     /// Whether a hook is a function of the caller's.
+    /// The hooks at points of a model of this shape, one of several.
+    pub(crate) fn in_model(&mut self, config: &Config) -> Hooks<'_> {
+        let mut hooks = Hooks::new();
+        for entry in &mut self.entries {
+            let Entry { target, action } = entry.by_ref();
+            let entries = target.entries.into_iter();
+            let entries = entries.filter_map(|(points, selection)| Some((points.in_model(config)?, selection)));
+            let target = HookTarget { entries: entries.collect() };
+            if !target.entries.is_empty() {
+                hooks.entries.push(Entry { target, action });
+            }
+        }
+        hooks
+    }
+
+    /// That every hook is at points of one of these models.
+    pub(crate) fn check_in(&self, encoder: &Config, decoder: &Config) -> crate::Result<()> {
+        let filters = self.entries.iter().flat_map(|entry| &entry.target.entries);
+        filters.map(|(points, _)| points).try_for_each(|points| points.check_in(encoder, decoder))
+    }
+
     pub(crate) fn has_closures(&self) -> bool {
         self.entries.iter().any(|entry| entry.action.is_closure())
     }

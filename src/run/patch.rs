@@ -4,6 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::kept::KeptPositions;
 use super::part::Part;
+use super::plan::Plan;
 use super::run_values::RunValues;
 use super::selected::{failed, Selected};
 use crate::hook::{Extent, HookPart, HookPoint, PointSet, Selection};
@@ -256,15 +257,17 @@ impl Patch {
         &self,
         selected: &Selected,
         points: &PointSet,
-        config: &Config,
+        plan: &Plan,
         positions: &KeptPositions,
         (tokens, past): (&Tokens, i64),
     ) -> Result<()> {
+        let config = plan.config();
         let size = tokens.ids.size();
         let (count, pos) = (size.first().copied().unwrap_or(0), size.get(1).copied().unwrap_or(0));
         // How many rows an expert gets is known only once tokens are routed.
         for point in points.iter(config).filter(|point| point.expert().is_none()) {
-            let mut shape = point.shape(config, count as usize, Span { past: past as usize, new: pos as usize });
+            let span = Span { past: past as usize, new: pos as usize };
+            let mut shape = point.shape_beside(config, count as usize, span, plan.encoder_positions);
             if let Some(axis) = point.axes().position {
                 shape[axis] = positions.computed(point).len() as i64;
             }

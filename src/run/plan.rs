@@ -54,6 +54,8 @@ pub struct Plan {
     pub(crate) section: Section,
     /// How many positions the run's key-value store holds before it.
     pub(crate) past: usize,
+    /// How many positions the encoder's output has that a decoder reads.
+    pub(crate) encoder_positions: usize,
     /// The live points that fire in this run.
     pub(crate) n_live: usize,
     /// What the hooks do where, in the order in which they were added.
@@ -95,6 +97,7 @@ impl Plan {
             differentiation,
             section,
             past: past.unwrap_or(0),
+            encoder_positions: 0,
             n_live: 0,
             hooked: Vec::with_capacity(hooks.entries.len()),
             has_closures: hooks.has_closures(),
@@ -213,11 +216,9 @@ impl Plan {
         &self.of.0
     }
 
-    /// Whether attention of layer `layer` must form its scores and pattern.
-    pub(crate) fn forms_pattern(&self, layer: usize) -> bool {
-        self.live.contains(hook::attn_scores(layer))
-            || self.live.contains(hook::pattern(layer))
-            || self.differentiation.order == Order::Twice
+    /// Whether an attention must form its scores and pattern, which these two points show.
+    pub(crate) fn forms_pattern(&self, points: [HookPoint; 2]) -> bool {
+        self.live.contains(points[0]) || self.live.contains(points[1]) || self.differentiation.order == Order::Twice
     }
 
     /// Whether something is done at `point`: a hook acts there, or the cache keeps what is there.
@@ -294,11 +295,12 @@ impl Plan {
     /// The shape of one entry of the cache; of an expert's, with the most rows that it can get.
     fn kept_shape(&self, point: HookPoint, batch: usize, pos: usize, kept: &KeptPositions) -> Vec<i64> {
         let config = self.config();
-        let mut shape = point.shape(config, batch, self.span(pos));
+        let mut shape = point.shape_beside(config, batch, self.span(pos), self.encoder_positions);
         let length = kept.at(point).map_or(0, |columns| columns.len() as i64);
-        match point.axes().position {
-            Some(axis) => shape[axis] = length,
-            None => shape[0] = i64::try_from(batch).unwrap_or(i64::MAX).saturating_mul(length), // an expert's rows
+        match (point.axes().position, point.expert()) {
+            (Some(axis), _) => shape[axis] = length,
+            (None, Some(_)) => shape[0] = i64::try_from(batch).unwrap_or(i64::MAX).saturating_mul(length), // an expert's rows
+            (None, None) => {} // an encoder's positions, of which all are kept
         }
         // Where heads read different streams, each goes through the norm.
         if let (Site::Ln1Scale | Site::Ln1Normalized, Some(layer)) = (point.site(), point.layer()) {

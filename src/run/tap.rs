@@ -81,7 +81,7 @@ impl<'r, 'h> Tap<'r, 'h> {
             }
             let selected = Selected::new(&part.selection, input.0, input.1)?;
             if let Action::Patch(patch) = action {
-                patch.check_input(&selected, &part.points, plan.config(), positions, input)?;
+                patch.check_input(&selected, &part.points, plan, positions, input)?;
             }
             Ok(Some(selected))
         };
@@ -186,6 +186,7 @@ impl<'r, 'h> Tap<'r, 'h> {
 
     #[cold]
     fn fire(&mut self, point: HookPoint, mut tensor: Tensor, indices: Option<&Tensor>) -> Flow<Tensor> {
+        let point = point.with_stack(self.plan.config().stack);
         if point.site().is_alias() {
             tensor = tensor.f_alias_copy()?;
         }
@@ -195,7 +196,7 @@ impl<'r, 'h> Tap<'r, 'h> {
                 tensor = self.act(nth, point, tensor)?;
             }
         }
-        if point.site() == Site::AttnScores && self.plan.changed.contains(point) {
+        if matches!(point.site(), Site::AttnScores | Site::CrossAttnScores) && self.plan.changed.contains(point) {
             self.compare_scores(point, &before, &tensor)?;
         }
         if self.plan.records(point) && is_differentiable(tensor.f_kind()?) {

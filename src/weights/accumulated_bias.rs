@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::component::Target;
+use crate::component::{Sublayer, Target};
 use crate::model::Transformer;
 use crate::tensor::precision::at_least_float;
 use crate::{Error, Result};
@@ -41,12 +41,16 @@ impl Transformer {
             }
             Ok(())
         };
-        for layer in 0..reach.attn_layers {
-            if self.norm_of_stream(layer, false)?.is_some() {
+        for (layer, sublayer) in reach.sublayers(config).filter(|(_, sublayer)| sublayer.is_attention()) {
+            if self.norm_of_stream(layer, sublayer)?.is_some() {
                 return Err(depends_on_input(layer, "the stream passes through norms"));
             }
-            let after = self.norm_after_attn(layer)?;
-            let bias = self.head_writer(layer)?.bias.as_deref();
+            let after = self.norm_after(layer, sublayer)?;
+            let writer = match sublayer {
+                Sublayer::CrossAttention => self.cross_writer(layer)?,
+                _ => self.head_writer(layer)?,
+            };
+            let bias = writer.bias.as_deref();
             if after.is_some() && !is_zero(bias)? {
                 return Err(depends_on_input(layer, "the bias of attention passes through the norm after attention"));
             }

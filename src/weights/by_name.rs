@@ -57,7 +57,7 @@ impl Transformer {
     ///
     /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn w_u(&self) -> Result<Tensor> {
-        self.weights().unembed.u.w()
+        self.weights().unembed.matrix()?.w()
     }
 
     /// `b_U`: `[d_vocab_out]`; zeros if the model has no `b_U`.
@@ -66,7 +66,7 @@ impl Transformer {
     ///
     /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn b_u(&self) -> Result<Tensor> {
-        bias(&self.weights().unembed.u)
+        bias(self.weights().unembed.matrix()?)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use tch::Tensor;
 
-use crate::component::Target;
+use crate::component::{Sublayer, Target};
 use crate::hook;
 use crate::model::block::{Block, MlpOrExperts};
+use crate::model::cross::Cross;
 use crate::model::head::Head;
 use crate::model::head_router::{ChosenHeads, HeadRouter};
 use crate::model::linear::Linear;
@@ -30,6 +31,7 @@ impl Transformer {
     pub(crate) fn norm_before(&self, target: Target) -> Result<Option<PlacedNorm<'_>>> {
         Ok(match target {
             Target::Attn(layer) => self.block(layer as usize)?.norm_before_attn(),
+            Target::CrossAttn(layer) => self.block(layer as usize)?.norm_before_cross(),
             Target::Mlp(layer) => self.block(layer as usize)?.norm_before_mlp(),
             Target::Unembed => self.weights().unembed.norm_before(),
         })
@@ -45,10 +47,24 @@ impl Transformer {
         Ok(self.block(layer)?.norm_after_mlp())
     }
 
-    /// The norm of the stream after a layer's attention, or its MLP, has added to it.
-    pub(crate) fn norm_of_stream(&self, layer: usize, after_mlp: bool) -> Result<Option<PlacedNorm<'_>>> {
+    /// The norm between a sublayer and the stream.
+    pub(crate) fn norm_after(&self, layer: usize, sublayer: Sublayer) -> Result<Option<PlacedNorm<'_>>> {
         let block = self.block(layer)?;
-        Ok(if after_mlp { block.norm_of_stream_after_mlp() } else { block.norm_of_stream_after_attn() })
+        Ok(match sublayer {
+            Sublayer::Attention => block.norm_after_attn(),
+            Sublayer::CrossAttention => block.norm_after_cross(),
+            Sublayer::Mlp => block.norm_after_mlp(),
+        })
+    }
+
+    /// The norm of the stream itself after a sublayer has added to it.
+    pub(crate) fn norm_of_stream(&self, layer: usize, sublayer: Sublayer) -> Result<Option<PlacedNorm<'_>>> {
+        let block = self.block(layer)?;
+        Ok(match sublayer {
+            Sublayer::Attention => block.norm_of_stream_after_attn(),
+            Sublayer::CrossAttention => block.norm_of_stream_after_cross(),
+            Sublayer::Mlp => block.norm_of_stream_after_mlp(),
+        })
     }
 
     /// The output weights of a layer's heads, `[d_model, head · d_head]`, and their bias.
@@ -92,6 +108,21 @@ impl Transformer {
         self.block(layer)?.attn.result(z, chosen)
     }
 
+    /// The map through which the heads of a cross-attention write to the stream.
+    pub(crate) fn cross_writer(&self, layer: usize) -> Result<&Linear> {
+        Ok(&self.cross(layer)?.attn.o)
+    }
+
+    /// Each head's output of a cross-attention, of `z`, `[batch, pos, head, d_head]`: `[batch, pos, head, d_model]`.
+    pub(crate) fn cross_results(&self, layer: usize, z: &Tensor) -> Result<Tensor> {
+        self.cross(layer)?.attn.result(z, None)
+    }
+
+    fn cross(&self, layer: usize) -> Result<&Cross> {
+        let cross = self.block(layer)?.cross.as_ref();
+        cross.ok_or_else(|| Error::model_has_no("cross-attention", "it is no decoder of an encoder-decoder"))
+    }
+
     /// The outputs of a layer's neurons: one of an MLP; one of a mixture's shared expert and one per expert; none in attention-only
     /// models.
     pub(crate) fn neuron_writers(&self, layer: usize) -> Result<Vec<NeuronWriter<'_>>> {
@@ -132,8 +163,8 @@ impl Transformer {
     }
 
     /// `W_U`, as `[d_vocab_out, d_model]`, and `b_U`.
-    pub(crate) fn unembedding(&self) -> &Linear {
-        &self.weights().unembed.u
+    pub(crate) fn unembedding(&self) -> Result<&Linear> {
+        self.weights().unembed.matrix()
     }
 
     /// The logits of a stream, through the last norm and the unembedding: `[…, d_model]` to `[…, d_vocab_out]`.

@@ -64,6 +64,7 @@ impl Model {
         match target {
             Target::Unembed => hook::resid_post(self.model.config().n_layers - 1),
             Target::Mlp(layer) if !parallel => hook::resid_mid(layer),
+            Target::CrossAttn(layer) => hook::resid_mid(layer),
             Target::Attn(layer) | Target::Mlp(layer) => hook::resid_pre(layer),
         }
     }
@@ -78,6 +79,7 @@ impl Model {
         let reads_a_norm = !matches!(config.norm_position(), NormPosition::After | NormPosition::InStream);
         let has_norm = config.normalization_type() != Normalization::None && reads_a_norm;
         match target {
+            Target::CrossAttn(_) => unreachable!("no family here is a decoder of an encoder-decoder"),
             Target::Unembed if config.head.is_some() => {
                 Some(times(&cache[hook::ln_final_normalized()], "ln_final.w".into()))
             }
@@ -97,11 +99,6 @@ impl Model {
                     true => times(&cache[hook::ln1_normalized(layer)], format!("blocks.{layer}.ln1.w")),
                     false => cache[hook::resid_pre(layer)].shallow_clone(),
                 })
-            }
-            Target::Mlp(layer) if cache.is_changed(hook::mlp_hook_in(layer)) => {
-                let read = cache[hook::mlp_hook_in(layer)].shallow_clone();
-                let bias = self.weight(&format!("blocks.{layer}.ln2.b")).filter(|_| has_norm);
-                Some(bias.map_or(read.shallow_clone(), |b| read - b))
             }
             Target::Mlp(layer) => Some(match has_norm {
                 true => times(&cache[hook::ln2_normalized(layer)], format!("blocks.{layer}.ln2.w")),
@@ -155,7 +152,7 @@ fn breaks(m: &Model, point: HookPoint) -> (bool, bool) {
     match point.site() {
         Site::ResidPre | Site::ResidMid | Site::ResidPost => (true, true),
         Site::Ln1Normalized | Site::Ln2Normalized if in_stream => (true, true),
-        Site::AttnOut | Site::MlpOut | Site::MlpHookOut => (false, true),
+        Site::AttnOut | Site::MlpOut => (false, true),
         _ => (false, is_after),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::common::repository;
-use tch_lens::HookedTransformer;
+use tch_lens::{HookedEncoderDecoder, HookedTransformer};
 
 fn page(path: &str) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap()
@@ -11,13 +11,16 @@ fn page(path: &str) -> String {
 
 #[test]
 fn the_readme_lists_the_architectures() {
-    let readme = page("README.md");
+    let readme: &'static str = page("README.md").leak();
     let section = readme.split("## Architectures").nth(1).unwrap().split("\n## ").next().unwrap();
-    let quoted = section.split('`').skip(1).step_by(2);
-    let listed: Vec<&str> = quoted
-        .filter(|name| ["ForCausalLM", "HeadModel", "Generation"].iter().any(|end| name.ends_with(end)))
-        .collect();
-    assert_eq!(listed, HookedTransformer::supported());
+    let (of_one, of_two) = section.split_once("### Encoder-decoders").unwrap();
+    let listed = |section: &'static str| -> Vec<&str> {
+        let quoted = section.split('`').skip(1).step_by(2);
+        let ends = ["ForCausalLM", "HeadModel", "Generation", "MTModel"];
+        quoted.filter(|name| ends.iter().any(|end| name.ends_with(end))).collect()
+    };
+    assert_eq!(listed(of_one), HookedTransformer::supported());
+    assert_eq!(listed(of_two), HookedEncoderDecoder::supported());
 }
 
 /// Made by the example `conformance`, from the fixtures.

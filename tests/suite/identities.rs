@@ -42,6 +42,7 @@ fn stream(cache: &ActivationCache, target: Target) -> Tensor {
     let name = match target {
         Target::Unembed => ("resid_post", -1),
         Target::Mlp(layer) if !parallel => ("resid_mid", layer),
+        Target::CrossAttn(layer) => ("resid_mid", layer),
         Target::Attn(layer) | Target::Mlp(layer) => ("resid_pre", layer),
     };
     cache[name].shallow_clone()

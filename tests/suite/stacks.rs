@@ -277,7 +277,7 @@ fn biases_of_norms_after_sublayers_are_in_the_bias() {
         for target in [Target::Attn(1), Target::Mlp(1), Target::Unembed] {
             let whole = match target {
                 Target::Attn(layer) => &cache[hook::resid_pre(layer)],
-                Target::Mlp(layer) => &cache[hook::resid_mid(layer)],
+                Target::CrossAttn(layer) | Target::Mlp(layer) => &cache[hook::resid_mid(layer)],
                 Target::Unembed => &cache[hook::resid_post(1)],
             };
             for expand in [false, true] {

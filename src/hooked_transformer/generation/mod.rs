@@ -21,6 +21,7 @@ use self::token_columns::TokenColumns;
 use super::run_input::RunInput;
 use super::run_options::RunOptions;
 use super::HookedTransformer;
+use crate::config::Stack;
 use crate::error::KeyValueStoreError;
 use crate::generate::{Continuation, GenerateOptions, Progress, Sampler};
 use crate::model::KeyValueStore;
@@ -158,6 +159,9 @@ impl<'a> Generation<'a> {
     fn new(model: &HookedTransformer, input: Input, options: &GenerateOptions, steps: StepOptions<'a>) -> Result<Self> {
         let config = model.config();
         steps.check(options.keeps_keys())?;
+        if config.stack == Stack::Encoder {
+            return Err(Error::unsupported("an encoder has no logits, of which the next token is chosen"));
+        }
         if config.d_vocab_out != config.d_vocab {
             let (d_vocab, d_vocab_out) = (config.d_vocab, config.d_vocab_out);
             return Err(Error::unsupported(format!(
@@ -292,8 +296,13 @@ impl<'a> Generation<'a> {
         if self.columns.n_rows() == of_prompt.len() {
             return Ok(());
         }
+        let n_prompts = self.columns.n_rows();
         self.columns = self.columns.chosen(&of_prompt);
         self.store = self.store.take().map(|store| store.rows(&of_prompt)).transpose()?;
+        if let Some(output) = self.model.encoder_output() {
+            let rows = output.for_batch(n_prompts)?.rows(&of_prompt)?;
+            self.model = self.model.with_encoder_output(rows)?;
+        }
         Ok(())
     }
 

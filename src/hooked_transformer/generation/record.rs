@@ -93,7 +93,11 @@ impl Record {
 
     /// The activation of all runs along the position axis. Keys that came after a run's queries are hidden from these.
     fn joined(&self, point: HookPoint, n_keys: i64) -> Result<Tensor> {
-        let axis = point.axes().position.ok_or(Error::Internal("an activation has no positions"))? as i64;
+        let Some(axis) = point.axes().position.map(|axis| axis as i64) else {
+            // Keys and values of an encoder's output, which are the same in all runs.
+            let last = self.parts.last().ok_or(Error::Internal("a generation has no run"))?;
+            return Ok(last.0.get(point)?.shallow_clone());
+        };
         let [(only, columns)] = &self.parts[..] else {
             let parts = self.parts.iter().map(|(cache, columns)| {
                 let part = cache.get(point)?.f_narrow(axis, 0, *columns as i64)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{json, Map, Value};
 
-use super::{find, transformer_lens, ConfigJson, FAMILIES};
+use super::{encoder_decoder, find, transformer_lens, ConfigJson, FAMILIES};
 use crate::pretrained::config_json::HARMLESS;
 use crate::pretrained::multimodal::language_model;
 use crate::Result;
@@ -14,6 +14,8 @@ use crate::Result;
 /// model does not have, and how transformers computes rather than what.
 const CHANGE_NOTHING: &[&str] = &[
     "aux_loss_coef",
+    "dropout_rate",
+    "initializer_factor",
     "_sliding_window_pattern", // written beside `layer_types`, which counts
     "activation_dropout",
     "attention_dropout",
@@ -81,6 +83,14 @@ const CHANGE_NOTHING: &[&str] = &[
 
 /// Fields that transformers has for a family, and does not use in its forward pass.
 const UNUSED: &[(&str, &str)] = &[
+    ("t5", "dense_act_fn"), // written beside `feed_forward_proj`, as in the next ones
+    ("t5", "is_gated_act"),
+    ("mt5", "dense_act_fn"),
+    ("mt5", "is_gated_act"),
+    ("mt5", "tie_word_embeddings"), // overwritten
+    ("umt5", "dense_act_fn"),
+    ("umt5", "is_gated_act"),
+    ("umt5", "tie_word_embeddings"),
     ("biogpt", "layer_norm_eps"),
     ("codegen", "n_ctx"),
     ("cohere_compass_text", "pooling"),
@@ -91,6 +101,7 @@ const UNUSED: &[(&str, &str)] = &[
 /// Fields that count only beside others than their family's defaults, each tested in `tests/suite/gradual.rs` or
 /// `tests/suite/transformers_families.rs`.
 const COUNT_ELSEWHERE: &[(&str, &str)] = &[
+    ("t5", "tie_word_embeddings"),  // where `scale_decoder_outputs` does not say
     ("qwen2", "max_window_layers"), // `layer_types` counts, and without a window there is nothing to count
     ("qwen2", "sliding_window"),
     ("qwen2", "use_sliding_window"),
@@ -174,6 +185,14 @@ const NEEDED: &[(&str, &str)] = &[
 /// Everything that is made of a `config.json`, and the fields that were not read.
 fn read(fields: &Map<String, Value>) -> Result<(String, Vec<String>)> {
     let json = ConfigJson::new(fields.clone());
+    if encoder_decoder::named(&json).is_some() {
+        let family = encoder_decoder::find(&json)?;
+        let configs = (family.config)(&json)?;
+        let names = (family.names)(&configs, &json)?;
+        configs.encoder.validate()?;
+        configs.decoder.validate()?;
+        return Ok((format!("{configs:?} {names:?}"), json.unread()));
+    }
     let family = find(&json)?;
     let config = (family.config)(&json)?;
     let names = (family.names)(&config, &json)?;
@@ -194,6 +213,7 @@ fn from_file(path: &Path) -> Map<String, Value> {
 fn every_family_is_tested() {
     let tested: Vec<String> = defaults().keys().cloned().collect();
     let mut known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+    known.extend(encoder_decoder::ENCODER_DECODERS.iter().map(|family| family.model_type));
     known.sort();
     assert_eq!(tested, known);
 }
@@ -236,7 +256,8 @@ fn every_field_counts_or_is_known_to_change_nothing() {
 #[test]
 fn every_field_of_the_fixtures_is_accounted_for() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let folders = [fixtures.clone(), fixtures.join("gradual"), fixtures.join("transformers")];
+    let folders =
+        [fixtures.clone(), fixtures.join("gradual"), fixtures.join("transformers"), fixtures.join("encoder_decoders")];
     let folders = folders.map(|folder| std::fs::read_dir(folder).unwrap());
     let mut files = 0;
     for folder in folders.into_iter().flatten().map(|entry| entry.unwrap().path()) {

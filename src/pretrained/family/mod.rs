@@ -26,6 +26,7 @@ mod deepseek_v3;
 mod diffllama;
 mod dots1;
 mod emu3_text;
+pub(crate) mod encoder_decoder;
 mod ernie4_5;
 mod ernie4_5_moe;
 mod exaone4;
@@ -82,6 +83,7 @@ mod mixture_style;
 mod mllama_text;
 mod modernbert_decoder;
 mod mpt;
+mod mt5;
 mod nanochat;
 mod nemotron;
 mod olmo;
@@ -106,7 +108,10 @@ mod smollm3;
 mod solar_open;
 mod stablelm;
 mod starcoder2;
+mod t5;
+mod t5_style;
 pub(crate) mod transformer_lens;
+mod umt5;
 mod vaultgemma;
 mod xglm;
 mod youtu;
@@ -258,6 +263,14 @@ pub(crate) fn find(json: &ConfigJson) -> Result<&'static Family> {
         (None, Some(model_type)) => FAMILIES.iter().find(|family| family.model_type == model_type),
         (None, None) => None,
     };
+    if found.is_none()
+        && let Some(family) = encoder_decoder::named(json)
+    {
+        return Err(Error::unsupported(format!(
+            "{} is an encoder-decoder: open it as a `HookedEncoderDecoder`",
+            family.architectures[0]
+        )));
+    }
     let found = found.copied().ok_or_else(|| Error::UnknownArchitecture {
         found: json.architecture().or(json.model_type()).unwrap_or("(none)").into(),
         why: refused::why(json.architecture(), json.model_type()).map_or(String::new(), |why| format!(": {why}")),

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use super::ConfigJson;
 use crate::config::{
     Activation, AttentionConfig, AttentionDir, Experts, LatentAttention, MlpConfig, MlpKind, NormConfig, Normalization,
-    PerLayer, Positions, Reach, RopeScaling, Rotary, Routing,
+    PerLayer, Positions, Reach, RopeScaling, Rotary, Routing, Stack,
 };
 use crate::model::part::{Location, Role};
 use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
@@ -267,8 +267,6 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         entry(OB, "blocks.{l}.attn.b_O", AsIs),
         entry(Ln1PostW, "blocks.{l}.ln1_post.w", AsIs),
         entry(Ln1PostB, "blocks.{l}.ln1_post.b", AsIs),
-        entry(Ln2W, "blocks.{l}.ln2.w", AsIs),
-        entry(Ln2B, "blocks.{l}.ln2.b", AsIs),
         entry(MlpLnW, "blocks.{l}.mlp.ln.w", AsIs),
         entry(MlpLnB, "blocks.{l}.mlp.ln.b", AsIs),
         entry(XieluAlphaP, "blocks.{l}.mlp.act_fn.alpha_p", AsIs),
@@ -277,17 +275,27 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         entry(XieluNegative, "blocks.{l}.mlp.act_fn.negative", AsIs),
         entry(XieluBeta, "blocks.{l}.mlp.act_fn.beta", AsIs),
         entry(XieluEps, "blocks.{l}.mlp.act_fn.eps", AsIs),
-        entry(Ln2PostW, "blocks.{l}.ln2_post.w", AsIs),
-        entry(Ln2PostB, "blocks.{l}.ln2_post.b", AsIs),
         entry(LnFinalW, "ln_final.w", AsIs),
         entry(LnFinalB, "ln_final.b", AsIs),
         entry(HeadW, "head.weight", AsIs),
         entry(HeadB, "head.bias", AsIs),
         entry(HeadLnW, "head.ln.w", AsIs),
         entry(HeadLnB, "head.ln.b", AsIs),
-        entry(U, "unembed.W_U", Transposed),
-        entry(UB, "unembed.b_U", AsIs),
     ];
+    if config.stack != Stack::Encoder {
+        all.extend([entry(U, "unembed.W_U", Transposed), entry(UB, "unembed.b_U", AsIs)]);
+    }
+    all.extend(match config.attention.cross {
+        None => {
+            norms_of_mlp(["blocks.{l}.ln2.w", "blocks.{l}.ln2.b", "blocks.{l}.ln2_post.w", "blocks.{l}.ln2_post.b"])
+        }
+        Some(_) => {
+            norms_of_mlp(["blocks.{l}.ln3.w", "blocks.{l}.ln3.b", "blocks.{l}.ln3_post.w", "blocks.{l}.ln3_post.b"])
+        }
+    });
+    if config.attention.cross.is_some() {
+        all.extend(cross_attention(grouped));
+    }
     if let Some(bias) = config.attention.relative_bias {
         let last = if bias.per_layer { usize::MAX } else { 1 };
         all.push(entry(RelativeBias, "blocks.{l}.attn.rel_pos_bias.weight", AsIs).in_blocks(0..last));
@@ -305,6 +313,30 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         all.extend(beside_experts(config, experts));
     }
     all
+}
+
+/// The norms of the MLP, which are the third ones of a decoder.
+fn norms_of_mlp(names: [&'static str; 4]) -> Vec<Entry> {
+    let parts = [Ln2W, Ln2B, Ln2PostW, Ln2PostB];
+    parts.into_iter().zip(names).map(|(part, name)| entry(part, name, AsIs)).collect()
+}
+
+/// A decoder's attention to the output of an encoder.
+fn cross_attention(grouped: bool) -> Vec<Entry> {
+    vec![
+        entry(CrossLnW, "blocks.{l}.ln2.w", AsIs),
+        entry(CrossLnB, "blocks.{l}.ln2.b", AsIs),
+        entry(CrossLnPostW, "blocks.{l}.ln2_post.w", AsIs),
+        entry(CrossLnPostB, "blocks.{l}.ln2_post.b", AsIs),
+        entry(CrossQ, "blocks.{l}.cross_attn.W_Q", Heads),
+        entry(CrossQB, "blocks.{l}.cross_attn.b_Q", Flat),
+        entry(CrossK, if grouped { "blocks.{l}.cross_attn._W_K" } else { "blocks.{l}.cross_attn.W_K" }, Heads),
+        entry(CrossKB, if grouped { "blocks.{l}.cross_attn._b_K" } else { "blocks.{l}.cross_attn.b_K" }, Flat),
+        entry(CrossV, if grouped { "blocks.{l}.cross_attn._W_V" } else { "blocks.{l}.cross_attn.W_V" }, ValueHeads),
+        entry(CrossVB, if grouped { "blocks.{l}.cross_attn._b_V" } else { "blocks.{l}.cross_attn.b_V" }, ValueFlat),
+        entry(CrossO, "blocks.{l}.cross_attn.W_O", HeadsOut),
+        entry(CrossOB, "blocks.{l}.cross_attn.b_O", AsIs),
+    ]
 }
 
 /// What queries, keys and values are made of.

@@ -2,7 +2,7 @@
 
 use super::transforms::{center_outputs, center_rows, fold, fold_value_biases, refactor};
 use super::{Processing, ProcessingOptions, Step};
-use crate::config::{Activation, NormConfig, NormPosition, Normalization, PositionalEmbedding};
+use crate::config::{Activation, NormConfig, NormPosition, Normalization, PositionalEmbedding, Stack};
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::embed::Embed;
 use crate::model::unembed::Unembed;
@@ -22,7 +22,12 @@ pub(crate) struct Processor {
 impl Processor {
     pub(crate) fn new(options: ProcessingOptions, config: &Config) -> Self {
         let mut report = Vec::new();
+        let of_two = config.stack != Stack::Blocks;
         let mut decide = |step, asked_for: bool, (possible, note): (bool, &'static str)| {
+            let (possible, note) = match of_two {
+                true => (false, "an encoder-decoder keeps its weights as they are, as in TransformerLens"),
+                false => (possible, note),
+            };
             let done = asked_for && possible;
             if asked_for {
                 report.push(Processing { step, done, note });
@@ -104,15 +109,18 @@ impl Processor {
     }
 
     pub(crate) fn unembed(&self, unembed: &mut Unembed) -> Result<()> {
+        let Some(u) = &mut unembed.u else { return Ok(()) };
         if self.fold_ln {
-            let reader = unembed.head.as_mut().map_or(&mut unembed.u, |head| &mut head.dense);
-            fold(&mut unembed.ln_final, vec![reader])?;
-            if let Some(head) = &mut unembed.head {
-                fold(&mut head.norm, vec![&mut unembed.u])?;
+            match &mut unembed.head {
+                None => fold(&mut unembed.ln_final, vec![u])?,
+                Some(head) => {
+                    fold(&mut unembed.ln_final, vec![&mut head.dense])?;
+                    fold(&mut head.norm, vec![u])?;
+                }
             }
         }
         if self.center_unembed {
-            center_outputs(&unembed.u)?;
+            center_outputs(u)?;
         }
         Ok(())
     }

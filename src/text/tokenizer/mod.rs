@@ -209,6 +209,17 @@ impl Tokenizer {
         texts.iter().zip(&encodings).map(|(text, encoding)| self.ids(text, encoding, prepend_bos)).collect()
     }
 
+    /// The token ids of each of `texts`, with the special tokens that the tokenizer's own template puts around a text, such as T5's
+    /// `</s>` behind it.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](Self::encode).
+    pub fn encode_batch_with_template(&self, texts: &[&str]) -> Result<Vec<Vec<i64>>> {
+        let encodings = self.inner.tokenizer.encode_batch_fast(texts.to_vec(), true).map_err(Error::tokenizer)?;
+        texts.iter().zip(&encodings).map(|(text, encoding)| self.ids(text, encoding, false)).collect()
+    }
+
     fn ids(&self, text: &str, encoding: &Encoding, prepend_bos: bool) -> Result<Vec<i64>> {
         if !self.allow_unknown
             && self.inner.unknowns.possible(text, encoding)
