@@ -15,11 +15,8 @@ use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use lexopt::prelude::*;
-use tch_lens::tch::Tensor;
-use tch_lens::{
-    hook, GenerateOptions, HookedTransformer, Hooks, Layer, LoadOptions, Patch, Result, ReturnType, RunOptions,
-    SamplingOptions, StepOptions,
-};
+use tch_lens::steering::{SteeringOptions, SteeringVector};
+use tch_lens::{GenerateOptions, HookedTransformer, LoadOptions, Result, SamplingOptions, StepOptions};
 
 const HELP: &str = "\
 Continues a prompt, token by token
@@ -122,18 +119,12 @@ fn run(options: Options) -> Result<()> {
     if let Some(steer) = options.steer {
         let Steer { layer, scale, from, to } = &steer;
         println!("\nsteered before layer {layer}, {scale} times from {from:?} to {to:?}:\n");
-        let direction = (end_of(&model, to, *layer)? - end_of(&model, from, *layer)?) * *scale;
-        let layer = model.config().layer(Layer::from(*layer))?;
-        let hooks = Hooks::new().patch(hook::resid_pre(layer), Patch::add(direction).pos(1..));
+        let point = ("resid_pre", *layer);
+        let vector = SteeringVector::from_pairs(&model, point, to, from, SteeringOptions::new())?;
+        let hooks = vector.hooks(*scale, 1..)?;
         continued(&model, &options.prompt, &generate, StepOptions::new().hooks(hooks))?;
     }
     Ok(())
-}
-
-/// The stream before a layer at the end of a text: `[d_model]`.
-fn end_of(model: &HookedTransformer, text: &str, layer: i64) -> Result<Tensor> {
-    let run = RunOptions::new().cache(("resid_pre", layer)).pos(-1).return_type(ReturnType::None);
-    Ok(model.run(text, run)?.cache[("resid_pre", layer)].reshape(-1))
 }
 
 /// Prints each piece of text when it is certain: of one sample as it comes, of several one after the other.

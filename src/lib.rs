@@ -29,6 +29,9 @@
 //! | find heads by what they look at | [`heads`] |
 //! | name an activation | [`hook`], [`HookPoint`] |
 //! | decompose the residual stream, attribute logits, read a logit lens | [`analysis`] |
+//! | read streams by a tuned lens, a Jacobian lens or a Patchscope | [`lens`] |
+//! | steer a model by a direction from pairs of texts | [`steering`] |
+//! | read classes from activations by linear probes with controls | [`probe`] |
 //! | read the weights, the circuits of heads and their composition | [`weights`] |
 //! | generate text | [`generate`] |
 //! | draw results: pages, SVG, PNG, notebooks | the module `view`, with the feature `view` |
@@ -54,11 +57,14 @@ pub mod hook;
 mod hooked_encoder_decoder;
 mod hooked_transformer;
 mod layer;
+pub mod lens;
 mod metric;
 mod model;
 pub mod patching;
 mod pretrained;
+pub mod probe;
 mod run;
+pub mod steering;
 mod tensor;
 mod text;
 mod unchecked;

@@ -10,4 +10,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let range = place.bytes().expect("a tensor of some length");
         assert!(bytes.get(range).is_some(), "{name} lies outside the file");
     }
+    for (name, leaf) in format::torch_file::leaves(bytes).unwrap_or_default() {
+        if let format::torch_file::Leaf::Tensor(place) = leaf {
+            let range = place.bytes().expect("a tensor of some length");
+            assert!(bytes.get(range).is_some(), "{name} lies outside the file");
+        }
+    }
 });

@@ -7,14 +7,13 @@ use tch::{Kind, Tensor};
 use super::answer::Answer;
 use super::labelled::{LabelledTensor, Quantity};
 use super::options::{AccumulateOptions, LensOptions};
+use super::recipe::RowValues;
 use super::table::quoted;
 use crate::cache::ActivationCache;
 use crate::component::Component;
 use crate::tensor::columns::Columns;
 use crate::tensor::precision::{at_least_float, widened};
-#[cfg(doc)]
-use crate::Error;
-use crate::Result;
+use crate::{Error, Result};
 
 /// What the model would say if it ended after each layer (nostalgebraist 2020): logits `[component, batch, pos, d_vocab_out]`.
 ///
@@ -33,21 +32,27 @@ use crate::Result;
 /// ```
 pub type LogitLens = LabelledTensor<Logits>;
 
-/// What the values of a [`LogitLens`] are: logits.
-#[derive(Debug)]
-pub struct Logits;
+/// What the values of a [`LogitLens`] are: logits, and the lens that read them.
+#[derive(Clone, Copy, Debug)]
+pub struct Logits {
+    lens: &'static str,
+}
+
+impl Logits {
+    pub(crate) const LOGIT_LENS: Logits = Logits { lens: "Logit lens" };
+}
 
 impl Quantity for Logits {
     fn narrowed(&self, _axis: usize, _places: &Columns) -> Result<Self> {
-        Ok(Logits)
+        Ok(*self)
     }
 
     fn averaged(&self, _axis: usize) -> Result<Self> {
-        Ok(Logits)
+        Ok(*self)
     }
 
     fn of_rows(&self, _all: bool) -> Result<Self> {
-        Ok(Logits)
+        Ok(*self)
     }
 
     /// The likeliest token.
@@ -71,7 +76,48 @@ impl ActivationCache {
         let accumulate = AccumulateOptions { target, window, incl_mid, ..AccumulateOptions::default() };
         let stack = self.accumulated_resid(accumulate)?;
         let logits = self.model().read_logits(&stack.values().f_to_kind(self.model().kind())?)?;
-        Ok(LabelledTensor::new(stack.row_values(logits), self.clone(), stack.window().clone(), true, Logits))
+        Ok(LabelledTensor::new(
+            stack.row_values(logits),
+            self.clone(),
+            stack.window().clone(),
+            true,
+            Logits::LOGIT_LENS,
+        ))
+    }
+
+    /// The streams before each block, and at the end, each read by `read` from `[batch, pos, d_model]` to logits, `[batch, pos,
+    /// d_vocab_out]`. A stream for which it returns `None` has no row.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`logit_lens`](ActivationCache::logit_lens) and of `read`; [`Error::Setting`] with `incl_mid`; [`Error::WrongInput`] where no
+    /// stream is read.
+    pub(crate) fn read_streams(
+        &self,
+        options: LensOptions,
+        lens: &'static str,
+        read: impl Fn(&Component, &Tensor) -> Result<Option<Tensor>>,
+    ) -> Result<LogitLens> {
+        let LensOptions { target, window, incl_mid } = options;
+        if incl_mid {
+            let why = "`incl_mid` cannot be used: this lens reads the streams between blocks only";
+            return Err(Error::setting("incl_mid", why));
+        }
+        let stack = self.accumulated_resid(AccumulateOptions { target, window, ..AccumulateOptions::default() })?;
+        let (mut components, mut values) = (Vec::new(), Vec::new());
+        for (row, component) in stack.rows().iter().enumerate() {
+            let stream = stack.values().f_select(0, row as i64)?; // [batch, pos, d_model]
+            if let Some(logits) = read(component, &stream)? {
+                components.push(component.clone());
+                values.push(logits);
+            }
+        }
+        if values.is_empty() {
+            let streams = stack.labels().join(", ");
+            return Err(Error::wrong_input(format!("the lens reads none of the streams that there are: {streams}")));
+        }
+        let rows = RowValues { components, values: Tensor::f_stack(&values, 0)? };
+        Ok(LabelledTensor::new(rows, self.clone(), stack.window().clone(), true, Logits { lens }))
     }
 }
 
@@ -89,6 +135,35 @@ impl LogitLens {
     pub fn log_probs(&self) -> Result<Tensor> {
         let logits = self.without_dropped_axes(self.values())?;
         Ok(logits.f_log_softmax(-1, at_least_float(logits.f_kind()?))?)
+    }
+
+    /// The divergence of the model's own distribution from that of each row, in nats: `KL(final ‖ row)`, `[component, batch, pos]`, in fp32
+    /// or better. It is how much a reader of the row alone does not know of what the model will say.
+    ///
+    /// ```
+    /// use tch_lens::{analysis::LensOptions, HookedTransformer};
+    /// let model = HookedTransformer::toy()?;
+    /// let (_, cache) = model.run_with_cache("When Mary and John went to the shop, John gave a bag to")?;
+    /// let divergences = cache.logit_lens(LensOptions::new().pos(-1))?.kl_to_final()?; // [component, batch]
+    /// assert!(divergences.double_value(&[0, 0]) > 1.0 && divergences.double_value(&[4, 0]) == 0.0);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRow`] where the last stream, `final_post`, is no row.
+    pub fn kl_to_final(&self) -> Result<Tensor> {
+        let last = self.row(&Component::FinalPost)?; // [batch, pos, d_vocab_out]
+        let last = last.f_log_softmax(-1, at_least_float(last.f_kind()?))?;
+        let gaps = last.f_sub(&self.log_probs()?)?; // [component, batch, pos, d_vocab_out]
+                                                    // A token of probability zero adds nothing, whatever the row says.
+        let terms = last.f_exp()?.f_mul(&gaps)?.f_nan_to_num(Some(0.0), None::<f64>, None::<f64>)?;
+        Ok(terms.f_sum_dim_intlist([-1i64].as_slice(), false, None)?)
+    }
+
+    /// The lens that read the logits: `Logit lens`, `Tuned lens`, `Jacobian lens` or `Patchscope`.
+    pub fn lens(&self) -> &'static str {
+        self.quantity().lens
     }
 
     /// The `k` likeliest tokens of each row, as text, with their probabilities; of one position and batch row.

@@ -19,16 +19,101 @@ const VERSION: i64 = 1001;
 
 const FILE: &str = "the file";
 
+/// More entries than this has no dictionary of tensors.
+const MAX_LEAVES: usize = 1 << 16;
+
+/// What a dictionary has under a name.
+#[derive(Debug)]
+pub(crate) enum Leaf {
+    Tensor(Place),
+    Int(i64),
+    Text(String),
+}
+
+/// Where in the file a storage lies.
+type Find<'f> = dyn Fn(&Storage) -> Result<Range<usize>, FormatError> + 'f;
+
 /// The tensors of a state dict, by name.
 ///
 /// # Errors
 ///
 /// What the file wants to run, or what about it is broken or not supported.
 pub(crate) fn entries(bytes: &[u8]) -> Result<Vec<(String, Place)>, FormatError> {
+    read(bytes, |pickle, find| named(pickle, find))
+}
+
+/// The tensors, whole numbers and texts of a dictionary, and of the dictionaries in it: `J.3` is entry 3 of dictionary `J`. What lies
+/// deeper, and what is of another kind, is left out.
+///
+/// # Errors
+///
+/// Those of [`entries`]; [`FormatError::Duplicate`] for a name that comes twice.
+pub(crate) fn leaves(bytes: &[u8]) -> Result<BTreeMap<String, Leaf>, FormatError> {
+    read(bytes, |pickle, find| {
+        let (mut found, mut visited) = (BTreeMap::new(), 0usize);
+        let Some(outer) = pickle.dict(pickle.root) else {
+            return Err(FormatError::corrupt("the pickle's top", "is not a dictionary"));
+        };
+        for (name, value) in outer {
+            let Some(name) = key(name) else { continue };
+            match pickle.dict(*value) {
+                None => add_leaf(&mut found, name, leaf(pickle, *value, find)?)?,
+                // One dictionary may be recalled thousands of times.
+                Some(inner) if visited.saturating_add(inner.len()) > MAX_LEAVES => {
+                    let what = format!("has over {MAX_LEAVES} entries");
+                    return Err(FormatError::Excessive { part: "the pickle", what });
+                }
+                Some(inner) => {
+                    visited += inner.len();
+                    for (inner_name, value) in inner {
+                        let Some(inner_name) = key(inner_name) else { continue };
+                        add_leaf(&mut found, format!("{name}.{inner_name}"), leaf(pickle, *value, find)?)?;
+                    }
+                }
+            }
+        }
+        Ok(found)
+    })
+}
+
+fn add_leaf(found: &mut BTreeMap<String, Leaf>, name: String, leaf: Option<Leaf>) -> Result<(), FormatError> {
+    let Some(leaf) = leaf else { return Ok(()) };
+    match found.insert(name.clone(), leaf) {
+        None => Ok(()),
+        Some(_) => Err(FormatError::duplicate(format!("entry `{}`", quoted(&name)))),
+    }
+}
+
+/// The name of a dictionary's entry: of a text, as much as an error would show.
+fn key(name: &Value) -> Option<String> {
+    match name {
+        Value::Text(name) if name.len() <= 200 => Some(name.to_string()),
+        Value::Int(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn leaf(pickle: &Pickle, value: Value, find: &Find) -> Result<Option<Leaf>, FormatError> {
+    Ok(match value {
+        Value::Int(number) => Some(Leaf::Int(number)),
+        Value::Text(text) if text.len() <= 1000 => Some(Leaf::Text(text.to_string())),
+        _ => match pickle.tensor(value) {
+            None => None,
+            Some(strided) => {
+                let storage = find(&strided.storage)?;
+                let outside = || FormatError::out_of_bounds("a tensor", "its storage");
+                Some(Leaf::Tensor(place(strided, storage).ok_or_else(outside)?))
+            }
+        },
+    })
+}
+
+/// What `interpret` makes of the pickle of a file.
+fn read<T>(bytes: &[u8], interpret: impl FnOnce(&Pickle, &Find) -> Result<T, FormatError>) -> Result<T, FormatError> {
     if StoredZip::is_one(bytes) {
-        zip(bytes)
+        zip(bytes, interpret)
     } else if bytes.first() == Some(&0x80) {
-        legacy(bytes)
+        legacy(bytes, interpret)
     } else {
         Err(FormatError::corrupt(FILE, "is neither a zip archive nor a pickle, so torch.save did not write it"))
     }
@@ -39,7 +124,7 @@ fn big_endian() -> FormatError {
 }
 
 /// `archive/data.pkl`, and each storage as `archive/data/KEY`.
-fn zip(bytes: &[u8]) -> Result<Vec<(String, Place)>, FormatError> {
+fn zip<T>(bytes: &[u8], interpret: impl FnOnce(&Pickle, &Find) -> Result<T, FormatError>) -> Result<T, FormatError> {
     let zip = StoredZip::read(bytes)?;
     let is_pickle = |name: &&str| name.split_once('/').is_some_and(|(_, rest)| rest == "data.pkl");
     let Some(pickle) = zip.members().map(|(name, _)| name).find(is_pickle) else {
@@ -54,7 +139,7 @@ fn zip(bytes: &[u8]) -> Result<Vec<(String, Place)>, FormatError> {
     let data = format!("{folder}data/");
     let storages = zip.members().filter_map(|(name, place)| Some((name.strip_prefix(&data)?, place)));
     let storages: BTreeMap<&str, Range<usize>> = storages.collect();
-    named(&pickle, |storage| {
+    interpret(&pickle, &|storage| {
         let missing = || FormatError::missing(format!("storage `{}`", quoted(storage.key)));
         storages.get(storage.key).cloned().ok_or_else(missing)
     })
@@ -62,7 +147,7 @@ fn zip(bytes: &[u8]) -> Result<Vec<(String, Place)>, FormatError> {
 
 /// Four pickles (magic number, version, system, the state dict), one of the storages' keys, and those storages: each
 /// its length in entries, then its entries.
-fn legacy(bytes: &[u8]) -> Result<Vec<(String, Place)>, FormatError> {
+fn legacy<T>(bytes: &[u8], interpret: impl FnOnce(&Pickle, &Find) -> Result<T, FormatError>) -> Result<T, FormatError> {
     let mut position = 0usize;
     let mut next = || -> Result<Pickle, FormatError> {
         let pickle = Pickle::read(bytes.get(position..).unwrap_or_default())?;
@@ -107,7 +192,7 @@ fn legacy(bytes: &[u8]) -> Result<Vec<(String, Place)>, FormatError> {
         }
         position = end;
     }
-    named(&pickle, |storage| {
+    interpret(&pickle, &|storage| {
         let missing = || FormatError::missing(format!("storage `{}`", quoted(storage.key)));
         places.get(storage.key).cloned().ok_or_else(missing)
     })

@@ -3,12 +3,14 @@
 use indexmap::IndexMap;
 use tch::Tensor;
 
+use super::integrated::str_tokens;
 use crate::hook::{Extent, HookFilter, HookName, HookPoint};
 use crate::metric::Metric;
 use crate::run::backward::is_differentiable;
 use crate::run::BackwardRules;
 use crate::tensor::precision::widened;
-use crate::text::input::Input;
+use crate::text::input::{Input, Tokens};
+use crate::text::tokenizer::Tokenizer;
 use crate::{Config, Error, HookedTransformer, Result, RunOptions};
 
 /// The settings of [`HookedTransformer::attribution_patching`].
@@ -48,9 +50,26 @@ pub struct AttributionPatching {
     base: f64,
     source: f64,
     config: Config,
+    /// The base's tokens.
+    tokens: Tokens,
+    tokenizer: Option<Tokenizer>,
 }
 
 impl AttributionPatching {
+    /// The base's tokens of a row of the batch as text, padding included.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::Missing`](crate::TokenizerError::Missing); [`Error::NoBatchRow`].
+    pub fn to_str_tokens(&self, row: usize) -> Result<Vec<String>> {
+        str_tokens(&self.tokens, self.tokenizer.as_ref(), row)
+    }
+
+    /// How many rows the batch has.
+    pub fn n_rows(&self) -> i64 {
+        self.tokens.ids.size()[0]
+    }
+
     /// The estimates at a point.
     ///
     /// # Errors
@@ -148,7 +167,8 @@ impl HookedTransformer {
             entries.insert(point, estimates);
         }
         let source = metric.scalar(from.logits()?, &from.cache)?.f_double_value(&[])?;
-        Ok(AttributionPatching { entries, base: onto.value, source, config: self.config().clone() })
+        let (config, tokenizer) = (self.config().clone(), self.tokenizer().ok().cloned());
+        Ok(AttributionPatching { entries, base: onto.value, source, config, tokens: base, tokenizer })
     }
 
     /// The points of a filter that have the same entries in both runs; by default, all that fire by default.

@@ -9,7 +9,8 @@ use crate::metric::Metric;
 use crate::run::{BackwardRules, Hooks, Patch, PatchValue};
 use crate::tensor::scalar::Scalar;
 use crate::text::input::{Input, Tokens};
-use crate::{Error, HookedTransformer, Result, RunOptions};
+use crate::text::tokenizer::Tokenizer;
+use crate::{Error, HookedTransformer, Result, RunOptions, TokenizerError};
 
 /// The points between baseline and activation at which an integral is evaluated, and their weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,9 +128,20 @@ pub struct IntegratedGradients {
     values: Tensor,
     metric: Tensor,
     baseline_metric: Tensor,
+    tokens: Tokens,
+    tokenizer: Option<Tokenizer>,
 }
 
 impl IntegratedGradients {
+    /// The tokens of a row of the batch as text, padding included.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::Missing`]; [`Error::NoBatchRow`].
+    pub fn to_str_tokens(&self, row: usize) -> Result<Vec<String>> {
+        str_tokens(&self.tokens, self.tokenizer.as_ref(), row)
+    }
+
     /// The point.
     pub fn point(&self) -> HookPoint {
         self.point
@@ -234,6 +246,8 @@ impl HookedTransformer {
             values: difference.f_mul(&sum)?,
             metric: plain.metric,
             baseline_metric: based.metric,
+            tokenizer: self.tokenizer().ok().cloned(),
+            tokens,
         })
     }
 
@@ -246,6 +260,17 @@ impl HookedTransformer {
         }
         Ok(Measured { metric: metric.rows(output.logits()?, &output.cache)?, activation })
     }
+}
+
+/// The tokens of a row of a batch as text.
+pub(super) fn str_tokens(tokens: &Tokens, tokenizer: Option<&Tokenizer>, row: usize) -> Result<Vec<String>> {
+    let tokenizer = tokenizer.ok_or(TokenizerError::Missing)?;
+    let rows = tokens.ids.size()[0];
+    if row as i64 >= rows {
+        return Err(Error::NoBatchRow { row: row as i64, held: format!("0 to {}", rows - 1) });
+    }
+    let ids = Vec::<i64>::try_from(tokens.ids.f_select(0, row as i64)?)?;
+    Ok(ids.into_iter().map(|id| tokenizer.text_or_number(id)).collect())
 }
 
 /// A run's activation, and its metric of each row.

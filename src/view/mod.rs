@@ -36,10 +36,16 @@
 //! | attention patterns: [`AttentionPatterns`] | a grid of heads, each a map from queries to keys, and the tokens |
 //! | [`Attribution`](crate::analysis::Attribution) | layer × head, row × position, or bars of the largest rows |
 //! | [`Ranking`](crate::analysis::Ranking) | bars |
-//! | [`LogitLens`](crate::analysis::LogitLens) | a table of the likeliest tokens, coloured by probability |
+//! | [`LogitLens`](crate::analysis::LogitLens), also of a [tuned lens, a Jacobian lens or a Patchscope](crate::lens) | a table of the likeliest tokens, coloured by probability |
 //! | [`Ranks`](crate::analysis::Ranks) | a table of ranks and probabilities |
 //! | [`MetricMap`](crate::patching::MetricMap) | a map around the metric without a patch, or bars |
 //! | [`PromptTest`](crate::PromptTest) | a table of the answers and of the likeliest tokens |
+//! | [`Generated`](crate::Generated) | the token of each step, coloured by its probability or by the entropy |
+//! | [`Circuit`](crate::circuits::Circuit), [`ScoredCircuit`] | nodes in layers and the edges between them |
+//! | [`FaithfulnessCurve`](crate::circuits::FaithfulnessCurve) | faithfulness by the share of edges |
+//! | [`IntegratedGradients`](crate::gradient::IntegratedGradients) | tokens coloured by their share |
+//! | [`AttributionPatching::map`](crate::gradient::AttributionPatching::map) | estimates by layer, head and position |
+//! | [`ProbeResult`](crate::probe::ProbeResult), [`ProbeSweep`](crate::probe::ProbeSweep) | accuracies of a probe and of its control |
 //! | [`TokenLogProbs`] | tokens coloured by log-probability, with the likeliest tokens at each position |
 //!
 //! The parts are public as well, for results of your own: [`TokenStrip`], [`HeatMap`], [`Table`], [`BarChart`], [`LinePlot`] and
@@ -53,9 +59,12 @@
 //! where they are many ([`Precision`]); what is shown of one says how exact it is.
 
 mod bar_chart;
+mod circuits;
 mod circuitsvis;
 mod color_scale;
 mod figure;
+mod generation;
+mod gradients;
 mod graph;
 mod heat_map;
 mod html;
@@ -64,6 +73,7 @@ mod notebook;
 mod patterns;
 #[cfg(feature = "png")]
 mod png;
+mod probes;
 mod results;
 mod svg;
 mod table;
@@ -74,6 +84,7 @@ mod top_tokens;
 mod visible;
 
 pub use bar_chart::BarChart;
+pub use circuits::ScoredCircuit;
 pub use color_scale::ColorScale;
 pub use figure::{Draw, Drawing, Figure};
 pub use graph::{Graph, GraphNode};

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 /// The most bars of a chart: half of them the largest values, half the smallest.
 const BARS: usize = 40;
 /// How many tokens are listed behind a cell of a lens.
-const LISTED: i64 = 10;
+pub(super) const LISTED: i64 = 10;
 
 /// All numbers of a tensor, in its order.
 pub(super) fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
@@ -173,7 +173,7 @@ impl Draw for LogitLens {
             .values("probability", best)?
             .color_scale(ColorScale::Sequential { low: 0.0, high: 1.0 })?
             .top_tokens(TopTokens::new("probability", &lists))?;
-        Ok(Figure::new("Logit lens", table).with_caption(
+        Ok(Figure::new(self.lens(), table).with_caption(
             "The likeliest next token if the model ended after each stream, coloured by its probability.",
         ))
     }

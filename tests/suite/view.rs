@@ -344,8 +344,14 @@ fn png_is_drawn_at_its_scale() {
 #[cfg(feature = "toy")]
 mod toy {
     use super::*;
+    use tch_lens::circuits::{Ablation, CircuitTask, CurveOptions, EdgeMethod};
+    use tch_lens::gradient::{AttributionPatchingOptions, IntegratedGradientsOptions};
+    use tch_lens::lens::{JacobianLens, JacobianLensOptions, Patchscope};
+    use tch_lens::probe::{ProbeOptions, ProbeSweep};
+    use tch_lens::view::ScoredCircuit;
     use tch_lens::{
-        hook, patching, AnswerPosition, FullOptions, HeadOptions, HookedTransformer, LensOptions, Metric, RunOptions,
+        hook, patching, AnswerPosition, FullOptions, GenerateOptions, HeadOptions, HookedTransformer, LensOptions,
+        Metric, RunOptions, StepOptions,
     };
 
     const CLEAN: &str = "When Mary and John went to the shop, John gave a bag to";
@@ -369,7 +375,85 @@ mod toy {
             ("log_probs", TokenLogProbs::new(&model, &tokens, 0, &logits, 5).unwrap().figure()),
             ("prompt", model.test_prompt(CLEAN, ["Mary"]).unwrap().figure()),
         ];
+        let figures = figures.into_iter().map(|(name, figure)| (name, figure.unwrap()));
+        figures.chain(studies(&model)).collect()
+    }
+
+    /// Results of lenses, generations, gradients, circuits and probes.
+    fn studies(model: &HookedTransformer) -> Vec<(&'static str, Figure)> {
+        let metric = Metric::logit_diff(" Mary", " John");
+        let (_, cache) = model.run_with_cache(CLEAN).unwrap();
+        let options = JacobianLensOptions::new().skip_first(1).rows_at_once(128);
+        let jacobian = JacobianLens::fit(model, [CORRUPTED], options).unwrap();
+        let scope = Patchscope::new(model, "When Peter and Anna went to the park, Peter gave a ball to").unwrap();
+        let options = GenerateOptions::new().do_sample(false).max_new_tokens(4);
+        let generated = |steps| model.generate_with([CLEAN, CORRUPTED], &options, steps).unwrap().figure();
+        let task = CircuitTask::new(model, CLEAN, Ablation::counterfactual(CORRUPTED), &metric).unwrap();
+        let scores = task.edge_scores(EdgeMethod::Gradient).unwrap();
+        let circuit = scores.top_n(40).unwrap().pruned();
+        let curve = task.faithfulness_curve(&scores, CurveOptions::new().fractions([0.05, 0.2, 1.0])).unwrap();
+        let points = AttributionPatchingOptions::new().points(["resid_pre", "z"]);
+        let estimates = model.attribution_patching(CORRUPTED, CLEAN, &metric, points).unwrap();
+        let options = IntegratedGradientsOptions::new().steps(4);
+        let baseline = Tensor::zeros([1, 1, 128], (Kind::Float, Device::Cpu));
+        let shares = model.integrated_gradients(CLEAN, "hook_embed", &baseline, &metric, options).unwrap();
+        let rows =
+            model.run([CLEAN, CORRUPTED, CLEAN, CORRUPTED], RunOptions::new().cache("resid_post")).unwrap().cache;
+        let label = |example: tch_lens::probe::ProbeExample| Some(example.row % 2);
+        let probes = ProbeSweep::fit(&rows, "resid_post", label, &ProbeOptions::new().l2(0.1).seed(2)).unwrap();
+        let figures: Vec<(&str, Result<Figure>)> = vec![
+            ("jacobian_lens", jacobian.read(&cache, LensOptions::new()).unwrap().figure()),
+            ("patchscope", scope.read(&cache, LensOptions::new().pos(10..)).unwrap().figure()),
+            ("generation", generated(StepOptions::new().logits(true))),
+            ("entropies", generated(StepOptions::new().entropies(true))),
+            ("circuit", circuit.figure()),
+            ("scored_circuit", ScoredCircuit { circuit: &circuit, scores: &scores }.figure()),
+            ("faithfulness", curve.figure()),
+            ("estimates", estimates.map("resid_pre")),
+            ("estimates_by_head", estimates.map("z")),
+            ("integrated", shares.figure()),
+            ("probe", probes.rows[0].1.figure()),
+            ("probes", probes.figure()),
+        ];
         figures.into_iter().map(|(name, figure)| (name, figure.unwrap())).collect()
+    }
+
+    #[test]
+    fn studies_are_drawn_with_their_numbers() {
+        let model = HookedTransformer::toy().unwrap();
+        let metric = Metric::logit_diff(" Mary", " John");
+        // A generation: the probability of each token, before sampling options.
+        let options = GenerateOptions::new().do_sample(false).max_new_tokens(3);
+        let generated = model.generate_with(CLEAN, &options, StepOptions::new().logits(true)).unwrap();
+        let probs = generated.logits.as_ref().unwrap()[0].softmax(-1, Kind::Float).amax([-1i64].as_slice(), false);
+        let html = generated.page().unwrap().to_html();
+        assert_eq!(numbers(&html, 0, "values"), floats(&probs));
+        let (_, figure) = data_of(&html, 0);
+        assert_eq!((&figure["cells"][0], &figure["rows"]), (&json!(" Mary"), &json!(["0", "1", "2"])));
+        // A circuit: its nodes from the bottom to the top, and the sum of the scores of the edges between two.
+        let task = CircuitTask::new(&model, CLEAN, Ablation::counterfactual(CORRUPTED), &metric).unwrap();
+        let scores = task.edge_scores(EdgeMethod::Gradient).unwrap();
+        let edges = ["input->a0.h3<v>", "input->a0.h3<k>", "a0.h3->logits"].map(|edge| edge.parse().unwrap());
+        let circuit = tch_lens::circuits::Circuit::of_edges(model.config(), edges).unwrap();
+        let text = ScoredCircuit { circuit: &circuit, scores: &scores }.figure().unwrap().to_string();
+        let sum = scores.get(edges[0]).unwrap() + scores.get(edges[1]).unwrap();
+        assert!(text.contains(&format!("{sum:.3}").trim_end_matches('0').to_string()), "{sum}: {text}");
+        assert!(circuit.figure().unwrap().to_string().contains("a0.h3"));
+        // Estimates: [layer, pos], and [layer, pos, head] as a panel for each layer.
+        let points = AttributionPatchingOptions::new().points(["resid_pre", "z", "post"]);
+        let estimates = model.attribution_patching(CORRUPTED, CLEAN, &metric, points).unwrap();
+        let html = estimates.map("z").unwrap().page().unwrap().to_html();
+        assert_eq!(numbers(&html, 0, "values"), floats(&estimates.by_layer("z").unwrap().transpose(1, 2)));
+        assert_eq!(data_of(&html, 0).1["columns"]["labels"][2], " Mary");
+        assert!(estimates.map("post").unwrap_err().to_string().contains("too many neurons"));
+        // Shares of tokens.
+        let baseline = Tensor::zeros([1, 1, 128], (Kind::Float, Device::Cpu));
+        let options = IntegratedGradientsOptions::new().steps(2);
+        let shares = model.integrated_gradients(CLEAN, "hook_embed", &baseline, &metric, options).unwrap();
+        let props = shares.figure().unwrap().to_circuitsvis().unwrap();
+        let values: Vec<f32> = serde_json::from_value(props["props"]["values"].clone()).unwrap();
+        assert_eq!(values, floats(&shares.by_position().unwrap()));
+        assert_eq!(props["props"]["tokens"][2], " Mary");
     }
 
     fn floats(tensor: &Tensor) -> Vec<f32> {

@@ -56,6 +56,12 @@ pub struct Generated {
 }
 
 impl Generated {
+    /// A token as text; without a tokenizer, and for ids that it does not know, as `<id 7>`.
+    #[cfg(feature = "view")]
+    pub(crate) fn token_text(&self, id: i64) -> String {
+        self.tokenizer.as_ref().map_or_else(|| format!("<id {id}>"), |tokenizer| tokenizer.text_or_number(id))
+    }
+
     /// The whole text of a row: its prompt and what was generated, special tokens included.
     ///
     /// # Errors
