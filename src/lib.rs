@@ -134,3 +134,27 @@ pub mod transformer_lens {}
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Tests the code of the book's chapters, which also makes the book's pictures.
+#[cfg(all(doctest, feature = "toy", feature = "view"))]
+mod book {
+    macro_rules! chapters {
+        ($($name:ident $path:literal)*) => {
+            $(#[doc = include_str!(concat!("../docs/book/", $path))]
+            struct $name;)*
+        };
+    }
+
+    chapters! {
+        LogitLens "logit_lens.md"
+        DirectLogitAttribution "direct_logit_attribution.md"
+        InductionHeads "induction_heads.md"
+        ActivationPatching "activation_patching.md"
+        PathPatching "path_patching.md"
+        IndirectObject "indirect_object.md"
+        Lenses "lenses.md"
+        Steering "steering.md"
+        Probes "probes.md"
+        Pictures "pictures.md"
+    }
+}

@@ -46,3 +46,37 @@ fn the_contents_of_the_recipes_are_its_headings() {
     assert_eq!(linked.iter().map(|link| link.to_string()).collect::<BTreeSet<_>>(), headings);
     assert_eq!(linked.len(), headings.len(), "a recipe is listed twice");
 }
+
+/// Each chapter of the book is in its summary, has its pictures, and says what follows and what does not.
+#[test]
+fn the_book_is_whole() {
+    let summary = page("docs/SUMMARY.md");
+    let files = |folder: &str| -> BTreeSet<String> {
+        let entries = std::fs::read_dir(repository().join(folder)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains('.')).collect()
+    };
+    let linked = |text: &str| -> Vec<String> {
+        text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_string()).collect()
+    };
+    let (chapters, mut pictures) = (files("docs/book"), BTreeSet::new());
+    let lib = page("src/lib.rs");
+    for link in linked(&summary) {
+        assert!(repository().join("docs").join(&link).is_file(), "docs/SUMMARY.md names {link}");
+    }
+    for chapter in &chapters {
+        assert!(summary.contains(&format!("(book/{chapter})")), "docs/SUMMARY.md lacks {chapter}");
+        let text = page(&format!("docs/book/{chapter}"));
+        for link in linked(&text).iter().filter(|link| !link.starts_with("https:")) {
+            assert!(repository().join("docs/book").join(link).is_file(), "{chapter} names {link}");
+            pictures.extend(link.strip_prefix("pictures/").map(str::to_string));
+        }
+        if text.contains("```rust") {
+            assert!(text.contains("## What to conclude") && text.contains("## What not to conclude"), "{chapter}");
+            assert!(lib.contains(&format!("\"{chapter}\"")), "src/lib.rs does not test {chapter}");
+        }
+    }
+    assert!(chapters.len() > 8, "{chapters:?}");
+    assert_eq!(pictures, files("docs/book/pictures"), "the pictures of the chapters, and those in the folder");
+    assert!(page("README.md").contains("(docs/SUMMARY.md)"), "the README links the book");
+}
