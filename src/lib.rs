@@ -64,6 +64,7 @@ pub mod patching;
 mod pretrained;
 pub mod probe;
 mod run;
+pub mod sae;
 pub mod steering;
 mod tensor;
 mod text;
@@ -98,6 +99,7 @@ pub use hooked_transformer::{
 pub use layer::Layer;
 pub use metric::{Baseline, Metric, MetricResult};
 pub use model::{EncoderOutput, KeyValueStore, Transformer};
+pub use pretrained::dictionaries::DictionaryOptions;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pretrained::fuzzing;
@@ -109,6 +111,7 @@ pub use run::{
     BackwardRules, FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry,
     RunValues, Sink, SinkEntry,
 };
+pub use sae::{Dictionary, DictionarySet};
 pub use tensor::columns::Columns;
 pub use tensor::factored::{FactoredMatrix, Svd};
 pub use tensor::slice::Slice;

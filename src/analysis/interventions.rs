@@ -39,6 +39,9 @@ fn broken_sum(point: HookPoint, model: &Transformer) -> Result<Option<Sum>> {
         return Ok(Some(Sum::Stream));
     }
     for sublayer in Sublayer::of(model.config()) {
+        if point.site() == Site::MlpHookOut && sublayer == Sublayer::Mlp {
+            return Ok(Some(Sum::Sublayer(layer, sublayer)));
+        }
         if is_quotient_of(model.norm_of_stream(layer, sublayer)?) {
             return Ok(Some(Sum::Stream));
         }
@@ -87,16 +90,13 @@ pub(crate) fn changed_reading(view: &View, target: Target) -> Result<Option<Tens
             }
         }
         Target::CrossAttn(layer) => input = Some(hook::cross_attn_in(layer)).filter(|point| is_changed(*point)),
+        Target::Mlp(layer) if is_changed(hook::mlp_hook_in(layer)) => {
+            return reading(view, hook::mlp_hook_in(layer), target).map(Some);
+        }
         Target::Mlp(layer) => input = Some(hook::mlp_in(layer)).filter(|point| is_changed(*point)),
         // A prediction head comes between what the last norm gives and this point.
         Target::Unembed if is_changed(hook::unembed_in()) && view.model().head().is_none() => {
-            let read = view.get(hook::unembed_in())?;
-            let bias = FrozenNorm::bias_of(view.model().norm_before(target)?)?;
-            let read = match &bias {
-                Some(bias) => read.f_sub(bias)?,
-                None => read,
-            };
-            return Ok(Some(read.f_unsqueeze(0)?));
+            return reading(view, hook::unembed_in(), target).map(Some);
         }
         Target::Unembed => {}
     }
@@ -109,4 +109,14 @@ pub(crate) fn changed_reading(view: &View, target: Target) -> Result<Option<Tens
         (Some(_), _) => return Ok(None),
     };
     Ok(Some(reading.f_unsqueeze(0)?))
+}
+
+/// What a point after the target's norm shows, less the norm's bias: `[1, batch, pos, d_model]`.
+fn reading(view: &View, point: HookPoint, target: Target) -> Result<Tensor> {
+    let read = view.get(point)?;
+    let read = match &FrozenNorm::bias_of(view.model().norm_before(target)?)? {
+        Some(bias) => read.f_sub(bias)?,
+        None => read,
+    };
+    Ok(read.f_unsqueeze(0)?)
 }

@@ -8,6 +8,7 @@
 //! field, because a hook point is computed when something asks for it.
 
 mod attention;
+mod dictionaries;
 mod flat;
 mod mlp;
 mod norms;
@@ -26,6 +27,8 @@ pub use attention::{
     AttentionConfig, AttentionDir, AttnType, CrossAttention, GateFunction, HeadExperts, HeadGate, Heads,
     LatentAttention, QkNorm, Reach, RelativeBias, Temperature,
 };
+pub use dictionaries::AttachedDictionaries;
+pub(crate) use dictionaries::AttachedDictionary;
 pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, SharedExpert};
 pub use norms::{NormConfig, NormPosition, Normalization};
 pub use per_layer::PerLayer;
@@ -100,6 +103,9 @@ pub struct Config {
     /// The unembedding is the embedding: one tensor. In a model that is loaded, what is true of its memory: processing unties
     /// most models, and Gemma scales its embedding only.
     pub tie_word_embeddings: bool,
+    /// The dictionaries that are spliced into the runs of this handle; none in a file.
+    #[serde(skip)]
+    pub dictionaries: AttachedDictionaries,
 }
 
 impl Config {
@@ -132,6 +138,7 @@ impl Config {
             head: None,
             output_logits_soft_cap: None,
             tie_word_embeddings: false,
+            dictionaries: AttachedDictionaries::default(),
         }
     }
 

@@ -158,6 +158,14 @@ pub enum Error {
         /// The shape that was needed, in words or numbers.
         expected: String,
     },
+    /// A dictionary (`sae`) that cannot be what it says, or that does not fit the model.
+    #[error("the dictionary at `{name}` cannot be used: {what}")]
+    Dictionary {
+        /// The activation that it reconstructs, or the file that it is in.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
     /// A hook that failed, or whose result cannot stand where it should.
     #[error("the hook at `{name}` {source}")]
     Hook {

@@ -10,6 +10,7 @@
 mod dtype;
 mod error;
 pub(crate) mod gguf;
+pub(crate) mod npz;
 mod numbers;
 mod part_file;
 pub(crate) mod pickle;
@@ -18,6 +19,7 @@ pub(crate) mod quantized;
 pub(crate) mod safetensors;
 pub(crate) mod stored_zip;
 pub(crate) mod torch_file;
+pub(crate) mod yaml;
 
 pub(crate) use self::dtype::Dtype;
 pub use self::error::FormatError;

@@ -4,6 +4,7 @@ use super::name::{site, HookName};
 use super::point::HookPoint;
 use super::presence::{all_points, presence, Presence};
 use super::section::Section;
+use super::site::{Place, Site};
 use crate::layer::Layer;
 use crate::{Config, Error, Result};
 
@@ -194,11 +195,28 @@ impl Name {
                     }
                     points.extend(found.into_iter().flatten());
                 }
+                None if Site::named(&format!("hook_{}", shortened(text)), &[Place::Dictionary], config.stack)
+                    .is_some() =>
+                {
+                    let site = Site::named(&format!("hook_{}", shortened(text)), &[Place::Dictionary], config.stack);
+                    let before = points.len();
+                    points.extend(all_points(config).filter(|point| Some(point.site()) == site));
+                    if points.len() == before {
+                        let what = format!("`{text}`");
+                        let hint = ": no dictionary is attached (`HookedTransformer::with_saes`)".into();
+                        return Err(Error::NothingSelected { what, hint });
+                    }
+                }
                 _ => points.push(text.as_str().resolve(config)?),
             },
         }
         Ok(())
     }
+}
+
+/// A name that is no longer than any that exists.
+fn shortened(name: &str) -> &str {
+    name.get(..name.len().min(32)).unwrap_or("")
 }
 
 impl From<HookPoint> for Name {

@@ -22,6 +22,7 @@ pub use part::{HookPart, HookTarget};
 pub use point::{Axes, HookPoint};
 pub use site::*;
 
+pub(crate) use name::whole;
 pub(crate) use part::{indices, LastAxis, Selection};
 pub(crate) use presence::{all_points, presence, Presence};
 pub(crate) use section::{End, Section, Start};

@@ -124,9 +124,15 @@ pub(crate) fn site(short: &str, within: Option<&str>, stack: Stack) -> Option<Si
 }
 
 /// A whole name: `blocks.0.attn.hook_q`, `blocks.0.mlp.experts.3.hook_post`, `hook_embed`.
-fn whole(name: &str, own: Stack) -> Option<HookPoint> {
+pub(crate) fn whole(name: &str, own: Stack) -> Option<HookPoint> {
     if name.len() > LONGEST {
         return None;
+    }
+    if let Some((hook, step)) = name.rsplit_once('.')
+        && let Some(site) = Site::named(step, &[Place::Dictionary], own)
+    {
+        let hook = whole(hook, own).filter(|hook| hook.spliced_at().is_none() && hook.expert().is_none())?;
+        return Some(HookPoint::of_dictionary(hook, site));
     }
     // TransformerLens' `hook_embed` is the encoder's.
     let is_of_encoder = |site: &Site| own == Stack::Decoder && *site == Site::Embed;

@@ -24,6 +24,7 @@ pub(crate) struct Selection {
 pub(crate) enum LastAxis {
     Key,
     Neuron,
+    Feature,
     Any,
 }
 
@@ -86,6 +87,7 @@ impl Selection {
                 return lacks("keys", "key axis");
             }
             Some((LastAxis::Neuron, _)) if last != Extent::DMlp => return lacks("neurons", "neuron axis"),
+            Some((LastAxis::Feature, _)) if last != Extent::Feature => return lacks("features", "feature axis"),
             // What the sizes of the input decide is known later.
             Some((_, slice)) if !matches!(last, Extent::Key | Extent::EncoderPos | Extent::Pos) => {
                 indices(slice, last.size(config, point, 1, Span::whole(1)), last.name())?;
@@ -111,6 +113,7 @@ pub(crate) fn indices(slice: &Slice, len: usize, axis: &'static str) -> Result<V
 /// | [`head`](HookPart::head) | heads: key-value heads of keys, values and what they read, query heads of everything else |
 /// | [`key`](HookPart::key) | positions of the key, of scores and patterns |
 /// | [`neuron`](HookPart::neuron) | neurons of an MLP |
+/// | [`feature`](HookPart::feature) | features of a dictionary |
 /// | [`entries`](HookPart::entries) | entries of the last axis, whatever it is |
 ///
 /// An index drops its axis. A hook gets the part as a tensor of its own, and what it leaves there is put back.
@@ -230,6 +233,8 @@ selections! {
     key(keys: Slice) |selection, keys| selection.last = Some((LastAxis::Key, keys));
     /// Selects neurons of an MLP.
     neuron(neurons: Slice) |selection, neurons| selection.last = Some((LastAxis::Neuron, neurons));
+    /// Selects features of a dictionary.
+    feature(features: Slice) |selection, features| selection.last = Some((LastAxis::Feature, features));
     /// Selects entries of the last axis, whatever it is.
     entries(entries: Slice) |selection, entries| selection.last = Some((LastAxis::Any, entries));
 }
@@ -245,6 +250,7 @@ impl fmt::Display for HookPart {
         selected.extend(last.as_ref().map(|(axis, entries)| match axis {
             LastAxis::Key => format!("key {}", short(entries)),
             LastAxis::Neuron => format!("neuron {}", short(entries)),
+            LastAxis::Feature => format!("feature {}", short(entries)),
             LastAxis::Any => format!("entry {}", short(entries)),
         }));
         match selected.is_empty() {

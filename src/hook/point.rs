@@ -28,7 +28,8 @@ use crate::layer::Layer;
 pub struct HookPoint {
     site: Site,
     stack: Stack,
-    expert: u32,
+    /// The expert, or the site that a dictionary reconstructs.
+    within: u32,
     layer: Layer,
 }
 
@@ -47,17 +48,55 @@ impl HookPoint {
     #[inline]
     pub(crate) const fn outside(site: Site) -> Self {
         // What a point does not have is the same for all, so that equality is that of the fields.
-        HookPoint { site, stack: Stack::Blocks, expert: 0, layer: Layer::FIRST }
+        HookPoint { site, stack: Stack::Blocks, within: 0, layer: Layer::FIRST }
     }
 
     #[inline]
     pub(crate) const fn in_layer(layer: Layer, site: Site) -> Self {
-        HookPoint { site, stack: Stack::Blocks, expert: 0, layer }
+        HookPoint { site, stack: Stack::Blocks, within: 0, layer }
     }
 
     #[inline]
     pub(crate) fn in_expert(layer: Layer, expert: usize, site: Site) -> Self {
-        HookPoint { site, stack: Stack::Blocks, expert: u32::try_from(expert).unwrap_or(u32::MAX), layer }
+        HookPoint { site, stack: Stack::Blocks, within: u32::try_from(expert).unwrap_or(u32::MAX), layer }
+    }
+
+    /// A place of the dictionary that reconstructs the activation at `hook`.
+    #[inline]
+    pub(crate) fn of_dictionary(hook: HookPoint, site: Site) -> Self {
+        let hook = hook.spliced_at().unwrap_or(hook);
+        HookPoint { site, within: hook.site as u32, ..hook }
+    }
+
+    /// The activation that the dictionary of this place reconstructs; `None` for the places of the model itself.
+    ///
+    /// ```
+    /// use tch_lens::hook;
+    /// let acts = hook::sae_acts_post(hook::resid_post(4));
+    /// assert_eq!(acts.to_string(), "blocks.4.hook_resid_post.hook_sae_acts_post");
+    /// assert_eq!(acts.spliced_at(), Some(hook::resid_post(4)));
+    /// ```
+    #[inline]
+    pub fn spliced_at(self) -> Option<HookPoint> {
+        match self.site.place() {
+            Place::Dictionary => Some(HookPoint { site: self.reconstructed(), within: 0, ..self }),
+            _ => None,
+        }
+    }
+
+    /// The site that the dictionary of this place reconstructs.
+    #[inline]
+    fn reconstructed(self) -> Site {
+        Site::ALL.get(self.within as usize).copied().unwrap_or(self.site)
+    }
+
+    /// Where it is; a dictionary's place is where the activation is that it reconstructs.
+    #[inline]
+    pub(crate) fn place(self) -> Place {
+        match self.site.place() {
+            Place::Dictionary => self.reconstructed().place(),
+            place => place,
+        }
     }
 
     /// The site.
@@ -87,7 +126,7 @@ impl HookPoint {
     /// The expert that this place is in.
     #[inline]
     pub fn expert(self) -> Option<usize> {
-        (self.site.place() == Place::Expert).then_some(self.expert as usize)
+        (self.site.place() == Place::Expert).then_some(self.within as usize)
     }
 
     /// The same place in another stack.
@@ -118,12 +157,15 @@ impl HookPoint {
 
     #[inline]
     fn in_a_layer(self) -> bool {
-        matches!(self.site.place(), Place::Layer | Place::Expert)
+        matches!(self.place(), Place::Layer | Place::Expert)
     }
 
     /// Which dimension of the activation means what, in every model: norms of queries and keys have a head axis only in models
     /// that norm each head by itself, so here they have none.
     pub fn axes(self) -> Axes {
+        if let (Some(hook), true) = (self.spliced_at(), self.site.row().extents.is_empty()) {
+            return hook.axes();
+        }
         let row = self.site.row();
         let axis = |extents: &[Extent]| {
             let merged = row.merged.iter().position(|extent| extents.contains(extent));
@@ -138,11 +180,13 @@ impl HookPoint {
     }
 
     /// What points are ordered by.
-    fn rank(self) -> (Place, Stack, Layer, Site, u32, Site) {
+    fn rank(self) -> (Place, Stack, Layer, Site, u32, u8) {
         match self.site.place() {
             // The experts of a layer follow each other; within one, its sites do.
-            Place::Expert => (Place::Layer, self.stack, self.layer, Site::ExpertGate, self.expert, self.site),
-            place => (place, self.stack, self.layer, self.site, 0, self.site),
+            Place::Expert => (Place::Layer, self.stack, self.layer, Site::ExpertGate, self.within, self.site as u8),
+            // The places of a dictionary come before the activation that it reconstructs.
+            Place::Dictionary => (self.place(), self.stack, self.layer, self.reconstructed(), 0, self.site as u8),
+            place => (place, self.stack, self.layer, self.site, 0, u8::MAX),
         }
     }
 }
@@ -171,7 +215,11 @@ impl fmt::Display for HookPoint {
                 _ => write!(f, "{stack}.{name}"),
             },
             Place::Layer => write!(f, "{stack}.{layer}.{name}"),
-            Place::Expert => write!(f, "{stack}.{layer}.mlp.experts.{}.{name}", self.expert),
+            Place::Expert => write!(f, "{stack}.{layer}.mlp.experts.{}.{name}", self.within),
+            Place::Dictionary => match self.spliced_at() {
+                Some(hook) => write!(f, "{hook}.{name}"),
+                None => f.write_str(name),
+            },
         }
     }
 }

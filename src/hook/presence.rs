@@ -1,6 +1,7 @@
 //! Which hook points a model has, and which of them fire unasked.
 
 use super::point::HookPoint;
+use super::shape::dictionary_at;
 use super::site::{Place, Site};
 use crate::config::{Activation, NormPosition, Normalization, PositionalEmbedding, Stack};
 use crate::layer::Layer;
@@ -21,6 +22,13 @@ use Presence::{Absent, Default, OnRequest};
 
 /// Whether a model of this shape has `point`, whose layer counts from the start.
 pub(crate) fn presence(point: HookPoint, config: &Config) -> Presence {
+    if point.spliced_at().is_some() {
+        return match dictionary_at(config, point) {
+            None => Absent("no dictionary is attached there (`HookedTransformer::with_saes`)"),
+            Some(dictionary) if dictionary.error_term => Default,
+            Some(_) => (point.site().row().presence)(config, 0),
+        };
+    }
     let is_first_norm = matches!(point.site(), Site::Ln1Scale | Site::Ln1Normalized) && point.layer() == Some(0);
     if is_first_norm && config.norms.bare_first_attention {
         return Absent("its first attention reads the stream without a norm");
@@ -48,6 +56,12 @@ pub(crate) fn all_points(config: &Config) -> impl Iterator<Item = HookPoint> + '
     });
     let points = outside(Place::Before).chain(layers).chain(outside(Place::After));
     let points = points.map(move |point| point.with_stack(config.stack));
+    let points = points.flat_map(move |point| {
+        let attached = config.dictionaries.at(point.layer(), point.site().name()).is_some() && point.expert().is_none();
+        let steps =
+            attached.then(|| Site::at(Place::Dictionary).map(move |site| HookPoint::of_dictionary(point, site)));
+        steps.into_iter().flatten().chain([point])
+    });
     points.filter(move |point| !matches!(presence(*point, config), Absent(_)))
 }
 

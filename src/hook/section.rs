@@ -62,7 +62,7 @@ impl Section {
         };
         let stops = || format!("the run stops before layer {stop}");
         let shortformer = config.positional_embedding_type() == PositionalEmbedding::Shortformer;
-        match (point.site().place(), point.layer()) {
+        match (point.place(), point.layer()) {
             (Place::Before, _) => {
                 let reached = match self.start {
                     Start::Tokens => true,

@@ -11,6 +11,8 @@ use crate::Config;
 pub(crate) struct PointSet {
     outside: u128,
     layers: Vec<Bits>,
+    /// The places of dictionaries, of which there are few.
+    dictionaries: Vec<HookPoint>,
 }
 
 /// The points of one layer.
@@ -23,6 +25,12 @@ struct Bits {
 impl PointSet {
     /// Adds a point; one whose layer is not counted from the start is in no set.
     pub(crate) fn insert(&mut self, point: HookPoint) {
+        if point.site().place() == Place::Dictionary {
+            if !self.dictionaries.contains(&point) && point.signed_layer().is_none_or(|layer| layer.index().is_some()) {
+                self.dictionaries.push(point);
+            }
+            return;
+        }
         let bit = point.site().bit();
         let Some(layer) = point.layer() else {
             if point.signed_layer().is_none() {
@@ -50,6 +58,7 @@ impl PointSet {
         let bit = point.site().bit();
         let word = match point.site().place() {
             Place::Before | Place::After => self.outside,
+            Place::Dictionary => return self.dictionaries.contains(&point),
             Place::Layer => self.layer(point).map_or(0, |bits| bits.sites),
             Place::Expert => {
                 let experts = self.layer(point).map(|bits| &bits.experts);
@@ -66,7 +75,8 @@ impl PointSet {
 
     pub(crate) fn len(&self) -> usize {
         let words = self.layers.iter().flat_map(|bits| std::iter::once(&bits.sites).chain(&bits.experts));
-        (self.outside.count_ones() + words.map(|word| word.count_ones()).sum::<u32>()) as usize
+        let bits = self.outside.count_ones() + words.map(|word| word.count_ones()).sum::<u32>();
+        bits as usize + self.dictionaries.len()
     }
 
     /// The points, in the order in which they fire in a model of this shape.
@@ -98,6 +108,7 @@ mod tests {
             Place::Before | Place::After => HookPoint::outside(site),
             Place::Layer => HookPoint::in_layer(layer.into(), site),
             Place::Expert => HookPoint::in_expert(layer.into(), expert, site),
+            Place::Dictionary => HookPoint::of_dictionary(HookPoint::in_layer(layer.into(), Site::Z), site),
         })
     }
 

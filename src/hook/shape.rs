@@ -4,7 +4,7 @@ use tch::Kind;
 
 use super::point::HookPoint;
 use super::site::Extent;
-use crate::config::{HeadGate, QkNorm};
+use crate::config::{AttachedDictionary, HeadGate, QkNorm};
 use crate::tensor::span::Span;
 use crate::Config;
 
@@ -40,6 +40,9 @@ impl HookPoint {
     /// What each dimension of the activation runs over in a model of this shape.
     pub(crate) fn extents(self, config: &Config) -> &'static [Extent] {
         let row = self.site().row();
+        if let (true, Some(hook)) = (row.extents.is_empty(), self.spliced_at()) {
+            return hook.extents(config);
+        }
         match config.qk_norm() {
             Some(QkNorm::AllHeads(_)) => row.merged,
             _ => row.extents,
@@ -50,6 +53,12 @@ impl HookPoint {
     pub(crate) fn kind(self, weights: Kind) -> Kind {
         self.site().row().kind.kind(weights)
     }
+}
+
+/// The dictionary whose place a point is.
+pub(super) fn dictionary_at(config: &Config, point: HookPoint) -> Option<&AttachedDictionary> {
+    let hook = point.spliced_at()?;
+    config.dictionaries.at(hook.layer(), hook.site().name())
 }
 
 impl Extent {
@@ -73,6 +82,9 @@ impl Extent {
             Extent::Expert | Extent::HeadExpert => "expert",
             Extent::Chosen | Extent::HeadChosen => "experts_per_token",
             Extent::One => "1",
+            Extent::DictionaryIn => "d_in",
+            Extent::Feature => "feature",
+            Extent::DictionaryOut => "d_out",
         }
     }
 
@@ -107,6 +119,9 @@ impl Extent {
             Extent::HeadExpert => config.attention.experts.map_or(0, |it| it.num_experts),
             Extent::HeadChosen => config.attention.experts.map_or(0, |it| it.experts_per_token),
             Extent::One => 1,
+            Extent::DictionaryIn => dictionary_at(config, point).map_or(0, |dictionary| dictionary.d_in),
+            Extent::Feature => dictionary_at(config, point).map_or(0, |dictionary| dictionary.d_sae),
+            Extent::DictionaryOut => dictionary_at(config, point).map_or(0, |dictionary| dictionary.d_out),
         }
     }
 }

@@ -21,6 +21,8 @@ pub(crate) enum Place {
     Expert,
     /// After the last layer.
     After,
+    /// Between an activation and what a dictionary puts in its place.
+    Dictionary,
 }
 
 /// What one dimension of an activation runs over.
@@ -60,6 +62,12 @@ pub(crate) enum Extent {
     HeadChosen,
     /// A single entry.
     One,
+    /// What a dictionary reads.
+    DictionaryIn,
+    /// The features of a dictionary.
+    Feature,
+    /// What a dictionary reconstructs, heads side by side.
+    DictionaryOut,
 }
 
 /// The kind of an activation's numbers.
@@ -78,7 +86,7 @@ pub(crate) struct Row {
     /// TransformerLens' name, below `blocks.L.` or `blocks.L.mlp.experts.E.` where the site is in a layer or an expert.
     pub(crate) name: &'static str,
     pub(crate) place: Place,
-    /// What each dimension runs over.
+    /// What each dimension runs over; nothing, where it is what the dimensions of the activation that a dictionary reconstructs do.
     pub(crate) extents: &'static [Extent],
     /// The same in models that norm all heads of queries and keys together.
     pub(crate) merged: &'static [Extent],
@@ -118,6 +126,15 @@ macro_rules! function {
             HookPoint::in_expert(layer.into(), expert, Site::$site)
         }
     };
+    ($(#[$doc:meta])* Dictionary $name:literal $function:ident $site:ident) => {
+        #[doc = concat!("`<hook>.", $name, "`, where `hook` is the activation that a dictionary reconstructs.")]
+        #[doc = ""]
+        $(#[$doc])*
+        #[inline]
+        pub fn $function(hook: HookPoint) -> HookPoint {
+            HookPoint::of_dictionary(hook, Site::$site)
+        }
+    };
     ($(#[$doc:meta])* $place:ident $name:literal $function:ident $site:ident) => {
         #[doc = concat!("`", $name, "`.")]
         #[doc = ""]
@@ -133,7 +150,7 @@ macro_rules! function {
 macro_rules! sites {
     ($(
         $(#[$doc:meta])*
-        $place:ident $site:ident, $function:ident, $name:literal, [$($extent:ident)+], $([$($merged:ident)+],)?
+        $place:ident $site:ident, $function:ident, $name:literal, [$($extent:ident)*], $([$($merged:ident)+],)?
         $kind:ident, $presence:ident $(, swaps $swap:ident)?;
     )+) => {
         /// A place in the forward pass: in the order in which they fire where norms stand before their sublayer.
@@ -153,8 +170,8 @@ macro_rules! sites {
             Row {
                 name: $name,
                 place: Place::$place,
-                extents: &[$(Extent::$extent,)+],
-                merged: or!(&[$(Extent::$extent,)+] $(, &[$(Extent::$merged,)+])?),
+                extents: &[$(Extent::$extent,)*],
+                merged: or!(&[$(Extent::$extent,)*] $(, &[$(Extent::$merged,)+])?),
                 kind: KindRule::$kind,
                 presence: presence::$presence,
                 swap: or!(None $(, Some(Site::$swap))?),
@@ -279,6 +296,8 @@ sites! {
     /// The quotient of that norm: `[batch, pos, d_model]`.
     Layer Ln2Normalized, ln2_normalized, "ln2.hook_normalized", [Batch Pos DModel], Weights, mlp_norm,
         swaps Ln2PostNormalized;
+    /// What the MLP's weights read, after its norm: `[batch, pos, d_model]`; shown on request.
+    Layer MlpHookIn, mlp_hook_in, "mlp.hook_in", [Batch Pos DModel], Weights, mlp_on_request;
     /// Neurons (gates, in a gated MLP) before the activation function: `[batch, pos, d_mlp]`. In a mixture, those of the shared
     /// expert, as at the next points.
     Layer Pre, pre, "mlp.hook_pre", [Batch Pos DMlp], Weights, dense;
@@ -304,6 +323,8 @@ sites! {
     Expert ExpertPre, expert_pre, "hook_pre", [Row DMlp], Weights, mixture;
     /// Neurons of an expert after the activation function, of the tokens routed to it: `[row, d_mlp]`.
     Expert ExpertPost, expert_post, "hook_post", [Row DMlp], Weights, mixture;
+    /// What the MLP's weights write, before a norm after them: `[batch, pos, d_model]`; shown on request.
+    Layer MlpHookOut, mlp_hook_out, "mlp.hook_out", [Batch Pos DModel], Weights, mlp_on_request;
     /// What the norm after the MLP divides by: `[batch, pos, 1]`.
     Layer Ln2PostScale, ln2_post_scale, "ln2_post.hook_scale", [Batch Pos One], AtLeastFloat, mlp_post_norm, swaps Ln2Scale;
     /// The quotient of that norm: `[batch, pos, d_model]`.
@@ -322,6 +343,19 @@ sites! {
     After UnembedIn, unembed_in, "unembed.hook_in", [Batch Pos DModel], Weights, always;
     /// The logits before any cap: `[batch, pos, d_vocab_out]`.
     After UnembedOut, unembed_out, "unembed.hook_out", [Batch Pos DVocabOut], Weights, unembedding;
+
+    /// What a dictionary encodes, heads side by side: `[batch, pos, d_in]`.
+    Dictionary SaeInput, sae_input, "hook_sae_input", [Batch Pos DictionaryIn], AtLeastFloat, always;
+    /// Features before their activation function; of a gated dictionary, the magnitudes: `[batch, pos, feature]`.
+    Dictionary SaeActsPre, sae_acts_pre, "hook_sae_acts_pre", [Batch Pos Feature], AtLeastFloat, always;
+    /// The activations of features: `[batch, pos, feature]`.
+    Dictionary SaeActsPost, sae_acts_post, "hook_sae_acts_post", [Batch Pos Feature], AtLeastFloat, always;
+    /// The reconstruction, heads side by side, before a norm of the input is undone and without a skip connection: `[batch, pos, d_out]`.
+    Dictionary SaeRecons, sae_recons, "hook_sae_recons", [Batch Pos DictionaryOut], AtLeastFloat, always;
+    /// What the reconstruction leaves out of the activation, in its shape; on request where it is not added.
+    Dictionary SaeError, sae_error, "hook_sae_error", [], Weights, on_request;
+    /// What takes the activation's place, in its shape.
+    Dictionary SaeOutput, sae_output, "hook_sae_output", [], Weights, always;
 }
 
 /// A layer's sites are the bits of one word.

@@ -21,6 +21,7 @@ mod token_position;
 #[cfg(feature = "toy")]
 mod toy;
 mod with_hooks;
+mod with_saes;
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -139,7 +139,7 @@ impl HookedTransformer {
         }
         let section = self.section(run)?;
         let positions = [run.positions.clone(), run.logits_at.clone()];
-        let model = (self.shared_config(), self.kind());
+        let model = (self.shared_config(), self.kind(), self.splices());
         let past = run.past.as_ref().map(|store| store.len());
         let mut plan = Plan::new(model, positions, &run.hooks, run.cache.as_ref(), section, past, run.differentiation)?;
         plan.encoder_positions = self.encoder_output.as_ref().map_or(0, |output| output.positions() as usize);

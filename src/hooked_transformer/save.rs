@@ -34,6 +34,7 @@ impl HookedTransformer {
     ///
     /// [`Error::Io`]; [`Error::Tokenizer`] if the tokenizer cannot be written.
     pub fn save_pretrained(&self, folder: impl AsRef<Path>) -> Result<()> {
+        self.check_no_saes()?;
         let folder = folder.as_ref();
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let mut tensors = self.state_dict()?;

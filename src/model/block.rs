@@ -124,12 +124,19 @@ impl Block {
             Some(norm) => norm.forward(&input, tap)?.into_tensor(),
             None => input,
         };
+        let reads = hook::mlp_hook_in(self.layer);
+        let normalized = match self.norm_before_mlp().is_none() && tap.carries(reads, &normalized) {
+            true => tap.at(reads, normalized.f_alias()?)?, // not the stream itself
+            false => tap.at(reads, normalized)?,
+        };
         let out = match mlp {
             MlpOrExperts::Mlp(mlp) => mlp.forward(&normalized, tap)?,
             MlpOrExperts::Experts(experts) => experts.forward(&normalized, tap)?,
         };
+        let out = tap.at(hook::mlp_hook_out(self.layer), out)?;
         match self.norm_after_mlp() {
             Some(norm) => norm.forward(&out, tap),
+            None if tap.live(hook::mlp_hook_out(self.layer)) => Ok(Temporary::shared(out)),
             None => Ok(Temporary::new(out)),
         }
     }

@@ -45,6 +45,7 @@ pub use encoder_output::EncoderOutput;
 pub use key_value_store::KeyValueStore;
 
 use crate::hook::all_points;
+use crate::sae::Splices;
 use crate::Config;
 
 /// The bare network: a shape, weights, and the forward pass over them. It is one stack of blocks, with what stands before and after
@@ -57,6 +58,8 @@ pub struct Transformer {
     config: Arc<Config>,
     weights: Arc<Weights>,
     tables: Arc<tables::Tables>,
+    /// The dictionaries of this handle.
+    splices: Splices,
 }
 
 /// All weights, by component.
@@ -77,7 +80,23 @@ impl Weights {
 impl Transformer {
     /// A network of this shape with these weights.
     pub(crate) fn new(config: Config, weights: Weights) -> Self {
-        Transformer { config: Arc::new(config), weights: Arc::new(weights), tables: Arc::default() }
+        Transformer {
+            config: Arc::new(config),
+            weights: Arc::new(weights),
+            tables: Arc::default(),
+            splices: Splices::default(),
+        }
+    }
+
+    /// A handle on the same weights with these dictionaries in place of its own.
+    pub(crate) fn with_splices(&self, splices: Splices) -> Self {
+        let mut config = self.config().clone();
+        splices.attach_to(&mut config);
+        Transformer { config: Arc::new(config), splices, ..self.clone() }
+    }
+
+    pub(crate) fn splices(&self) -> &Splices {
+        &self.splices
     }
 
     /// The model's shape.

@@ -271,7 +271,11 @@ impl Transformer {
             let w_e = weights.embed.w_e.clone();
             weights.unembed.u.iter_mut().for_each(|u| u.weight = w_e.clone());
         }
-        Ok(Transformer::new(self.config().clone(), weights))
+        let model = Transformer::new(self.config().clone(), weights);
+        match self.splices().is_empty() {
+            true => Ok(model),
+            false => Ok(model.with_splices(self.splices().to(model.kind(), model.device())?)),
+        }
     }
 }
 

@@ -48,7 +48,9 @@ impl Transformer {
             n_heads = experts.num_experts * config.n_key_value_heads;
             attention.gate = Some(HeadGate { per_head: true, function: GateFunction::Router(experts) });
         }
-        Ok(Transformer::new(Config { n_heads, n_key_value_heads: n_heads, attention, ..config.clone() }, weights))
+        let config = Config { n_heads, n_key_value_heads: n_heads, attention, ..config.clone() };
+        let model = Transformer::new(config, weights);
+        Ok(if self.splices().is_empty() { model } else { model.with_splices(self.splices().clone()) })
     }
 
     /// Whether queries, keys and values are linear in what attention reads, and nothing else is made of it.

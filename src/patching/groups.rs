@@ -27,7 +27,7 @@ impl Resume {
         let hooked = |layer| Resume { layer, direct: None, otherwise: None };
         let from_stream = |layer| Resume { layer: Some(layer), direct: Some(point), otherwise: None };
         let Some(layer) = point.layer() else {
-            return match point.site().place() {
+            return match point.place() {
                 Place::After => hooked(Some(config.n_layers)),
                 _ => hooked(None),
             };

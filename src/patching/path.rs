@@ -248,7 +248,7 @@ impl Paths<'_, '_, '_, '_> {
         let (config, n) = (model.config(), senders.len() as i64);
         let batch = shape(tokens).0;
         let start = resume.layer.unwrap_or(0);
-        let reached = |point: &HookPoint| match (point.layer(), point.site().place()) {
+        let reached = |point: &HookPoint| match (point.layer(), point.place()) {
             (Some(layer), _) => layer >= start,
             (None, place) => place == Place::After || resume.layer.is_none(),
         };
@@ -280,7 +280,7 @@ impl Paths<'_, '_, '_, '_> {
         let all =
             Tokens { ids: tiled(&tokens.ids, n)?, mask: tokens.mask.as_ref().map(|mask| tiled(mask, n)).transpose()? };
         let mut run = RunOptions::new().hooks(hooks).cache(read.clone()).return_type(ReturnType::None);
-        if read.iter().any(|point| point.site().place() == Place::After) {
+        if read.iter().any(|point| point.place() == Place::After) {
             let columns = base.cache.logit_positions();
             let at = match columns.row_count() {
                 Some(_) => {

@@ -331,7 +331,7 @@ impl<'s, 'm, 'a> Sweep<'s, 'm, 'a> {
         };
         let new = |x: &Tensor, point: HookPoint| -> Result<Tensor> {
             match point.axes().position {
-                Some(axis) if point.site().place() != Place::After => Ok(x.f_narrow(axis as i64, from, pos - from)?),
+                Some(axis) if point.place() != Place::After => Ok(x.f_narrow(axis as i64, from, pos - from)?),
                 _ => Ok(x.shallow_clone()),
             }
         };
@@ -340,7 +340,7 @@ impl<'s, 'm, 'a> Sweep<'s, 'm, 'a> {
         for (i, item) in items.iter().enumerate() {
             for (selected, Write { part, value }) in &item.writes {
                 let (point, value) = (part.point, new(value, part.point)?);
-                let held = match point.site().place() {
+                let held = match point.place() {
                     Place::After => self.base.cache.logit_positions(),
                     _ => &columns,
                 };

@@ -166,6 +166,14 @@ pub(crate) fn resolve(name: &str) -> String {
     ALIASES.iter().find(of).map_or_else(|| name.into(), |(model, _)| model.to_string())
 }
 
+/// The hub's name of a model that this table knows; `None` for any other name.
+pub(crate) fn known(name: &str) -> Option<String> {
+    let resolved = resolve(name);
+    let owned = |(owner, tails): &(&str, &str)| tails.split(' ').any(|tail| join(owner, tail) == resolved);
+    let aliased = |(model, _): &(&str, &str)| *model == resolved;
+    (MODELS.iter().any(owned) || ALIASES.iter().any(aliased)).then_some(resolved)
+}
+
 fn join(owner: &str, tail: &str) -> String {
     match owner {
         "" => tail.into(),

@@ -19,7 +19,7 @@ pub(crate) const SAFETENSORS: &str = "model.safetensors";
 pub(crate) const TORCH: &str = "pytorch_model.bin";
 
 /// Names and places of the tensors in a file.
-type ReadFormat = fn(&[u8]) -> Result<Vec<(String, Place)>, crate::FormatError>;
+pub(crate) type ReadFormat = fn(&[u8]) -> Result<Vec<(String, Place)>, crate::FormatError>;
 
 /// Named tensors, none of which is read before it is used.
 #[derive(Debug, Default)]
@@ -87,6 +87,17 @@ impl Checkpoint {
         }
         let why = format!("no weights here: expected {SAFETENSORS}, {TORCH}, or shards of either and their index");
         Err(Error::malformed(folder, why))
+    }
+
+    /// The tensors of one file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] and [`Error::Malformed`], naming the file.
+    pub(crate) fn open_file(path: &Path, format: ReadFormat, access: Access) -> Result<Self> {
+        let mut checkpoint = Checkpoint::default();
+        checkpoint.add(path.into(), format, access)?;
+        Ok(checkpoint)
     }
 
     /// A file, of whose tensors none is named yet.

@@ -1,9 +1,10 @@
 //! From a name or folder to a model: its configuration, its tokenizer, its weights.
 
-mod aliases;
+pub(crate) mod aliases;
 mod build;
 pub(crate) mod checkpoint;
 mod config_json;
+pub(crate) mod dictionaries;
 pub(crate) mod encoder_decoder;
 mod family;
 mod further_tokens;

@@ -58,7 +58,7 @@ impl KeptPositions {
 
     /// The columns that the run computes of an activation.
     pub(crate) fn computed(&self, point: HookPoint) -> &Columns {
-        match point.site().place() == Place::After {
+        match point.place() == Place::After {
             true => &self.logits,
             false => &self.all,
         }
@@ -66,7 +66,7 @@ impl KeptPositions {
 
     /// What the cache keeps of an activation.
     pub(crate) fn at(&self, point: HookPoint) -> Option<&Columns> {
-        match point.site().place() == Place::After {
+        match point.place() == Place::After {
             true => self.kept_logits.as_ref(),
             false => Some(&self.kept),
         }
@@ -96,7 +96,7 @@ impl KeptPositions {
     /// Where a gradient is recorded, the activation that flows on is made of the copy, so that the copy has a gradient.
     pub(crate) fn keep(&self, point: HookPoint, tensor: &Tensor, indices: Option<&Tensor>) -> Result<Option<Kept>> {
         let Some(kept) = self.at(point) else { return Ok(None) };
-        let held = if point.site().place() == Place::After { &self.logits } else { &self.all };
+        let held = if point.place() == Place::After { &self.logits } else { &self.all };
         if kept == held {
             return Ok(Some(Kept { kept: tensor.shallow_clone(), flowing: None }));
         }

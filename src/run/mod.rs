@@ -13,6 +13,7 @@ mod rules;
 mod run_values;
 mod selected;
 pub(crate) mod sink;
+mod splicing;
 pub(crate) mod step;
 mod tap;
 

@@ -13,6 +13,7 @@ use super::sink::PlannedEntry;
 use crate::config::NormPosition;
 use crate::error::KeyValueStoreError;
 use crate::hook::{self, End, HookFilter, HookName, HookPoint, Place, PointSet, Section, Selection, Site};
+use crate::sae::Splices;
 use crate::tensor::span::Span;
 use crate::text::positions::{PositionAxis, Positions};
 use crate::{Config, Error, HookFailure, Result};
@@ -64,6 +65,13 @@ pub struct Plan {
     pub(crate) has_closures: bool,
     /// The model's shape, and the kind of its weights.
     pub(crate) of: (Arc<Config>, Kind),
+    /// The dictionaries that are spliced into the run.
+    pub(crate) splices: Splices,
+    /// Points whose activations dictionaries read, and those whose activations they reconstruct.
+    pub(crate) read: PointSet,
+    pub(crate) spliced: PointSet,
+    /// Points at which nothing but a dictionary does anything.
+    pub(crate) dictionary_only: PointSet,
     /// The positions that the cache keeps, and those at which logits are formed.
     pub(crate) positions: [Positions; 2],
 }
@@ -80,7 +88,7 @@ pub(crate) struct HookedPart {
 impl Plan {
     /// Plans a run through a section of the model, after `past` positions of a key-value store, if it has one.
     pub(crate) fn new(
-        of: (&Arc<Config>, Kind),
+        of: (&Arc<Config>, Kind, &Splices),
         positions: [Positions; 2],
         hooks: &Hooks<'_>,
         cache: Option<&HookFilter<'_>>,
@@ -88,7 +96,7 @@ impl Plan {
         past: Option<usize>,
         differentiation: Differentiation,
     ) -> Result<Plan> {
-        let (config, weights) = of;
+        let (config, weights, splices) = of;
         let mut plan = Plan {
             live: PointSet::default(),
             changed: PointSet::default(),
@@ -102,6 +110,10 @@ impl Plan {
             hooked: Vec::with_capacity(hooks.entries.len()),
             has_closures: hooks.has_closures(),
             of: (Arc::clone(config), weights),
+            splices: splices.clone(),
+            read: PointSet::default(),
+            spliced: PointSet::default(),
+            dictionary_only: PointSet::default(),
             positions,
         };
         for (hook, entry) in hooks.entries.iter().enumerate() {
@@ -126,6 +138,7 @@ impl Plan {
         }
         plan.cut_layers();
         plan.n_live = plan.live.len();
+        plan.splice()?;
         if past.is_some() && plan.section.end == End::LastPoint {
             // The store gets the keys and values of every block.
             plan.section.end = if plan.reaches_logits() { End::Logits } else { End::Stream };
@@ -170,6 +183,33 @@ impl Plan {
             self.changed.insert(point);
         }
         Ok(selection)
+    }
+
+    /// Marks what dictionaries read and reconstruct, as far as the run reaches it.
+    fn splice(&mut self) -> Result<()> {
+        let splices = self.splices.clone();
+        let config = Arc::clone(&self.of.0);
+        for splice in splices.iter() {
+            if !splice.outputs.iter().any(|hook| self.section.reaches(*hook, &config)) {
+                continue;
+            }
+            if let Some(why) = self.section.why_unreached(splice.hook_in, &config) {
+                let why = format!("{why}, and the dictionary at `{}` reads it", splice.hook_out());
+                return Err(Error::NeverReached { name: splice.hook_in.to_string(), why });
+            }
+            if splice.hook_in != splice.hook_out() {
+                self.read.insert(splice.hook_in);
+            }
+            self.spliced.insert(splice.hook_out());
+            for hook in [splice.hook_in, splice.hook_out()] {
+                if !self.live.contains(hook) {
+                    self.dictionary_only.insert(hook);
+                    self.live.insert(hook);
+                }
+            }
+            self.changed.insert(splice.hook_out());
+        }
+        Ok(())
     }
 
     /// Cuts the graph before each layer where it is cut anywhere, so that no segment of the backward pass is longer than a layer.

@@ -11,6 +11,7 @@ use super::part::Part;
 use super::plan::{HookedPart, Plan};
 use super::selected::Selected;
 use super::sink::{self, Sink, SinkEntry};
+use super::splicing::Spliced;
 use crate::hook::{End, HookPoint, PointSet, Site};
 use crate::text::input::Tokens;
 use crate::{Error, HookFailure, Result};
@@ -40,12 +41,12 @@ pub(crate) struct Tap<'r, 'h> {
     /// What each hooked part is in this input; absent where a function gets whole activations.
     selected: Vec<Option<Selected<'r>>>,
     /// Which positions the run computes and keeps.
-    positions: &'r KeptPositions,
+    pub(super) positions: &'r KeptPositions,
     cache: IndexMap<HookPoint, Tensor>,
     /// The versions of cached tensors, where hooks could change them.
     versions: Vec<i64>,
     /// The points at which a hook put something else in place.
-    changed: PointSet,
+    pub(super) changed: PointSet,
     /// The largest entry of what hooks got and of what they left, which is NaN where an entry is: compared at the end, so that no
     /// hook waits for its device.
     largest: Vec<(HookPoint, Tensor, Tensor)>,
@@ -53,6 +54,10 @@ pub(crate) struct Tap<'r, 'h> {
     sink: Option<Box<dyn Sink + 'h>>,
     /// Where the graph is cut, for hooks on gradients.
     cuts: Vec<Cut>,
+    /// What dictionaries have read, and features that write to later layers.
+    pub(super) spliced: Spliced,
+    /// The tokens: `[batch, pos]`.
+    pub(super) ids: &'r Tensor,
     /// Live points that have not fired yet.
     remaining: usize,
 }
@@ -70,7 +75,7 @@ impl<'r, 'h> Tap<'r, 'h> {
     pub(crate) fn new(
         plan: &'r Plan,
         hooks: Hooks<'h>,
-        input: (&Tokens, i64),
+        input: (&'r Tokens, i64),
         positions: &'r KeptPositions,
         mut sink: Option<Box<dyn Sink + 'h>>,
     ) -> Result<Self> {
@@ -94,7 +99,22 @@ impl<'r, 'h> Tap<'r, 'h> {
         let cache = IndexMap::with_capacity(plan.cached.len());
         let (versions, changed, cuts, remaining) = (Vec::new(), PointSet::default(), Vec::new(), plan.n_live);
         let largest = Vec::new();
-        Ok(Tap { plan, hooks, selected, positions, cache, versions, changed, largest, sink, cuts, remaining })
+        let (spliced, ids) = (Spliced::default(), &input.0.ids);
+        Ok(Tap {
+            plan,
+            hooks,
+            selected,
+            positions,
+            cache,
+            versions,
+            changed,
+            largest,
+            sink,
+            cuts,
+            spliced,
+            ids,
+            remaining,
+        })
     }
 
     /// What the run has kept.
@@ -190,6 +210,9 @@ impl<'r, 'h> Tap<'r, 'h> {
         if point.site().is_alias() {
             tensor = tensor.f_alias_copy()?;
         }
+        if self.plan.spliced.contains(point) {
+            tensor = self.splice(point, tensor)?;
+        }
         let before = tensor.shallow_clone();
         for (nth, part) in self.plan.hooked.iter().enumerate() {
             if part.points.contains(point) {
@@ -212,6 +235,10 @@ impl<'r, 'h> Tap<'r, 'h> {
                 }
                 self.cache.insert(point, kept);
             }
+        }
+        self.read(point, &tensor);
+        if self.plan.dictionary_only.contains(point) {
+            return Ok(tensor);
         }
         self.remaining = self.remaining.saturating_sub(1);
         if self.remaining == 0 && self.plan.section.end == End::LastPoint {
@@ -361,7 +388,7 @@ mod tests {
         let tokens = Tokens::new(&Tensor::zeros([1, 1], (tch::Kind::Int64, tch::Device::Cpu))).unwrap();
         let before = allocations();
         let plan = Plan::new(
-            (&config, tch::Kind::Float),
+            (&config, tch::Kind::Float, &Default::default()),
             Default::default(),
             &Hooks::new(),
             select,

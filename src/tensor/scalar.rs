@@ -27,6 +27,8 @@ pub(crate) trait Scalar {
     fn eq_int(&self, number: i64) -> Result<Tensor>;
     /// `self + number` for integers.
     fn add_int(&self, number: i64) -> Result<Tensor>;
+    /// `self · number` for integers.
+    fn mul_int(&self, number: i64) -> Result<Tensor>;
     /// `max(self, low)` for integers.
     fn at_least_int(&self, low: i64) -> Result<Tensor>;
     /// `self > number`, as bools.
@@ -72,6 +74,10 @@ impl Scalar for Tensor {
 
     fn add_int(&self, number: i64) -> Result<Tensor> {
         Ok(scalar::add_int(self, number)?)
+    }
+
+    fn mul_int(&self, number: i64) -> Result<Tensor> {
+        Ok(scalar::mul_int(self, number)?)
     }
 
     fn at_least_int(&self, low: i64) -> Result<Tensor> {

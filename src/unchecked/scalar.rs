@@ -103,6 +103,12 @@ pub(crate) fn add_int(tensor: &Tensor, number: i64) -> Result<Tensor, TchError> 
     run_operation(|out| unsafe { torch::atg_add_scalar(out, pointer(tensor), number.0) })
 }
 
+/// `tensor · number` for integers.
+pub(crate) fn mul_int(tensor: &Tensor, number: i64) -> Result<Tensor, TchError> {
+    let number = Scalar::int(number);
+    run_operation(|out| unsafe { torch::atg_mul_scalar(out, pointer(tensor), number.0) })
+}
+
 /// `max(tensor, number)` for integers.
 pub(crate) fn clamp_min_int(tensor: &Tensor, number: i64) -> Result<Tensor, TchError> {
     let number = Scalar::int(number);

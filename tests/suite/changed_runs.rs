@@ -100,6 +100,11 @@ impl Model {
                     false => cache[hook::resid_pre(layer)].shallow_clone(),
                 })
             }
+            Target::Mlp(layer) if cache.is_changed(hook::mlp_hook_in(layer)) => {
+                let read = cache[hook::mlp_hook_in(layer)].shallow_clone();
+                let bias = self.weight(&format!("blocks.{layer}.ln2.b")).filter(|_| has_norm);
+                Some(bias.map_or(read.shallow_clone(), |b| read - b))
+            }
             Target::Mlp(layer) => Some(match has_norm {
                 true => times(&cache[hook::ln2_normalized(layer)], format!("blocks.{layer}.ln2.w")),
                 false => cache[hook::mlp_in(layer)].shallow_clone(),
@@ -152,7 +157,7 @@ fn breaks(m: &Model, point: HookPoint) -> (bool, bool) {
     match point.site() {
         Site::ResidPre | Site::ResidMid | Site::ResidPost => (true, true),
         Site::Ln1Normalized | Site::Ln2Normalized if in_stream => (true, true),
-        Site::AttnOut | Site::MlpOut => (false, true),
+        Site::AttnOut | Site::MlpOut | Site::MlpHookOut => (false, true),
         _ => (false, is_after),
     }
 }

@@ -19,6 +19,7 @@ mod circuit_families;
 mod circuits;
 mod config_bounds;
 mod config_fields;
+mod dictionaries;
 mod documentation;
 mod encoder_decoders;
 mod equivalents;
