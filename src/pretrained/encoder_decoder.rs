@@ -77,7 +77,8 @@ impl LoadOptions {
         let family = find(&json)?;
         let mut configs = (family.config)(&json)?;
         let mut names = (family.names)(&configs, &json)?;
-        let start_token = json.get_or("decoder_start_token_id", family.start_token)?;
+        let bos: Option<i64> = json.get("bos_token_id")?;
+        let start_token = json.get("decoder_start_token_id")?.or(family.start_token).or(bos);
         for field in json.unread() {
             tracing::warn!("config.json: `{field}` is not a field of {}; it is not used", family.architectures[0]);
         }

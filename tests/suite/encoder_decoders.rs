@@ -241,9 +241,17 @@ fn sums_hold_in_changed_runs(#[values(0, 1, 2, 3)] stripe: usize) {
             assert!((&logits - &plain).abs().max().double_value(&[]) > 1e-6, "{what} changes nothing");
             let again = model.run(input, decoder_input, run()).unwrap().logits.unwrap();
             relative(&mut tally, &format!("{what}, without a cache"), &again, &logits, EXACT);
-            sums(&what, &output.cache.encoder, &mut tally);
-            if point != hook::cross_result(0) {
-                sums(&what, &output.cache.decoder, &mut tally);
+            // Rows would be made of what the hook left in `result`, which is kept on request only.
+            let is_result = point == hook::cross_result(0);
+            for cache in [&output.cache.encoder, &output.cache.decoder].into_iter().filter(|_| !is_result) {
+                let whole = &cache[hook::resid_post(cache.model().config().n_layers - 1)];
+                let stacks = [
+                    cache.decompose_resid(DecomposeOptions::new()),
+                    cache.get_full_resid_decomposition(FullOptions::new()),
+                ];
+                for stack in stacks {
+                    relative(&mut tally, &what, &stack.unwrap().sum().unwrap(), whole, EXACT);
+                }
             }
         }
     }

@@ -15,6 +15,16 @@ use crate::Result;
 const CHANGE_NOTHING: &[&str] = &[
     "aux_loss_coef",
     "dropout_rate",
+    "encoder_layerdrop",
+    "decoder_layerdrop",
+    "classifier_dropout_rate",
+    "decoder.attention_dropout", // of T5Gemma's stacks, as the next ones
+    "decoder.dropout_rate",
+    "decoder.tie_word_embeddings",
+    "encoder.attention_dropout",
+    "encoder.dropout_rate",
+    "encoder.tie_word_embeddings",
+    "encoder.final_logit_softcapping", // of logits that an encoder has not
     "initializer_factor",
     "_sliding_window_pattern", // written beside `layer_types`, which counts
     "activation_dropout",
@@ -83,7 +93,9 @@ const CHANGE_NOTHING: &[&str] = &[
 
 /// Fields that transformers has for a family, and does not use in its forward pass.
 const UNUSED: &[(&str, &str)] = &[
-    ("t5", "dense_act_fn"), // written beside `feed_forward_proj`, as in the next ones
+    ("fsmt", "langs"),
+    ("t5gemma", "vocab_size"), // that of the decoder counts
+    ("t5", "dense_act_fn"),    // written beside `feed_forward_proj`, as in the next ones
     ("t5", "is_gated_act"),
     ("mt5", "dense_act_fn"),
     ("mt5", "is_gated_act"),

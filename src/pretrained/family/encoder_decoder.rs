@@ -1,6 +1,6 @@
 //! Families of encoder-decoders: each reads the shapes of two stacks, and has a table of names for each.
 
-use super::{mt5, t5, umt5};
+use super::{blenderbot, fsmt, m2m_100, marian, mt5, pegasus, t5, t5gemma, umt5};
 use crate::pretrained::config_json::ConfigJson;
 use crate::pretrained::parts::Entry;
 use crate::{Config, Error, Result};
@@ -28,12 +28,22 @@ pub(crate) struct EncoderDecoder {
     pub(crate) embeddings: &'static [&'static str],
     /// Ends of the names of tensors that no forward pass needs.
     pub(crate) ignored: &'static [&'static str],
-    /// The token with which the decoder's input begins, where a file does not say; transformers' default.
+    /// The token with which the decoder's input begins, where a file does not say; transformers' default. Without one, it is the BOS token.
     pub(crate) start_token: Option<i64>,
 }
 
 /// All families of encoder-decoders.
-pub(crate) const ENCODER_DECODERS: &[&EncoderDecoder] = &[&t5::FAMILY, &mt5::FAMILY, &umt5::FAMILY];
+pub(crate) const ENCODER_DECODERS: &[&EncoderDecoder] = &[
+    &t5::FAMILY,
+    &mt5::FAMILY,
+    &umt5::FAMILY,
+    &pegasus::FAMILY,
+    &marian::FAMILY,
+    &m2m_100::FAMILY,
+    &blenderbot::FAMILY,
+    &fsmt::FAMILY,
+    &t5gemma::FAMILY,
+];
 
 /// The family of encoder-decoders that a `config.json` names.
 pub(crate) fn named(json: &ConfigJson) -> Option<&'static EncoderDecoder> {

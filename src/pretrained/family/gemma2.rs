@@ -22,7 +22,7 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     ..LLAMA
 };
 
-fn config(json: &ConfigJson) -> Result<Config> {
+pub(super) fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = like_gemma2(json, &DEFAULTS, |layer| layer % 2 == 0)?;
     config.attention.scores_soft_cap = json.get_unless_null("attn_logit_softcapping", Some(50.0))?;
     config.output_logits_soft_cap = json.get_unless_null("final_logit_softcapping", Some(30.0))?;
