@@ -23,6 +23,7 @@
 //! | change activations | [`Hooks`], [`Patch`], [`HookedTransformer::run_with_hooks`] |
 //! | differentiate a logit, a loss or any other number | [`HookedTransformer::run_with_grad`], [`gradient`] |
 //! | find the circuit of a task | [`circuits`] |
+//! | trace a logit through features, neurons and heads: attribution graphs | [`graphs`] |
 //! | combine hooks, a cache and other settings in one run | [`RunOptions`], [`HookedTransformer::run`] |
 //! | measure a run: a logit difference, a probability, a divergence, a function of yours | [`Metric`] |
 //! | patch activations of a clean run into a corrupted run | [`patching`] |
@@ -52,6 +53,7 @@ mod error;
 mod format;
 pub mod generate;
 pub mod gradient;
+pub mod graphs;
 pub mod heads;
 pub mod hook;
 mod hooked_encoder_decoder;

@@ -1,6 +1,6 @@
 """Starts all peers, asks them in turns, and prints tables of ratios: medians of rounds, with their spread.
 
-Groups of measurements: start, sizes, layers, parts, sweeps, generation, llama.
+Groups of measurements: start, graphs, sizes, layers, parts, sweeps, generation, llama.
 """
 
 import os
@@ -198,19 +198,60 @@ def of_llama():
         peer.end()
 
 
-GROUPS = {"start": start, "sizes": sizes, "layers": layers, "parts": parts, "sweeps": sweeps, "generation": generation, "llama": of_llama}
+def graphs():
+    """Attribution graphs beside circuit-tracer's, each in a process of its own."""
+    repository = os.path.join(here, "..", "..")
+    made = os.path.join(here, "made")
+    toy = os.path.join(repository, "models", "toy")
+    for what, model, transcoders, positions, nodes in [
+        ("toy", toy, "transcoders_toy", 64, 1000),
+        ("GPT-2 small's shape", checkpoint, "transcoders_gpt2", 64, 512),
+    ]:
+        arguments = [model, os.path.join(made, transcoders), str(positions), str(nodes)]
+        binary = os.path.join(os.path.dirname(ours), "graph_peer")
+        commands = {
+            "ours": [binary, *arguments],
+            "a quarter": [binary, *arguments, "budget"],
+            "circuit-tracer": [python, os.path.join(here, "graph_peer.py"), *arguments],
+        }
+        folders = [folder for folder in (os.environ.get("PEERS_CT"), os.environ.get("PEERS_TL39")) if folder]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "HF_HUB_OFFLINE": "1"}
+        found = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name, command in commands.items():
+                answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+                if answer.returncode:
+                    sys.exit(f"{name} failed: {answer.stderr}")
+                found[name].append([float(number) for number in answer.stdout.split()[-3:]])
+        for name, rows_of in found.items():
+            ms, peak, edges = (median(numbers) for numbers in zip(*rows_of))
+            print(f"graph of {nodes} nodes, {what}: {name} {ms:.0f} ms, {peak / 1e6:.0f} MB, edges of {edges:.4g}", flush=True)
+        by = {(name, i): [row[i] for row in rows_of] for name, rows_of in found.items() for i in range(3)}
+        for name in ("ours", "a quarter"):
+            budget = "" if name == "ours" else ", in a quarter of the dense matrix"
+            row(f"graph of {nodes} nodes, {what}{budget}: time / circuit-tracer's", ratio(by, (name, 0), ("circuit-tracer", 0)), 0.25)
+            row(f"graph of {nodes} nodes, {what}{budget}: peak memory / circuit-tracer's", ratio(by, (name, 1), ("circuit-tracer", 1)), 0.5)
+            apart = [abs(a / b - 1) for a, b in zip(by[name, 2], by["circuit-tracer", 2])]
+            row(f"graph of {nodes} nodes, {what}{budget}: difference of the sum of edges", (max(apart), 0), 0.001)
+
+
+GROUPS = {"start": start, "graphs": graphs, "sizes": sizes, "layers": layers, "parts": parts, "sweeps": sweeps, "generation": generation, "llama": of_llama}
 chosen = sys.argv[5:] or list(GROUPS)
 unknown = [name for name in chosen if name not in GROUPS]
 if unknown:
     sys.exit(f"no group is named {', '.join(unknown)}; there are {', '.join(GROUPS)}")
 
 print(f"{os.cpu_count()} cores; {rounds} rounds in turns; milliseconds: median (± half of the middle half, %)\n", flush=True)
-if "start" in chosen:
-    start()  # nothing else is alive
-peers = {name: Peer(name) for name in ("ours", "transformers", "tl39", "tl43")}
-us, lenses = peers["ours"], [peers["tl39"], peers["tl43"]]
+ALONE = ["start", "graphs"]  # nothing else is alive
+for name in ALONE:
+    if name in chosen:
+        GROUPS[name]()
+peers = {}
+if set(chosen) - set(ALONE):
+    peers = {name: Peer(name) for name in ("ours", "transformers", "tl39", "tl43")}
+    us, lenses = peers["ours"], [peers["tl39"], peers["tl43"]]
 for name in chosen:
-    if name != "start":
+    if name not in ALONE:
         GROUPS[name]()
 for peer in peers.values():
     peer.end()

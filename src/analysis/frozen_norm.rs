@@ -94,6 +94,40 @@ impl FrozenNorm {
         })
     }
 
+    /// Gradients at what the norm gives, `[row, pos, d_model]` from the first position on, as gradients at what it reads, of one batch
+    /// row. `gained` says whether they are of what comes after the gain, or of the quotient.
+    pub(crate) fn pull(&self, gradients: &Tensor, gained: bool) -> Result<Tensor> {
+        let Some(scale) = &self.scale else { return Ok(gradients.shallow_clone()) };
+        let scale = scale.f_narrow(1, 0, gradients.size()[1])?; // [1, pos, 1]
+        self.pull_at(gradients, &scale, gained)
+    }
+
+    /// [`FrozenNorm::pull`] of gradients at one position each: `[row, d_model]`, and the positions, `[row]`.
+    pub(crate) fn pull_rows(&self, gradients: &Tensor, positions: &Tensor, gained: bool) -> Result<Tensor> {
+        let Some(scale) = &self.scale else { return Ok(gradients.shallow_clone()) };
+        let scale = scale.f_select(0, 0)?.f_index_select(0, positions)?; // [row, 1]
+        self.pull_at(gradients, &scale, gained)
+    }
+
+    fn pull_at(&self, gradients: &Tensor, scale: &Tensor, gained: bool) -> Result<Tensor> {
+        let gradients = match gained {
+            true => self.gain(gradients)?.f_div(scale)?,
+            false => gradients.f_div(scale)?,
+        };
+        Ok(match self.centers {
+            true => gradients.f_sub(&gradients.f_mean_dim([-1i64].as_slice(), true, None)?)?,
+            false => gradients,
+        })
+    }
+
+    /// What the norm adds to what passes through it: rows `[…, pos, d_model]`.
+    pub(crate) fn with_bias(&self, rows: Tensor) -> Result<Tensor> {
+        Ok(match &self.b {
+            Some(bias) => rows.f_add(&bias.f_to_kind(rows.f_kind()?)?)?,
+            None => rows,
+        })
+    }
+
     /// Values `[batch, pos, …]` divided by the scale.
     pub(crate) fn divide(&self, values: &Tensor) -> Result<Tensor> {
         let Some(scale) = &self.scale else { return Ok(values.shallow_clone()) };

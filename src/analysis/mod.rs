@@ -15,8 +15,8 @@
 
 mod answer;
 mod attribution;
-mod frozen_head;
-mod frozen_norm;
+pub(crate) mod frozen_head;
+pub(crate) mod frozen_norm;
 mod full;
 mod heads;
 mod interventions;
@@ -32,7 +32,7 @@ mod residual;
 mod row_form;
 mod stack;
 mod table;
-mod window;
+pub(crate) mod window;
 
 pub use crate::component::{Component, Target};
 pub use answer::Answer;

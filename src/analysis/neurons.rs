@@ -170,6 +170,19 @@ impl View<'_> {
         }))
     }
 
+    /// The activations of each group of neurons of a layer, by the weights that their outputs have: `[batch, pos, neuron]`, zero for tokens
+    /// that an expert did not get. In the order of [`neuron_writers`](crate::Transformer::neuron_writers).
+    pub(crate) fn weighted_neurons(&self, layer: usize) -> Result<Vec<Tensor>> {
+        let writers = self.model().neuron_writers(layer)?;
+        let is_mixture = writers.iter().any(|writer| writer.expert.is_some());
+        let chosen = is_mixture.then(|| self.chosen(layer)).transpose()?;
+        let each = writers.iter().map(|writer| match (writer.expert, &chosen) {
+            (Some(expert), Some(chosen)) => self.expert_post(layer, expert, chosen),
+            _ => self.post(layer),
+        });
+        each.collect()
+    }
+
     /// The neurons that every token has, by the gate of the shared expert where it has one: `[batch, pos, neuron]`.
     fn post(&self, layer: usize) -> Result<Tensor> {
         self.by_shared_gate(layer, self.get(hook::post(layer))?)

@@ -50,6 +50,18 @@ impl Differential {
         Ok(normalized.f_reshape([size[0], size[1], size[2], size[3] / 2])?)
     }
 
+    /// One pattern for each pair of heads, at the scale that the norm has for these mixed values, so that `W_O` reads
+    /// `pattern · v` of either head of the pair: from the pattern of all heads, `[head, query, key]`, and the values that they mix,
+    /// `[head, key, 2 d_head]`, to `[head / 2, query, key]`.
+    pub(crate) fn joint_pattern(&self, pattern: &Tensor, values: &Tensor) -> Result<Tensor> {
+        let half = pattern.size()[0] / 2;
+        let second = pattern.f_narrow(0, half, half)?.f_mul(&self.lambda()?)?;
+        let joint = pattern.f_narrow(0, 0, half)?.f_sub(&second)?; // [pair, query, key]
+        let mixed = joint.f_matmul(&values.f_narrow(0, 0, half)?)?; // [pair, query, 2 d_head]
+        let norm = Norm { kind: Normalization::RMSPre, w: None, b: None, eps: self.eps };
+        joint.f_div(&norm.scale(&mixed)?)?.mul_number(1.0 - self.start)
+    }
+
     /// What the second pattern counts: a tensor of one entry.
     fn lambda(&self) -> Result<Tensor> {
         let [q1, k1, q2, k2] = &self.lambdas;

@@ -90,6 +90,19 @@ impl HeadRouter {
         Ok(spread.f_view([size[0], size[1], -1, size[3]])?)
     }
 
+    /// Gradients at what [`HeadRouter::spread`] gives as gradients at what it reads: `[row, pos, expert · heads · d_head]` to
+    /// `[row, pos, chosen · heads, d_head]`, of one batch row.
+    pub(crate) fn pull(&self, gradients: &Tensor, chosen: &ChosenHeads, d_head: i64) -> Result<Tensor> {
+        let size = gradients.size();
+        let (width, pos) = (self.heads * d_head, size[1]);
+        let of_experts = gradients.f_view([size[0], pos, self.experts.num_experts as i64, width])?;
+        let index = self.wide(chosen, width)?.f_narrow(1, 0, pos)?; // [1, pos, chosen, width]
+        let shape = [size[0], pos, index.size()[2], width];
+        let gathered = of_experts.f_gather(2, &index.f_expand(shape, false)?, false)?;
+        let weights = chosen.weights.f_narrow(1, 0, pos)?.f_to_kind(gathered.f_kind()?)?.f_unsqueeze(-1)?;
+        Ok(gathered.f_mul(&weights)?.f_view([size[0], pos, -1, d_head])?)
+    }
+
     /// For each choice, what [`HeadRouter::spread`] makes of its heads alone.
     pub(crate) fn by_choice(&self, z: &Tensor, chosen: &ChosenHeads) -> Result<Vec<Tensor>> {
         let one = |choice: i64| -> Result<Tensor> {

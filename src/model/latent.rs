@@ -81,6 +81,16 @@ impl Latent {
         })
     }
 
+    /// The two maps that make the values, and the norm between them: from the stream to the latent, and from the normalised latent to
+    /// the values of all heads, `[head · d_value, rank]`.
+    pub(crate) fn value_maps(&self, reader: &Linear) -> Result<(Linear, &Norm, Tensor)> {
+        let q_rows = self.q.as_ref().map_or(self.n_heads * self.d_head, Up::rank);
+        let down = reader.narrow(q_rows, self.kv.rank())?;
+        let up = self.kv.up.weight.f_view([self.n_heads, -1, self.kv.rank()])?; // [head, unrotated + d_value, rank]
+        let up = up.f_narrow(1, self.unrotated, self.d_value)?.f_reshape([self.n_heads * self.d_value, -1])?;
+        Ok((down, &self.kv.norm, up))
+    }
+
     /// The unrotated part of each head's keys and its values: `[batch, pos, head, unrotated + d_value]`.
     fn expand(&self, kv: &Tensor) -> Result<Tensor> {
         self.kv.forward(&kv.f_narrow(-1, 0, self.kv.rank())?, self.n_heads)

@@ -139,6 +139,11 @@ impl MixtureOfExperts {
         }
     }
 
+    /// What the chosen experts' inputs are multiplied by, `[batch, pos, chosen]`; `None` where outputs are weighed.
+    pub(crate) fn input_weights(&self, weights: &Tensor, indices: &Tensor) -> Result<Option<Tensor>> {
+        self.moe.routing.weighs_input.then(|| self.weights(weights, indices)).transpose()
+    }
+
     fn gated(&self, gate: Temporary, pre: &Tensor, rules: BackwardRules) -> Result<Tensor> {
         match self.moe.gate {
             ExpertGate::Plain => product(&self.act.apply_by(gate, rules)?, pre, rules),

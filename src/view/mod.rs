@@ -58,6 +58,7 @@
 //! to a picture, arrows within it) and on a phone. Numbers lie in it as base64: attention patterns in half precision, or in 8 bits
 //! where they are many ([`Precision`]); what is shown of one says how exact it is.
 
+mod attribution_graph;
 mod bar_chart;
 mod circuits;
 mod circuitsvis;

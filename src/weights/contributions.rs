@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use crate::component::{Sublayer, Target};
 use crate::hook;
+use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::cross::Cross;
 use crate::model::head::Head;
@@ -86,6 +87,16 @@ impl Transformer {
             rows(of_q * attn.d_head, of_k, attn.d_head)?,
             rows((of_q + of_k) * attn.d_head, of_v, attn.d_value)?,
         ])
+    }
+
+    /// A layer's attention.
+    pub(crate) fn attention_layer(&self, layer: usize) -> Result<&Attention> {
+        Ok(&self.block(layer)?.attn)
+    }
+
+    /// A layer's neurons: its own, or shared out among experts; none in attention-only models.
+    pub(crate) fn mlp_or_experts(&self, layer: usize) -> Result<Option<&MlpOrExperts>> {
+        Ok(self.block(layer)?.mlp.as_ref())
     }
 
     /// What chooses the heads of each token in a layer, where the heads are a mixture.

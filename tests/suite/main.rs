@@ -9,6 +9,7 @@ mod analysis;
 mod analysis_errors;
 mod any_run;
 mod architecture;
+mod attribution_graphs;
 mod attribution_patching;
 mod budget;
 mod changed_runs;
