@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use tch_lens::config::NormPosition;
 use tch_lens::tch::{Kind, Tensor};
 use tch_lens::{
-    hook, DecomposeOptions, FullOptions, HookFilter, HookedTransformer, KeyValueStore, LoadOptions, PaddingSide,
-    RunOptions, Target, Tokens,
+    hook, Config, DecomposeOptions, FullOptions, HookFilter, HookPoint, HookedTransformer, KeyValueStore, LoadOptions,
+    PaddingSide, RunOptions, Target, Tokens,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -77,7 +78,11 @@ fn folders(fixtures: &Path) -> Result<Vec<PathBuf>> {
 fn row(name: &str, folder: &Path, model: &HookedTransformer) -> Result<String> {
     let expected: BTreeMap<String, Tensor> =
         Tensor::read_safetensors(folder.join("expected.safetensors"))?.into_iter().collect();
-    let tokens = &expected["tokens"];
+    let tokens = Tokens::new(&expected["tokens"])?;
+    let tokens = &match expected.get("token_type_ids") {
+        Some(types) => tokens.with_types(types)?,
+        None => tokens,
+    };
     let logits = ["logits", "hf.logits", "raw.logits"].iter().find_map(|key| expected.get(*key));
     let logits = logits.ok_or("no logits are expected")?;
     let of_logits = difference(&model.forward(tokens)?, logits);
@@ -103,7 +108,7 @@ fn row(name: &str, folder: &Path, model: &HookedTransformer) -> Result<String> {
 /// Streams and patterns, or the activations of TransformerLens that have our shape.
 fn activations(
     model: &HookedTransformer,
-    tokens: &Tensor,
+    tokens: &Tokens,
     expected: &BTreeMap<String, Tensor>,
 ) -> Result<(usize, f64)> {
     let names = model.hook_names();
@@ -112,7 +117,7 @@ fn activations(
     let (mut count, mut worst) = (0, 0f64);
     for (key, theirs) in expected {
         let name = match key.split_once('.') {
-            _ if key == "resid_final" => hook::resid_post(last).to_string(),
+            _ if key == "resid_final" => stream_after(model.config(), last).to_string(),
             Some(("hidden", layer)) if layer.parse::<usize>()? <= last => {
                 hook::resid_pre(layer.parse::<usize>()?).to_string()
             }
@@ -130,11 +135,19 @@ fn activations(
     Ok((count, worst))
 }
 
+/// The stream after a layer, which a norm of the stream itself gives where there is one.
+fn stream_after(config: &Config, layer: usize) -> HookPoint {
+    match config.norm_position() {
+        NormPosition::InStream => hook::normalized_resid_post(layer),
+        _ => hook::resid_post(layer),
+    }
+}
+
 /// Decompositions at every target, and attributions.
-fn sums(model: &HookedTransformer, tokens: &Tensor) -> Result<f64> {
+fn sums(model: &HookedTransformer, tokens: &Tokens) -> Result<f64> {
     let config = model.config();
     let (_, cache) = model.run_with_cache(tokens)?;
-    let mut targets = vec![(Target::Unembed, hook::resid_post(config.n_layers - 1))];
+    let mut targets = vec![(Target::Unembed, stream_after(config, config.n_layers - 1))];
     for layer in 0..config.n_layers {
         targets.push((Target::attn(layer), hook::resid_pre(layer)));
         if !config.attn_only() {
@@ -157,7 +170,8 @@ fn sums(model: &HookedTransformer, tokens: &Tensor) -> Result<f64> {
 }
 
 /// Rows of a batch, padded to one length or of one length already, with the rows alone.
-fn alone(model: &HookedTransformer, tokens: &Tensor, padding: Option<PaddingSide>) -> Result<f64> {
+fn alone(model: &HookedTransformer, tokens: &Tokens, padding: Option<PaddingSide>) -> Result<f64> {
+    let tokens = &tokens.ids;
     let longest = tokens.size()[1];
     let mut rows = Vec::new();
     for row in 0..tokens.size()[0] {
@@ -177,10 +191,11 @@ fn alone(model: &HookedTransformer, tokens: &Tensor, padding: Option<PaddingSide
 }
 
 /// Tokens in two parts with all at once; `None` where a token sees what follows it.
-fn cached(model: &HookedTransformer, tokens: &Tensor) -> Result<Option<f64>> {
+fn cached(model: &HookedTransformer, tokens: &Tokens) -> Result<Option<f64>> {
     if model.config().attention_dir() != tch_lens::config::AttentionDir::Causal {
         return Ok(None);
     }
+    let tokens = &tokens.ids;
     let (batch, len) = (tokens.size()[0], tokens.size()[1]);
     let whole = model.forward(tokens)?;
     let mut store = KeyValueStore::new(model, batch as usize, len as usize)?;

@@ -15,6 +15,7 @@ use super::stack::ResidualStack;
 use super::window::{View, Window};
 use crate::cache::ActivationCache;
 use crate::component::{Component, Target};
+use crate::hook;
 use crate::tensor::columns::Columns;
 use crate::{Error, Result};
 
@@ -235,14 +236,14 @@ impl<'a> UnembeddingView<'a> {
     /// was changed before the unembedding already.
     fn intervene(&self, rows: &mut RowValues, normalized: bool) -> Result<()> {
         let View { cache, .. } = self.view;
-        if self.of_head.is_some() && cache.is_changed(crate::hook::unembed_in()) {
-            return Err(Error::ChangedOnTheWay {
-                changed: crate::hook::unembed_in().to_string(),
-                needed: crate::hook::unembed_out().to_string(),
-            });
+        let in_head = [hook::head_ln_scale(), hook::head_ln_normalized(), hook::unembed_in()];
+        let changed = in_head.into_iter().find(|point| cache.is_changed(*point));
+        if let (Some(_), Some(changed)) = (&self.of_head, changed) {
+            let (changed, needed) = (changed.to_string(), hook::unembed_out().to_string());
+            return Err(Error::ChangedOnTheWay { changed, needed });
         }
         let reading = interventions::changed_reading(&self.view, Target::Unembed)?;
-        if reading.is_none() && !cache.is_changed(crate::hook::unembed_out()) {
+        if reading.is_none() && !cache.is_changed(hook::unembed_out()) {
             return Ok(());
         }
         let stream = self.view.stream(&Target::Unembed.reach(cache.model().config())?)?;

@@ -13,10 +13,10 @@ use crate::Result;
 /// The neurons between the last norm and the unembedding, each at the quotient of its output and its input in the run, and their norm at
 /// its scale. So fixed, they are linear in what the last norm gives, but for the biases.
 pub(crate) struct FrozenHead {
-    /// `act(x) / x`: `[batch, pos, d_model]`.
+    /// `act(x) / x`: `[batch, pos, d_unembed]`.
     gates: Tensor,
     norm: FrozenNorm,
-    /// `[d_model, d_model]`, out by in.
+    /// `[d_unembed, d_model]`.
     weight: Tensor,
     bias: Option<Tensor>,
 }
@@ -48,7 +48,7 @@ impl FrozenHead {
         let post = head.act.apply(Temporary::shared(pre.shallow_clone()))?;
         let is_zero = pre.f_abs()?.gt_number(0.0)?.f_logical_not()?;
         let gates = post.f_div(&pre)?.fill_where(&is_zero, 0.0)?;
-        let norm = FrozenNorm::of_stream(Some(view.model().head_norm(head)), &post)?;
+        let norm = FrozenNorm::of_stream(head.norm_before_unembed(), &post)?;
         Ok(Some(FrozenHead { gates, norm, weight, bias }))
     }
 

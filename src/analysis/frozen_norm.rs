@@ -3,19 +3,23 @@
 use tch::Tensor;
 
 use super::window::View;
+use crate::model::linear::Linear;
 use crate::model::placed_norm::PlacedNorm;
 use crate::tensor::precision::widened;
 use crate::{Error, Result};
 
 /// The linear part of a norm at a fixed scale: centre (a layer norm does), divide by the scale, multiply by the gain. The bias is
-/// no function of the input, and kept apart.
+/// no function of the input, and kept apart. Behind the norm there may be a linear map.
 #[derive(Debug)]
 pub(crate) struct FrozenNorm {
     centers: bool,
     /// `[batch, pos, 1]`; absent where there is no norm.
     scale: Option<Tensor>,
     w: Option<Tensor>,
+    /// What norm and map add, whatever they read.
     pub(crate) b: Option<Tensor>,
+    /// The weight of the map behind the norm: `[out, in]`.
+    map: Option<Tensor>,
 }
 
 impl FrozenNorm {
@@ -46,13 +50,26 @@ impl FrozenNorm {
             scale,
             w: norm.and_then(|norm| norm.w.as_deref()).map(widened).transpose()?,
             b: norm.and_then(|norm| norm.b.as_deref()).map(widened).transpose()?,
+            map: None,
         })
+    }
+
+    /// The norm, and then this map.
+    pub(crate) fn then(self, map: &Linear) -> Result<Self> {
+        let weight = widened(&map.weight)?;
+        let of_map = map.bias.as_deref().map(widened).transpose()?;
+        let b = match self.b {
+            Some(b) => Some(b.f_unsqueeze(0)?.f_linear(&weight, of_map.as_ref())?.f_squeeze_dim(0)?),
+            None => of_map,
+        };
+        Ok(FrozenNorm { b, map: Some(weight), ..self })
     }
 
     /// The same norm.
     pub(crate) fn handle(&self) -> Self {
         let handle = |tensor: &Option<Tensor>| tensor.as_ref().map(Tensor::shallow_clone);
-        FrozenNorm { centers: self.centers, scale: handle(&self.scale), w: handle(&self.w), b: handle(&self.b) }
+        let (scale, w, b, map) = (handle(&self.scale), handle(&self.w), handle(&self.b), handle(&self.map));
+        FrozenNorm { centers: self.centers, scale, w, b, map }
     }
 
     /// What a norm adds, whatever it reads: `[d_model]`.
@@ -62,12 +79,17 @@ impl FrozenNorm {
 
     /// Rows `[…, batch, pos, d_model]` through the norm.
     pub(crate) fn apply(&self, rows: &Tensor) -> Result<Tensor> {
-        let Some(scale) = &self.scale else { return Ok(rows.shallow_clone()) };
-        let rows = match self.centers {
-            true => rows.f_sub(&rows.f_mean_dim([-1i64].as_slice(), true, None)?)?,
-            false => rows.shallow_clone(),
+        let rows = match (&self.scale, self.centers) {
+            (None, _) => rows.shallow_clone(),
+            (Some(scale), true) => {
+                self.gain(&rows.f_sub(&rows.f_mean_dim([-1i64].as_slice(), true, None)?)?.f_div(scale)?)?
+            }
+            (Some(scale), false) => self.gain(&rows.f_div(scale)?)?,
         };
-        self.gain(&rows.f_div(scale)?)
+        match &self.map {
+            Some(weight) => Ok(rows.f_linear(&weight.f_to_kind(rows.f_kind()?)?, None::<&Tensor>)?),
+            None => Ok(rows),
+        }
     }
 
     /// The quotient of the norm times its gain: what the norm gives, less its bias.
@@ -81,12 +103,16 @@ impl FrozenNorm {
     /// Directions `[batch or 1, pos or 1, d_model, k]` as the rows before the norm must be projected onto, so that
     /// `norm(x) · u = x · u' / scale`: gain and centring go into the direction, the scale stays with the value.
     pub(crate) fn pull_back(&self, directions: &Tensor) -> Result<Tensor> {
+        let directions = match &self.map {
+            Some(weight) => weight.f_tr()?.f_to_kind(directions.f_kind()?)?.f_matmul(directions)?,
+            None => directions.shallow_clone(),
+        };
         if self.scale.is_none() {
-            return Ok(directions.shallow_clone());
+            return Ok(directions);
         }
         let directions = match &self.w {
             Some(w) => directions.f_mul(&w.f_unsqueeze(-1)?)?,
-            None => directions.shallow_clone(),
+            None => directions,
         };
         Ok(match self.centers {
             true => directions.f_sub(&directions.f_mean_dim([-2i64].as_slice(), true, None)?)?,

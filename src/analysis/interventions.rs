@@ -24,6 +24,8 @@ pub(crate) struct Parts {
 enum Sum {
     /// The stream: it is not what the sublayers have added.
     Stream,
+    /// The stream behind the norm after a sublayer: it is not what the norm makes of its parts.
+    Norm(usize, Sublayer),
     /// What a sublayer adds: it is not what its heads or neurons and its biases wrote.
     Sublayer(usize, Sublayer),
 }
@@ -31,19 +33,32 @@ enum Sum {
 /// The table of what a change at a hook point breaks. Everything else is a part itself (`z`, `result`, `post`, the embeddings), comes
 /// before one, or is a scale, which rows are divided by as it was left.
 fn broken_sum(point: HookPoint, model: &Transformer) -> Result<Option<Sum>> {
-    let Some(layer) = point.layer() else { return Ok(None) };
+    let Some(layer) = point.layer() else {
+        let of_sum = model.behind_embeddings().0.is_some_and(|norm| norm.points.1.site() == point.site());
+        return Ok((of_sum || point.site() == Site::FullEmbed).then_some(Sum::Stream));
+    };
     let is_quotient_of = |norm: Option<crate::model::placed_norm::PlacedNorm<'_>>| {
         norm.is_some_and(|norm| norm.points.1.site() == point.site())
     };
-    if let Site::ResidPre | Site::ResidMid | Site::ResidMidCross | Site::ResidPost = point.site() {
+    if point.site() == Site::MlpHookOut {
+        return Ok(Some(Sum::Sublayer(layer, Sublayer::Mlp)));
+    }
+    if let Site::ResidPre | Site::ResidMid | Site::ResidMidCross | Site::ResidPost | Site::NormalizedResidPost =
+        point.site()
+    {
         return Ok(Some(Sum::Stream));
     }
+    let has_cross = model.config().attention.cross.is_some();
     for sublayer in Sublayer::of(model.config()) {
-        if point.site() == Site::MlpHookOut && sublayer == Sublayer::Mlp {
-            return Ok(Some(Sum::Sublayer(layer, sublayer)));
-        }
-        if is_quotient_of(model.norm_of_stream(layer, sublayer)?) {
-            return Ok(Some(Sum::Stream));
+        // What reads the stream through a norm of the stream itself: what it reads goes past it as well.
+        let reader = match sublayer {
+            Sublayer::Attention if has_cross => Some(Site::CrossAttnIn),
+            Sublayer::Attention | Sublayer::CrossAttention => Some(Site::MlpIn),
+            Sublayer::Mlp => None,
+        };
+        let norm = model.norm_of_stream(layer, sublayer)?;
+        if is_quotient_of(norm) || norm.is_some() && reader == Some(point.site()) {
+            return Ok(Some(Sum::Norm(layer, sublayer)));
         }
         if point.site() == sublayer.out(layer).site() || is_quotient_of(model.norm_after(layer, sublayer)?) {
             return Ok(Some(Sum::Sublayer(layer, sublayer)));
@@ -60,6 +75,7 @@ pub(crate) fn breaks(parts: Parts, view: &View, reach: &Reach) -> Result<bool> {
         let breaks = match broken_sum(point, view.model())? {
             None => false,
             Some(Sum::Stream) => point <= stream,
+            Some(Sum::Norm(layer, sublayer)) => reach.is_behind_norm(layer, sublayer),
             Some(Sum::Sublayer(layer, sublayer)) => {
                 let has_rows = if sublayer.is_attention() { parts.heads } else { parts.neurons };
                 has_rows && layer < reach.layers(sublayer)

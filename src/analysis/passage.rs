@@ -16,14 +16,24 @@ impl Written {
     /// Before the first layer: embeddings.
     pub(crate) const FIRST: Written = Written(0);
 
+    /// By a component.
+    pub(crate) fn of(component: &Component) -> Self {
+        match component {
+            Component::AttnOut(layer) => Written::by(*layer, Sublayer::Attention),
+            Component::CrossAttnOut(layer) => Written::by(*layer, Sublayer::CrossAttention),
+            Component::MlpOut(layer) => Written::by(*layer, Sublayer::Mlp),
+            _ => Written::FIRST,
+        }
+    }
+
     /// By a sublayer.
     pub(crate) fn by(layer: usize, sublayer: Sublayer) -> Self {
-        Written(3 * layer + sublayer as usize)
+        Written(3 * layer + sublayer as usize + 1)
     }
 }
 
-/// The norms of the stream before a target, at the scales that they had in the run, each with what wrote last before it. There are none
-/// in most models.
+/// The norms of the stream before a target, at the scales that they had in the run, each with what wrote last before it: that of all
+/// embeddings, with their map to the stream, and those after sublayers. There are none in most models.
 ///
 /// At its scale a norm is linear, so it passes on each part of the stream by itself; its bias is a part that begins there.
 pub(crate) struct Passage {
@@ -38,8 +48,15 @@ impl Passage {
     /// [`Error::NoEntry`](crate::Error::NoEntry) and [`Error::NoPosition`](crate::Error::NoPosition) where the run did not keep a scale.
     pub(crate) fn of(view: &View, reach: &Reach) -> Result<Self> {
         let mut norms = Vec::new();
+        let (norm, map) = view.model().behind_embeddings();
+        if norm.is_some() || map.is_some() {
+            let norm = FrozenNorm::of_run(norm, view)?;
+            norms.push((Written::FIRST, map.map_or(Ok(norm.handle()), |map| norm.then(map))?));
+        }
         for (layer, sublayer) in reach.sublayers(view.model().config()) {
-            if let Some(norm) = view.model().norm_of_stream(layer, sublayer)? {
+            if let Some(norm) = view.model().norm_of_stream(layer, sublayer)?
+                && reach.is_behind_norm(layer, sublayer)
+            {
                 norms.push((Written::by(layer, sublayer), FrozenNorm::of_run(Some(norm), view)?));
             }
         }
@@ -51,26 +68,9 @@ impl Passage {
         self.norms.iter().any(|(_, norm)| norm.b.is_some())
     }
 
-    /// What was written so, as it arrives: `[row, batch, pos, d_model]`.
+    /// What was written so, as it arrives: `[…, batch, pos, d_model]`.
     pub(crate) fn carry(&self, written: Written, rows: Tensor) -> Result<Tensor> {
         self.after(written).try_fold(rows, |rows, norm| norm.apply(&rows))
-    }
-
-    /// [`Passage::carry`] of the rows of sublayers and embeddings.
-    pub(crate) fn carry_each(&self, components: &[Component], rows: Tensor) -> Result<Tensor> {
-        if self.norms.is_empty() {
-            return Ok(rows);
-        }
-        let carried = components.iter().enumerate().map(|(i, component)| {
-            let written = match component {
-                Component::AttnOut(layer) => Written::by(*layer, Sublayer::Attention),
-                Component::CrossAttnOut(layer) => Written::by(*layer, Sublayer::CrossAttention),
-                Component::MlpOut(layer) => Written::by(*layer, Sublayer::Mlp),
-                _ => Written::FIRST,
-            };
-            self.carry(written, rows.f_narrow(0, i as i64, 1)?)
-        });
-        Ok(Tensor::f_cat(&carried.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
     /// Rows that are written so, in a form: formed and carried, or projected onto what carries them.
@@ -94,27 +94,31 @@ impl Passage {
     }
 
     /// What arrives of parts that begin on the way (`begins`, of each sublayer before the target) and of what the norms of the stream
-    /// add: `[batch, pos, d_model]`.
+    /// add: `[batch, pos, d_model]`. `nothing` is zeros of the embeddings' shape.
     pub(crate) fn accumulate(
         &self,
         sublayers: impl Iterator<Item = (usize, Sublayer)>,
         nothing: Tensor,
         begins: impl Fn(usize, Sublayer) -> Result<Option<Tensor>>,
     ) -> Result<Tensor> {
-        let mut total = nothing;
+        let mut total = self.through(Written::FIRST, nothing)?;
         for (layer, sublayer) in sublayers {
             if let Some(part) = begins(layer, sublayer)? {
                 total = total.f_add(&part)?;
             }
-            let written = Written::by(layer, sublayer);
-            if let Some((_, norm)) = self.norms.iter().find(|(after, _)| *after == written) {
-                total = norm.apply(&total)?;
-                if let Some(bias) = &norm.b {
-                    total = total.f_add(&bias.f_to_kind(total.f_kind()?)?)?;
-                }
-            }
+            total = self.through(Written::by(layer, sublayer), total)?;
         }
         Ok(total)
+    }
+
+    /// The stream through the norm right behind what was written last, its bias included.
+    fn through(&self, written: Written, stream: Tensor) -> Result<Tensor> {
+        let Some((_, norm)) = self.norms.iter().find(|(after, _)| *after == written) else { return Ok(stream) };
+        let stream = norm.apply(&stream)?;
+        match &norm.b {
+            Some(bias) => Ok(stream.f_add(&bias.f_to_kind(stream.f_kind()?)?)?),
+            None => Ok(stream),
+        }
     }
 
     fn after(&self, written: Written) -> impl Iterator<Item = &FrozenNorm> {

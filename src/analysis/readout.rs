@@ -86,7 +86,8 @@ impl Readout {
             changed_after(&[out])?;
             view.get(read)?
         } else {
-            changed_after(&[hook::ln_final_scale(), hook::ln_final_normalized(), read, out])?;
+            let head = [hook::head_ln_scale(), hook::head_ln_normalized()];
+            changed_after(&[&[hook::ln_final_scale(), hook::ln_final_normalized()], &head[..], &[read, out]].concat())?;
             let stream = view.get(Target::Unembed.reach(view.model().config())?.stream(view.model().config()))?;
             let norm = FrozenNorm::of_stream(view.model().norm_before(Target::Unembed)?, &stream)?;
             let normalized = norm.apply(&stream)?;

@@ -168,9 +168,10 @@ impl View<'_> {
     /// `Σ b_O`, those of cross-attention included, and `Σ b_out` with `mlps`, through the norms after the sublayers at their frozen scale (the norms' own biases
     /// included), and what the norms of the stream itself add. TransformerLens' `accumulated_bias`, but for those norms.
     fn bias_row(&self, reach: &Reach, passage: &Passage, mlps: bool) -> Result<Tensor> {
-        let nothing = self.get(hook::embed())?.f_zeros_like()?; // [batch, pos, d_model]
-        let (size, kind) = (nothing.size(), nothing.f_kind()?);
-        let wide = |bias: &Tensor| -> Result<Tensor> { Ok(bias.f_to_kind(kind)?.f_expand(&size, false)?) };
+        let nothing = self.get(hook::embed())?.f_zeros_like()?; // [batch, pos, d_embed]
+        let ([batch, pos], kind) = ([nothing.size()[0], nothing.size()[1]], nothing.f_kind()?);
+        let size = [batch, pos, self.model().config().d_model as i64];
+        let wide = |bias: &Tensor| -> Result<Tensor> { Ok(bias.f_to_kind(kind)?.f_expand(size, false)?) };
         let biases = |layer: usize, sublayer: Sublayer| -> Result<Option<Tensor>> {
             let of_writer = |writer: &Linear| writer.bias.as_deref().map(Tensor::shallow_clone);
             let bias = match sublayer {

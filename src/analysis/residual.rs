@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::interventions::{self, Parts};
 use super::labelled::LabelledTensor;
 use super::options::{AccumulateOptions, DecomposeOptions, Mode, Scale};
-use super::passage::Passage;
+use super::passage::{Passage, Written};
 use super::recipe::RowValues;
 use super::stack::{Contributions, ResidualStack};
 use super::window::{View, Window};
@@ -55,9 +55,8 @@ impl ActivationCache {
             }
         }
         let view = View::new(self, &window);
-        let mut rows = view.rows_of_points(rows, &reach)?;
         let passage = Passage::of(&view, &reach)?;
-        rows.values = passage.carry_each(&rows.components, rows.values)?;
+        let mut rows = view.rows_of_points(rows, &reach, Some(&passage))?;
         let is_complete = mode == Mode::All && incl_embeds;
         if is_complete && passage.adds() {
             let nothing = view.get(hook::embed())?.f_zeros_like()?;
@@ -112,7 +111,7 @@ impl ActivationCache {
         let mut rows = Vec::new();
         for layer in 0..=last {
             if layer == config.n_layers {
-                rows.push((Component::FinalPost, hook::resid_post(layer - 1)));
+                rows.push((Component::FinalPost, hook::stream_after(config, layer - 1)));
                 continue;
             }
             rows.push((Component::ResidPre(layer), hook::resid_pre(layer)));
@@ -128,7 +127,7 @@ impl ActivationCache {
                 }
             }
         }
-        let rows = View::new(self, &window).rows_of_points(rows, &reach)?;
+        let rows = View::new(self, &window).rows_of_points(rows, &reach, None)?;
         let stack = self.stack(rows, window, &reach, false);
         match (apply_ln, scale.unwrap_or_default()) {
             (false, _) => Ok(stack),
@@ -196,6 +195,9 @@ impl ActivationCache {
         if self.model().config().positional_embedding_type() == PositionalEmbedding::Standard {
             rows.push((Component::PosEmbed, hook::pos_embed()));
         }
+        if self.model().config().embed.token_types > 0 {
+            rows.push((Component::TokenTypeEmbed, hook::token_type_embed()));
+        }
         rows
     }
 
@@ -205,13 +207,22 @@ impl ActivationCache {
 }
 
 impl View<'_> {
-    /// Cached activations as rows.
-    fn rows_of_points(&self, rows: Vec<(Component, HookPoint)>, reach: &Reach) -> Result<RowValues> {
+    /// Cached activations as rows, as they are or as a passage carries them.
+    fn rows_of_points(
+        &self,
+        rows: Vec<(Component, HookPoint)>,
+        reach: &Reach,
+        passage: Option<&Passage>,
+    ) -> Result<RowValues> {
         if rows.is_empty() {
             let what = format!("the decomposition of {} that was asked for", reach.target);
             return Err(Error::NothingSelected { what, hint: ": nothing has written to the stream yet".into() });
         }
-        let tensors = rows.iter().map(|(_, point)| self.get(*point)).collect::<Result<Vec<_>>>()?;
+        let tensor = |(component, point): &(Component, HookPoint)| match passage {
+            Some(passage) => passage.carry(Written::of(component), self.get(*point)?),
+            None => self.get(*point),
+        };
+        let tensors = rows.iter().map(tensor).collect::<Result<Vec<_>>>()?;
         let values = Tensor::f_stack(&tensors, 0)?; // [component, batch, pos, d_model]
         Ok(RowValues { components: rows.into_iter().map(|(component, _)| component).collect(), values })
     }

@@ -291,10 +291,7 @@ impl ActivationCache {
         let count = self.tokens.ids.size()[0];
         let rows = slice.indices(count, "batch")?;
         let chosen = Columns::list(rows.clone());
-        let tokens = Tokens {
-            ids: chosen.select(&self.tokens.ids, 0)?,
-            mask: self.tokens.mask.as_ref().map(|mask| chosen.select(mask, 0)).transpose()?,
-        };
+        let tokens = self.tokens.map(|tensor| chosen.select(tensor, 0))?;
         let mut entries = IndexMap::with_capacity(self.entries.len());
         for (point, tensor) in self.entries.iter() {
             let sliced = match (point.axes().batch, point.layer(), point.expert()) {

@@ -12,7 +12,7 @@ use tch::Tensor;
 
 use super::circuit::Circuit;
 use super::linear_norm::LinearNorm;
-use super::reaching::Reaching;
+use super::reaching::{in_stream, read_by_mlp, Reaching};
 use super::scores::{add_weighted, EdgeScores};
 use super::senders::{of_readers, real_tokens};
 use super::task::CircuitTask;
@@ -123,7 +123,7 @@ impl CircuitTask<'_, '_> {
         let (clean, ablated) = (&self.clean.embed, &self.ablated.embed);
         let hooks = (0..at_least_one(steps)?).map(|step| {
             let between = lerp(ablated, clean, step as f64 / steps as f64)?;
-            Ok(Hooks::new().patch(hook::embed(), Patch::set(between)))
+            Ok(Hooks::new().patch(hook::embedding(self.model.config()), Patch::set(between)))
         });
         hooks.collect()
     }
@@ -131,7 +131,7 @@ impl CircuitTask<'_, '_> {
     /// A run for each group of nodes and each step between what they compute ablated and clean.
     fn activations_between(&self, steps: usize) -> Result<Vec<Hooks<'static>>> {
         at_least_one(steps)?;
-        let mut groups = vec![(hook::embed(), &self.clean.embed, &self.ablated.embed)];
+        let mut groups = vec![(hook::embedding(self.model.config()), &self.clean.embed, &self.ablated.embed)];
         for layer in 0..self.graph.n_layers() {
             groups.push((hook::z(layer), &self.clean.z[layer], &self.ablated.z[layer]));
             if self.graph.has_mlps {
@@ -159,10 +159,10 @@ impl CircuitTask<'_, '_> {
                 false => [hook::q_input, hook::k_input, hook::v_input].map(|point| point(layer)),
             });
             if graph.has_mlps {
-                points.push(hook::mlp_in(layer));
+                points.push(read_by_mlp(model, layer));
             }
         }
-        let last = hook::resid_post(graph.n_layers() - 1);
+        let last = hook::stream_after(model.config(), graph.n_layers() - 1);
         points.push(last);
         points.extend(self.metric.needs(self.model.config())?);
         let run = RunOptions::new()
@@ -188,7 +188,7 @@ impl CircuitTask<'_, '_> {
             add(changes.of(graph.first_sender(layer))?, &of_heads)?;
             changes.pass_attention(layer)?;
             if graph.has_mlps {
-                let of_mlp = widened(gradients.get(hook::mlp_in(layer))?)?.f_unsqueeze(0)?;
+                let of_mlp = widened(gradients.get(read_by_mlp(model, layer))?)?.f_unsqueeze(0)?;
                 add(changes.of(graph.senders_before(graph.mlp_receiver(layer)))?, &of_mlp)?;
                 changes.pass_mlp(layer)?;
             }
@@ -231,8 +231,12 @@ impl CircuitTask<'_, '_> {
     /// How close what each sender writes is to what each receiver reads: `[sender, receiver]`.
     fn information_flow(&self) -> Result<Tensor> {
         let (model, graph) = (self.model.transformer(), &self.graph);
-        let last = hook::resid_post(graph.n_layers() - 1);
-        let stream_of_mlp = if graph.parallel { hook::resid_pre } else { hook::resid_mid };
+        let last = hook::stream_after(model.config(), graph.n_layers() - 1);
+        let stream_of_mlp = match (in_stream(model), graph.parallel) {
+            (true, _) => hook::mlp_hook_in,
+            (false, true) => hook::resid_pre,
+            (false, false) => hook::resid_mid,
+        };
         let mut points = Reaching::points(model, graph)?;
         points.extend((0..graph.n_layers()).map(hook::resid_pre));
         points.extend((0..graph.n_layers()).filter(|_| graph.has_mlps).map(stream_of_mlp));

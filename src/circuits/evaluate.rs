@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::circuit::Circuit;
 use super::node::{CircuitEdge, HeadInput};
-use super::reaching::in_stream;
+use super::reaching::{in_stream, read_by_mlp};
 use super::senders::{for_readers, of_heads};
 use super::task::CircuitTask;
 use crate::component::Sublayer;
@@ -113,7 +113,8 @@ impl CircuitTask<'_, '_> {
             written.borrow_mut().differences.push(ablated.f_sub(x)?);
             Ok(())
         };
-        let mut hooks = Hooks::new().observe(hook::embed(), move |x, _| write(0, &widened(x)?.f_unsqueeze(0)?));
+        let mut hooks =
+            Hooks::new().observe(hook::embedding(model.config()), move |x, _| write(0, &widened(x)?.f_unsqueeze(0)?));
         if in_stream {
             hooks = hooks.observe(hook::resid_pre(0), move |x, _| -> Result<()> {
                 written.borrow_mut().start = Some(widened(x)?);
@@ -143,7 +144,7 @@ impl CircuitTask<'_, '_> {
             if graph.has_mlps {
                 let (sender, receiver) = (graph.mlp_sender(layer), graph.mlp_receiver(layer));
                 if (all || circuit.is_read(sender)) && circuit.ablates(receiver) {
-                    hooks = hooks.replace(hook::mlp_in(layer), move |x, _| change(x, receiver, 1));
+                    hooks = hooks.replace(read_by_mlp(model, layer), move |x, _| change(x, receiver, 1));
                 }
                 hooks = hooks.observe(hook::mlp_out(layer), move |x, _| -> Result<()> {
                     let x = widened(x)?;
@@ -156,7 +157,7 @@ impl CircuitTask<'_, '_> {
         }
         let logits = graph.n_receivers() - 1;
         if circuit.ablates(logits) {
-            let last = hook::resid_post(graph.n_layers() - 1);
+            let last = hook::stream_after(model.config(), graph.n_layers() - 1);
             hooks = hooks.replace(last, move |x, _| change(x, logits, 1));
         }
         Ok(hooks)

@@ -50,7 +50,7 @@ impl CircuitTask<'_, '_> {
 
     /// `[sender, d_model]`
     fn nodes_by_gradient(&self, hooks: Hooks<'_>, differences: &Tensor) -> Result<Tensor> {
-        let mut points: Vec<HookPoint> = vec![hook::embed()];
+        let mut points: Vec<HookPoint> = vec![hook::embedding(self.model.config())];
         for layer in 0..self.graph.n_layers() {
             points.extend([hook::attn_out(layer), hook::z(layer)]);
             if self.graph.has_mlps {
@@ -72,7 +72,7 @@ impl CircuitTask<'_, '_> {
             scores.push(product.f_sum_dim_intlist([1i64, 2].as_slice(), false, None)?);
             Ok(())
         };
-        add(0, 1, &gradient(hook::embed())?)?;
+        add(0, 1, &gradient(hook::embedding(self.model.config()))?)?;
         for layer in 0..self.graph.n_layers() {
             let start = self.graph.first_sender(layer);
             let mut of_heads = gradient(hook::attn_out(layer))?;

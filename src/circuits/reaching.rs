@@ -34,10 +34,8 @@ impl<'t> Reaching<'t> {
                 points.push(hook::z(layer));
             }
             if in_stream(model) {
-                points.extend([hook::resid_pre(layer), hook::attn_out(layer)]);
-                if graph.has_mlps {
-                    points.extend([hook::resid_mid(layer), hook::mlp_out(layer)]);
-                }
+                points.push(hook::resid_post(layer));
+                points.extend(graph.has_mlps.then(|| hook::resid_mid(layer)));
             }
         }
         Ok(points)
@@ -73,24 +71,34 @@ impl<'t> Reaching<'t> {
 
     /// Goes on past the attention of a layer.
     pub(super) fn pass_attention(&mut self, layer: usize) -> Result<()> {
-        self.pass(layer, Sublayer::Attention, [hook::resid_pre(layer), hook::attn_out(layer)])
+        let summed = if self.graph.has_mlps { hook::resid_mid(layer) } else { hook::resid_post(layer) };
+        self.pass(layer, Sublayer::Attention, summed)
     }
 
     /// Goes on past the MLP of a layer.
     pub(super) fn pass_mlp(&mut self, layer: usize) -> Result<()> {
-        self.pass(layer, Sublayer::Mlp, [hook::resid_mid(layer), hook::mlp_out(layer)])
+        self.pass(layer, Sublayer::Mlp, hook::resid_post(layer))
     }
 
-    /// Through the norm of the sum of two points, where the stream has one there.
-    fn pass(&mut self, layer: usize, sublayer: Sublayer, [stream, written]: [HookPoint; 2]) -> Result<()> {
+    /// Through the norm of the stream at a point, where it has one there.
+    fn pass(&mut self, layer: usize, sublayer: Sublayer, summed: HookPoint) -> Result<()> {
         let Some(norm) = self.model.norm_of_stream(layer, sublayer)? else { return Ok(()) };
-        let input = widened(self.cache.get(stream)?)?.f_add(&widened(self.cache.get(written)?)?)?;
+        let input = widened(self.cache.get(summed)?)?;
         let Some(norm) = LinearNorm::at(Some(norm), &input, self.frozen)? else { return Ok(()) };
         let before = self.graph.mlp_sender(layer) + usize::from(sublayer == Sublayer::Mlp);
         let rest = (self.graph.n_senders() - before) as i64;
         let passed = norm.push(&self.of(before)?)?;
         self.values = Tensor::f_cat(&[passed, self.values.f_narrow(0, before as i64, rest)?], 0)?;
         Ok(())
+    }
+}
+
+/// The stream as the MLP of a layer reads it: behind its norm where that is of the stream itself.
+pub(super) fn read_by_mlp(model: &Transformer, layer: usize) -> HookPoint {
+    if in_stream(model) {
+        hook::mlp_hook_in(layer)
+    } else {
+        hook::mlp_in(layer)
     }
 }
 

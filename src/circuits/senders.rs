@@ -8,7 +8,7 @@ use crate::hook::{self, HookPoint};
 use crate::model::Transformer;
 use crate::tensor::precision::widened;
 use crate::text::input::Tokens;
-use crate::Result;
+use crate::{Config, Result};
 
 /// What the nodes of a run computed, in fp32 or better: the embeddings, `[batch, pos, d_model]`, the mixed values of each layer's heads,
 /// `[batch, pos, head, d_head]`, and what each layer's MLP added, `[batch, pos, d_model]`. Axes of one entry are broadcast.
@@ -21,17 +21,17 @@ pub(super) struct Activations {
 
 impl Activations {
     /// The hook points that it is made of.
-    pub(super) fn points(graph: &CircuitGraph) -> Vec<HookPoint> {
+    pub(super) fn points(graph: &CircuitGraph, config: &Config) -> Vec<HookPoint> {
         let heads = (0..graph.n_layers()).map(hook::z);
         let mlps = (0..graph.n_layers()).filter(|_| graph.has_mlps).map(hook::mlp_out);
-        std::iter::once(hook::embed()).chain(heads).chain(mlps).collect()
+        std::iter::once(hook::embedding(config)).chain(heads).chain(mlps).collect()
     }
 
     /// Those of a run that kept these points.
     pub(super) fn of_cache(graph: &CircuitGraph, cache: &ActivationCache) -> Result<Self> {
         let wide = |point: HookPoint| widened(cache.get(point)?);
         Ok(Activations {
-            embed: wide(hook::embed())?,
+            embed: wide(hook::embedding(cache.model().config()))?,
             z: (0..graph.n_layers()).map(|layer| wide(hook::z(layer))).collect::<Result<_>>()?,
             mlp_out: (0..graph.n_layers())
                 .filter(|_| graph.has_mlps)

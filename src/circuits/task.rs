@@ -88,7 +88,7 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
         let model = model.ungrouped()?;
         let graph = CircuitGraph::new(model.config());
         let tokens = model.to_tokens(clean)?;
-        let points = Activations::points(&graph);
+        let points = Activations::points(&graph, model.config());
         let names = [points.clone(), metric.needs(model.config())?].concat();
         let output = model.run(&tokens, RunOptions::new().cache(names).logits_at(metric.positions().clone()))?;
         let clean_metric = metric.scalar(output.logits()?, &output.cache)?.f_double_value(&[])?;

@@ -17,6 +17,8 @@ pub enum Component {
     Embed,
     /// `pos_embed`
     PosEmbed,
+    /// `token_type_embed`: the embeddings of the tokens' types.
+    TokenTypeEmbed,
     /// `3_attn_out`
     AttnOut(usize),
     /// `3_mlp_out`
@@ -95,6 +97,7 @@ impl fmt::Display for Component {
         match self {
             Component::Embed => f.pad("embed"),
             Component::PosEmbed => f.pad("pos_embed"),
+            Component::TokenTypeEmbed => f.pad("token_type_embed"),
             Component::Bias => f.pad("bias"),
             Component::Remainder => f.pad("remainder"),
             Component::Intervention => f.pad("intervention"),

@@ -20,7 +20,7 @@ pub enum Target {
     /// The MLP of a layer: the stream is `resid_mid`, or `resid_mid_cross` behind cross-attention, or `resid_pre` where attention and MLP
     /// run in parallel.
     Mlp(i64),
-    /// The unembedding: the stream is the last `resid_post`.
+    /// The unembedding: the stream is the last `resid_post`, or `normalized_resid_post` where norms are of the stream itself.
     #[default]
     Unembed,
 }
@@ -123,10 +123,22 @@ impl Reach {
         all.filter(move |(layer, sublayer)| *layer < reach.layers(*sublayer))
     }
 
+    /// Whether the stream passes through the norm after a sublayer on the way to the target, in a model whose norms are of the stream itself:
+    /// the target itself reads through the one right before it.
+    pub(crate) fn is_behind_norm(&self, layer: usize, sublayer: Sublayer) -> bool {
+        let read_through = match self.target {
+            Target::CrossAttn(layer) => Some((layer, Sublayer::Attention)),
+            Target::Mlp(layer) if self.cross_layers > 0 => Some((layer, Sublayer::CrossAttention)),
+            Target::Mlp(layer) => Some((layer, Sublayer::Attention)),
+            Target::Attn(_) | Target::Unembed => None,
+        };
+        layer < self.layers(sublayer) && Some((layer as i64, sublayer)) != read_through
+    }
+
     /// The hook point of the stream at the target.
     pub(crate) fn stream(&self, config: &Config) -> HookPoint {
         match self.target {
-            Target::Unembed => hook::resid_post(config.n_layers - 1),
+            Target::Unembed => hook::stream_after(config, config.n_layers - 1),
             Target::Mlp(layer) if config.attention.cross.is_some() => hook::resid_mid_cross(layer as usize),
             Target::Mlp(layer) if !config.parallel_attn_mlp => hook::resid_mid(layer as usize),
             Target::CrossAttn(layer) => hook::resid_mid(layer as usize),

@@ -68,7 +68,7 @@ impl Config {
 
     /// Whether a norm stands between the embedding and the first block.
     pub fn post_embedding_ln(&self) -> bool {
-        self.norms.after_embedding
+        self.norms.after_embedding || self.norms.after_full_embed
     }
 
     /// Where positions enter.

@@ -77,6 +77,8 @@ pub enum Activation {
     /// `x softmax(x)`, then a layer norm of its own
     /// (Elhage et al. 2022, "Softmax Linear Units").
     SoluLn,
+    /// `tanh(x)`.
+    Tanh,
     /// The piecewise quadratic and exponential function of Apertus, with two trained parameters
     /// (Huang & Schlag 2024, "Deriving Activation Functions Using Integration").
     Xielu,

@@ -9,7 +9,9 @@
 
 mod attention;
 mod dictionaries;
+mod embed;
 mod flat;
+mod head;
 mod mlp;
 mod norms;
 mod per_layer;
@@ -29,6 +31,8 @@ pub use attention::{
 };
 pub use dictionaries::AttachedDictionaries;
 pub(crate) use dictionaries::AttachedDictionary;
+pub use embed::EmbedConfig;
+pub use head::HeadConfig;
 pub use mlp::{Activation, ExpertGate, Experts, MlpConfig, MlpKind, SharedExpert};
 pub use norms::{NormConfig, NormPosition, Normalization};
 pub use per_layer::PerLayer;
@@ -88,16 +92,18 @@ pub struct Config {
     pub attention: AttentionConfig,
     /// Where positions enter.
     pub positions: Positions,
+    /// What becomes of tokens before the first block, beside positions.
+    #[serde(default)]
+    pub embed: EmbedConfig,
     /// The MLPs; `None` for a model of attention only.
     pub mlp: Option<MlpConfig>,
     /// The norms of the residual stream.
     pub norms: NormConfig,
     /// Attention and MLP both read the stream before the block, which has no `resid_mid`.
     pub parallel_attn_mlp: bool,
-    /// The activation function of the neurons between the last norm and the unembedding, `norm(act(x W + b))` (ModernBERT). They are
-    /// as many as `d_model`.
+    /// The neurons between the last norm and the unembedding (BERT's prediction head).
     #[serde(default)]
-    pub head: Option<Activation>,
+    pub head: Option<HeadConfig>,
     /// Logits are squashed to ± this: `c tanh(x / c)`.
     pub output_logits_soft_cap: Option<f64>,
     /// The unembedding is the embedding: one tensor. In a model that is loaded, what is true of its memory: processing unties
@@ -132,6 +138,7 @@ impl Config {
             n_ctx,
             attention: AttentionConfig::default(),
             positions: Positions::default(),
+            embed: EmbedConfig::default(),
             mlp: Some(MlpConfig::plain(d_model.saturating_mul(4), Activation::GeluNew)),
             norms: NormConfig::default(),
             parallel_attn_mlp: false,
@@ -249,6 +256,21 @@ impl Config {
         let experts = self.experts().into_iter();
         let others = experts.flat_map(|e| e.dense.values().iter().flatten().copied().chain(e.shared.map(|s| s.d_mlp)));
         others.fold(self.d_mlp(), usize::max)
+    }
+
+    /// The width of the embeddings.
+    pub fn d_embed(&self) -> usize {
+        self.embed.width.unwrap_or(self.d_model)
+    }
+
+    /// The width of what the unembedding reads: the neurons of a prediction head, or else `d_model`.
+    pub fn d_unembed(&self) -> usize {
+        self.head.and_then(|head| head.width).unwrap_or(self.d_model)
+    }
+
+    /// Whether the stream before the first block is more than the sum of the embeddings of tokens and positions.
+    pub(crate) fn has_full_embed(&self) -> bool {
+        self.norms.after_full_embed || self.embed.token_types > 0 || self.embed.width.is_some()
     }
 
     /// Whether there is a table of position embeddings.

@@ -22,8 +22,10 @@ pub struct NormConfig {
     pub eps: f64,
     /// That of the last norm, where it is another (CTRL).
     pub last_eps: Option<f64>,
-    /// A norm stands between the embedding and the first block (BLOOM).
+    /// A norm stands between the embedding of tokens and the first block (BLOOM).
     pub after_embedding: bool,
+    /// A norm stands between the sum of all embeddings, those of positions and token types included, and the first block (BERT).
+    pub after_full_embed: bool,
     /// The first block's attention reads the stream without a norm (ModernBERT).
     pub bare_first_attention: bool,
     /// A norm stands between a mixture of experts and the stream, in layers that have one (A.X K1).
@@ -46,6 +48,7 @@ impl NormConfig {
             eps: 1e-5,
             last_eps: None,
             after_embedding: false,
+            after_full_embed: false,
             bare_first_attention: false,
             after_mixtures: false,
         }
@@ -108,6 +111,7 @@ pub enum NormPosition {
     After,
     /// `x + ln1_post(attn(ln1(x)))`: Gemma 2 and 3.
     BeforeAndAfter,
-    /// `ln1(x + attn(x))`, so that the stream itself is normalised: GPT-1, BERT.
+    /// `ln1(x + attn(x))`, so that the stream itself is normalised: GPT-1, BERT. `resid_mid` and `resid_post` are the sums before the
+    /// norms, as in TransformerLens' `BertBlock`.
     InStream,
 }

@@ -1,9 +1,10 @@
 //! [`Config::validate`]: what would give NaN, a panic or a silent wrong number later is refused here, by name.
 
 use super::{
-    Activation, ChoiceBias, Config, CrossAttention, ExpertGate, ExpertGroups, Experts, GateFunction, GroupRank,
-    HeadExperts, HeadGate, Heads, LatentAttention, MlpKind, NormPosition, Normalization, PerLayer, Positions, QkNorm,
-    Reach, RelativeBias, RopeScaling, Rotary, Routing, Scores, Sinusoids, Stack, WeightNorm,
+    Activation, ChoiceBias, Config, CrossAttention, EmbedConfig, ExpertGate, ExpertGroups, Experts, GateFunction,
+    GroupRank, HeadConfig, HeadExperts, HeadGate, Heads, LatentAttention, MlpKind, NormConfig, NormPosition,
+    Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias, RopeScaling, Rotary, Routing, Scores, Sinusoids,
+    Stack, WeightNorm,
 };
 use crate::{Error, Result};
 
@@ -98,6 +99,10 @@ impl Config {
             ("n_key_value_heads", self.n_key_value_heads),
             ("d_vocab", self.d_vocab),
             ("d_vocab_out", self.d_vocab_out),
+            ("embed.width", self.d_embed()),
+            ("head.width", self.d_unembed()),
+            ("embed.token_types", self.embed.token_types.max(1)),
+            ("embed.task_types", self.embed.task_types.max(1)),
         ] {
             size(field, value, MAX_SIZE)?;
         }
@@ -349,18 +354,46 @@ impl Config {
         {
             return Err(Error::field("norms.bare_first_attention", true, "no attention reads through a norm"));
         }
-        if let Some(activation @ (Activation::SoluLn | Activation::Xielu)) = self.head {
-            return Err(Error::field("head", format!("{activation:?}"), "it belongs to an MLP"));
+        if let Some(HeadConfig { activation: activation @ (Activation::SoluLn | Activation::Xielu), .. }) = self.head {
+            return Err(Error::field("head.activation", format!("{activation:?}"), "it belongs to an MLP"));
+        }
+        if self.head.is_some_and(|head| head.norm) && self.norms.kind == Normalization::None {
+            return Err(Error::field("head.norm", true, "it has the kind of the others, and there are none"));
         }
         if self.norms.after_mixtures && (self.norms.position != NormPosition::Before || self.experts().is_none()) {
             let why = "mixtures have one where norms stand after the sublayers, and other MLPs have none";
             return Err(Error::field("norms.after_mixtures", true, why));
         }
-        if self.norms.after_embedding && self.norms.kind == Normalization::None {
+        let NormConfig { after_embedding, after_full_embed, .. } = self.norms;
+        for (field, has) in [("norms.after_embedding", after_embedding), ("norms.after_full_embed", after_full_embed)] {
+            if has && self.norms.kind == Normalization::None {
+                return Err(Error::field(field, true, "it has the kind of the others, and there are none"));
+            }
+        }
+        if after_embedding && after_full_embed {
+            return Err(Error::field(
+                "norms.after_full_embed",
+                true,
+                "the embedding has one norm: `after_embedding` is set",
+            ));
+        }
+        let EmbedConfig { token_types, task_types, token_dropout, .. } = self.embed;
+        if task_types > 0 && token_types == 0 {
+            return Err(Error::field(
+                "embed.task_types",
+                task_types,
+                "they are added to the types of tokens, and there are none",
+            ));
+        }
+        if let Some(token) = token_dropout.filter(|token| *token >= self.d_vocab) {
+            let why = format!("it must be a token, less than d_vocab, {}", self.d_vocab);
+            return Err(Error::field("embed.token_dropout", token, &why));
+        }
+        if after_embedding && self.embed.width.is_some() {
             return Err(Error::field(
                 "norms.after_embedding",
                 true,
-                "it has the kind of the others, and there are none",
+                "with `embed.width`, the norm is `after_full_embed`",
             ));
         }
         Ok(())

@@ -24,7 +24,7 @@ pub use site::*;
 
 pub(crate) use name::whole;
 pub(crate) use part::{indices, LastAxis, Selection};
-pub(crate) use presence::{all_points, presence, Presence};
+pub(crate) use presence::{all_points, embedding, presence, stream_after, Presence};
 pub(crate) use section::{End, Section, Start};
 pub(crate) use set::PointSet;
 pub(crate) use site::{Extent, Place};

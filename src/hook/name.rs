@@ -136,7 +136,9 @@ pub(crate) fn whole(name: &str, own: Stack) -> Option<HookPoint> {
     }
     // TransformerLens' `hook_embed` is the encoder's.
     let is_of_encoder = |site: &Site| own == Stack::Decoder && *site == Site::Embed;
-    if let Some(site) = Site::named(name, &[Place::Before, Place::After], own).filter(|site| !is_of_encoder(site)) {
+    if let Some(site) =
+        Site::named(of_encoder(name), &[Place::Before, Place::After], own).filter(|site| !is_of_encoder(site))
+    {
         return Some(HookPoint::outside(site));
     }
     if let Some(point) = outside_of_two(name) {
@@ -172,13 +174,24 @@ fn other_stack(stack: Stack) -> &'static str {
     }
 }
 
+/// The names that TransformerLens' `HookedEncoder` has for two points of the embedding, as `HookedTransformer` calls them.
+fn of_encoder(name: &str) -> &str {
+    match name {
+        "embed.hook_embed" => Site::Embed.name(),
+        "embed.hook_pos_embed" => Site::PosEmbed.name(),
+        name => name,
+    }
+}
+
 /// The compact short hand: `k6`, `resid_post11`, `scale2ln1`, and `embed`, which needs no layer.
 fn compact(name: &str, stack: Stack) -> Option<HookPoint> {
     if name.len() > LONGEST {
         return None;
     }
-    if let Some(site) = Site::named(&format!("hook_{name}"), &[Place::Before, Place::After], stack) {
-        return Some(HookPoint::outside(site));
+    for name in [format!("hook_{name}"), format!("embed.hook_{name}")] {
+        if let Some(site) = Site::named(&name, &[Place::Before, Place::After], stack) {
+            return Some(HookPoint::outside(site));
+        }
     }
     let start = name.find(|c: char| c.is_ascii_digit())?;
     let (short, rest) = name.split_at(start);

@@ -39,9 +39,25 @@ pub(crate) fn presence(point: HookPoint, config: &Config) -> Presence {
     }
 }
 
+/// The stream before the first layer, or what tokens give to it where nothing but positions is added.
+pub(crate) fn embedding(config: &Config) -> HookPoint {
+    match config.has_full_embed() {
+        true => super::full_embed(),
+        false => super::embed(),
+    }
+}
+
+/// The stream after a layer, as what comes next reads it.
+pub(crate) fn stream_after(config: &Config, layer: impl Into<Layer>) -> HookPoint {
+    match config.norm_position() {
+        NormPosition::InStream => super::normalized_resid_post(layer),
+        _ => super::resid_post(layer),
+    }
+}
+
 /// Every hook point of a model, those computed on request included, in firing order.
 pub(crate) fn all_points(config: &Config) -> impl Iterator<Item = HookPoint> + '_ {
-    let outside = |place| Site::at(place).map(HookPoint::outside);
+    let outside = |place| Site::at(place).map(|site| HookPoint::outside(site.at_its_turn(config)));
     let layers = (0..config.n_layers).flat_map(move |layer| {
         let layer = Layer::from(layer);
         let sites = move |before_experts: bool| {
@@ -93,6 +109,25 @@ pub(super) fn embed_norm(config: &Config, _: usize) -> Presence {
 
 pub(super) fn learned_positions(config: &Config, _: usize) -> Presence {
     only_if(config.has_w_pos(), "it has no learned position embeddings")
+}
+
+pub(super) fn head_norm(config: &Config, _: usize) -> Presence {
+    only_if(config.head.is_some_and(|head| head.norm), "it has no prediction head with a norm")
+}
+
+pub(super) fn token_types(config: &Config, _: usize) -> Presence {
+    only_if(config.embed.token_types > 0, "its tokens have no types")
+}
+
+pub(super) fn full_embed(config: &Config, _: usize) -> Presence {
+    only_if(config.has_full_embed(), "its stream begins as the sum of the embeddings of tokens and positions")
+}
+
+pub(super) fn norm_of_stream(config: &Config, layer: usize) -> Presence {
+    match norm(config, layer) {
+        Default => only_if(config.norm_position() == NormPosition::InStream, "its norms are not of the stream itself"),
+        absent => absent,
+    }
 }
 
 pub(super) fn rotary(config: &Config, _: usize) -> Presence {

@@ -66,7 +66,11 @@ impl Section {
             (Place::Before, _) => {
                 let reached = match self.start {
                     Start::Tokens => true,
-                    Start::Embeddings => matches!(point.site(), Site::Embed | Site::PosEmbed),
+                    Start::Embeddings => match point.site() {
+                        Site::Tokens => false,
+                        Site::EmbedLnScale | Site::EmbedLnNormalized => config.norms.after_full_embed,
+                        _ => true,
+                    },
                     // Short-former attention reads position embeddings in every block.
                     Start::Stream => point.site() == Site::PosEmbed && shortformer,
                 };

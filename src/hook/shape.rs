@@ -73,6 +73,8 @@ impl Extent {
             Extent::KvHead => "kv_head",
             Extent::Row => "row",
             Extent::DModel => "d_model",
+            Extent::DEmbed => "d_embed",
+            Extent::DUnembed => "d_unembed",
             Extent::DHead | Extent::DValue => "d_head",
             Extent::Gate => "gate",
             Extent::DMlp => "d_mlp",
@@ -101,6 +103,8 @@ impl Extent {
             Extent::KvHead => heads.key_value,
             Extent::Row => batch.saturating_mul(span.new),
             Extent::DModel => config.d_model,
+            Extent::DEmbed => config.d_embed(),
+            Extent::DUnembed => config.d_unembed(),
             Extent::DHead => config.d_head,
             Extent::DValue => config.d_value(),
             Extent::Gate => match config.attention.gate {

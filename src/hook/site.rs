@@ -42,6 +42,10 @@ pub(crate) enum Extent {
     /// The tokens routed to an expert.
     Row,
     DModel,
+    /// The width of the embeddings.
+    DEmbed,
+    /// The width of what the unembedding reads.
+    DUnembed,
     DHead,
     /// The width of a head's values.
     DValue,
@@ -185,14 +189,20 @@ macro_rules! sites {
 sites! {
     /// The token ids: `[batch, pos]`; shown on request.
     Before Tokens, tokens, "hook_tokens", [Batch Pos], Indices, on_request;
-    /// What the norm between embedding and layers divides by: `[batch, pos, 1]`.
+    /// What the norm between embedding and layers divides by: `[batch, pos, 1]`. Where it is of the sum of all embeddings (BERT), it
+    /// fires after them.
     Before EmbedLnScale, embed_ln_scale, "embed.ln.hook_scale", [Batch Pos One], AtLeastFloat, embed_norm;
-    /// The quotient of that norm: `[batch, pos, d_model]`.
-    Before EmbedLnNormalized, embed_ln_normalized, "embed.ln.hook_normalized", [Batch Pos DModel], Weights, embed_norm;
-    /// Token embeddings: `[batch, pos, d_model]`.
-    Before Embed, embed, "hook_embed", [Batch Pos DModel], Weights, always;
-    /// Position embeddings: `[batch, pos, d_model]`.
-    Before PosEmbed, pos_embed, "hook_pos_embed", [Batch Pos DModel], Weights, learned_positions;
+    /// The quotient of that norm: `[batch, pos, d_embed]`.
+    Before EmbedLnNormalized, embed_ln_normalized, "embed.ln.hook_normalized", [Batch Pos DEmbed], Weights, embed_norm;
+    /// Token embeddings: `[batch, pos, d_embed]`. TransformerLens' `HookedEncoder` calls it `embed.hook_embed`, which is accepted.
+    Before Embed, embed, "hook_embed", [Batch Pos DEmbed], Weights, always;
+    /// Position embeddings: `[batch, pos, d_embed]`. TransformerLens' `HookedEncoder` calls it `embed.hook_pos_embed`, which is accepted.
+    Before PosEmbed, pos_embed, "hook_pos_embed", [Batch Pos DEmbed], Weights, learned_positions;
+    /// Embeddings of the tokens' types (BERT's segments): `[batch, pos, d_embed]`.
+    Before TokenTypeEmbed, token_type_embed, "embed.hook_token_type_embed", [Batch Pos DEmbed], Weights, token_types;
+    /// The stream that all embeddings give, through their norm and their map to `d_model`, where a model has these or types of tokens:
+    /// `[batch, pos, d_model]`.
+    Before FullEmbed, full_embed, "hook_full_embed", [Batch Pos DModel], Weights, full_embed;
 
     /// The residual stream before the layer: `[batch, pos, d_model]`.
     Layer ResidPre, resid_pre, "hook_resid_pre", [Batch Pos DModel], Weights, always;
@@ -256,7 +266,8 @@ sites! {
         swaps Ln1Normalized;
     /// What attention adds to the stream: `[batch, pos, d_model]`.
     Layer AttnOut, attn_out, "hook_attn_out", [Batch Pos DModel], Weights, always;
-    /// The stream between attention and MLP: `[batch, pos, d_model]`.
+    /// The stream between attention and MLP: `[batch, pos, d_model]`. Where norms are of the stream itself, before the norm, as at the
+    /// next point.
     Layer ResidMid, resid_mid, "hook_resid_mid", [Batch Pos DModel], Weights, resid_mid;
     /// The stream as cross-attention reads it, before its norm: `[batch, pos, d_model]`; computed on request.
     Layer CrossAttnIn, cross_attn_in, "hook_cross_attn_in", [Batch Pos DModel], Weights, cross_on_request;
@@ -332,15 +343,23 @@ sites! {
         swaps Ln2Normalized;
     /// What the MLP adds to the stream: `[batch, pos, d_model]`.
     Layer MlpOut, mlp_out, "hook_mlp_out", [Batch Pos DModel], Weights, mlp;
-    /// The stream after the layer: `[batch, pos, d_model]`.
+    /// The stream after the layer: `[batch, pos, d_model]`. Where norms are of the stream itself, before the last of them.
     Layer ResidPost, resid_post, "hook_resid_post", [Batch Pos DModel], Weights, always;
+    /// The stream after the layer and its last norm, where norms are of the stream itself: `[batch, pos, d_model]`.
+    Layer NormalizedResidPost, normalized_resid_post, "hook_normalized_resid_post", [Batch Pos DModel], Weights,
+        norm_of_stream;
 
     /// What the last norm divides by: `[batch, pos, 1]`.
     After LnFinalScale, ln_final_scale, "ln_final.hook_scale", [Batch Pos One], AtLeastFloat, final_norm;
     /// The quotient of the last norm: `[batch, pos, d_model]`.
     After LnFinalNormalized, ln_final_normalized, "ln_final.hook_normalized", [Batch Pos DModel], Weights, final_norm;
-    /// What the unembedding reads: `[batch, pos, d_model]`. Of an encoder, its output, `encoder.hook_out`.
-    After UnembedIn, unembed_in, "unembed.hook_in", [Batch Pos DModel], Weights, always;
+    /// What the norm of a prediction head divides by: `[batch, pos, 1]`.
+    After HeadLnScale, head_ln_scale, "mlm_head.ln.hook_scale", [Batch Pos One], AtLeastFloat, head_norm;
+    /// The quotient of that norm: `[batch, pos, d_unembed]`.
+    After HeadLnNormalized, head_ln_normalized, "mlm_head.ln.hook_normalized", [Batch Pos DUnembed], Weights, head_norm;
+    /// What the unembedding reads: `[batch, pos, d_unembed]`, which is `d_model` in nearly all models. Of an encoder of two stacks, its
+    /// output, `encoder.hook_out`.
+    After UnembedIn, unembed_in, "unembed.hook_in", [Batch Pos DUnembed], Weights, always;
     /// The logits before any cap: `[batch, pos, d_vocab_out]`.
     After UnembedOut, unembed_out, "unembed.hook_out", [Batch Pos DVocabOut], Weights, unembedding;
 
@@ -405,7 +424,7 @@ impl Site {
 
     /// Whether its activation is the memory of the weights or of the caller's tokens.
     pub(crate) fn is_alias(self) -> bool {
-        matches!(self, Site::Tokens | Site::PosEmbed)
+        matches!(self, Site::Tokens | Site::PosEmbed | Site::TokenTypeEmbed)
     }
 
     /// Its bit in a set of points.
@@ -444,29 +463,51 @@ impl Site {
             {
                 self.where_norms_are_rotated()
             }
-            _ if config.norm_position() == NormPosition::InStream => self.where_norms_are_in_the_stream(),
+            Site::EmbedLnScale | Site::EmbedLnNormalized | Site::Embed | Site::PosEmbed | Site::TokenTypeEmbed
+                if config.norms.after_full_embed =>
+            {
+                self.where_all_embeddings_are_normed()
+            }
+            _ if config.norm_position() == NormPosition::InStream => {
+                self.where_norms_are_in_the_stream(config.attn_only(), config.attention.cross.is_some())
+            }
             _ => self.row().swap.filter(|_| config.norm_position() == NormPosition::After).unwrap_or(self),
         }
     }
 
     /// The site that fires at this one's turn where norms are of the stream itself.
-    fn where_norms_are_in_the_stream(self) -> Site {
+    fn where_norms_are_in_the_stream(self, attn_only: bool, has_cross: bool) -> Site {
         match self {
             Site::Ln1Scale => Site::Ln1PostScale,
             Site::Ln1Normalized => Site::Ln1PostNormalized,
-            Site::Ln1PostScale => Site::AttnOut,
-            Site::Ln1PostNormalized => Site::Ln1Scale,
-            Site::AttnOut => Site::Ln1Normalized,
-            Site::CrossLnScale => Site::CrossLnPostScale,
-            Site::CrossLnNormalized => Site::CrossLnPostNormalized,
-            Site::CrossLnPostScale => Site::CrossAttnOut,
-            Site::CrossLnPostNormalized => Site::CrossLnScale,
-            Site::CrossAttnOut => Site::CrossLnNormalized,
-            Site::Ln2Scale => Site::Ln2PostScale,
-            Site::Ln2Normalized => Site::Ln2PostNormalized,
+            Site::Ln1PostScale => Site::Ln2PostScale,
+            Site::Ln1PostNormalized => Site::Ln2PostNormalized,
+            Site::CrossLnScale if has_cross => Site::Ln1Scale,
+            Site::CrossLnNormalized if has_cross => Site::Ln1Normalized,
+            Site::Ln2Scale if has_cross => Site::CrossLnScale,
+            Site::Ln2Normalized if has_cross => Site::CrossLnNormalized,
+            Site::Ln2Scale if attn_only => Site::ResidPost,
+            Site::Ln2Normalized if attn_only => Site::Ln1Scale,
+            Site::Ln2PostScale if attn_only => Site::Ln1Normalized,
+            Site::Ln2PostNormalized if attn_only => Site::MlpOut,
+            Site::Ln2Scale => Site::Ln1Scale,
+            Site::Ln2Normalized => Site::Ln1Normalized,
             Site::Ln2PostScale => Site::MlpOut,
-            Site::Ln2PostNormalized => Site::Ln2Scale,
-            Site::MlpOut => Site::Ln2Normalized,
+            Site::Ln2PostNormalized => Site::ResidPost,
+            Site::MlpOut => Site::Ln2Scale,
+            Site::ResidPost => Site::Ln2Normalized,
+            other => other,
+        }
+    }
+
+    /// The site that fires at this one's turn where the norm after the embedding is of all embeddings.
+    fn where_all_embeddings_are_normed(self) -> Site {
+        match self {
+            Site::EmbedLnScale => Site::Embed,
+            Site::EmbedLnNormalized => Site::PosEmbed,
+            Site::Embed => Site::TokenTypeEmbed,
+            Site::PosEmbed => Site::EmbedLnScale,
+            Site::TokenTypeEmbed => Site::EmbedLnNormalized,
             other => other,
         }
     }

@@ -131,6 +131,7 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
     let neurons = config.mlp.as_ref().and_then(|mlp| mlp.norm);
     // TransformerLens' norms after a sublayer have no bias.
     let after = config.norm_position() == NormPosition::BeforeAndAfter;
+    let head_norm = config.head.is_some_and(|head| head.norm);
     let exists = match part {
         Part::WE | Part::Q | Part::K | Part::V | Part::O => true,
         Part::QB | Part::KB | Part::VB | Part::OB | Part::UB => true,
@@ -155,8 +156,11 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
         Part::MlpLnW => mlp && (solu || neurons.is_some_and(gain)),
         Part::MlpLnB => mlp && (solu || neurons.is_some_and(bias)),
         Part::HeadW | Part::HeadB => config.head.is_some(),
-        Part::HeadLnW => config.head.is_some() && gain(kind),
-        Part::HeadLnB => config.head.is_some() && bias(kind),
+        Part::HeadLnW => head_norm && gain(kind),
+        Part::HeadLnB => head_norm && bias(kind),
+        Part::WTokenType => config.embed.token_types > 0,
+        Part::WTaskType => config.embed.task_types > 0,
+        Part::EmbedProject | Part::EmbedProjectB => config.embed.width.is_some(),
         Part::LnFinalW => gain(config.norms.last()),
         Part::LnFinalB => bias(config.norms.last()),
         Part::QNormW | Part::KNormW => config.qk_norm().is_some(),

@@ -82,6 +82,7 @@ impl HookedTransformer {
         let encoder = self.encoder_output.as_ref().map(|output| output.for_batch(layout.batch as usize)).transpose()?;
         let batch = Batch {
             ids: &tokens.ids,
+            token_types: tokens.types.as_ref(),
             stream: stream.as_ref(),
             layout: &layout,
             store: store.as_deref(),

@@ -60,7 +60,7 @@ impl HookedTransformer {
                 let expected = format!("[{batch}, {pos}], as the stream");
                 return Err(Error::Shape { what: "the tokens' tensor".into(), found: tokens.ids.size(), expected });
             }
-            None => Tokens { ids: full(&[batch, pos], -1.0, (Kind::Int64, Device::Cpu))?, mask: None },
+            None => Tokens { ids: full(&[batch, pos], -1.0, (Kind::Int64, Device::Cpu))?, mask: None, types: None },
         };
         tokens.check(self.config(), past)?;
         Ok(RunInput { tokens, stream: Some(stream.f_to_device(self.device())?) })

@@ -161,8 +161,8 @@ fn of_prompt(
     let config = model.config();
     let d_model = config.d_model as i64;
     let rows = (rows as i64).min(d_model);
-    let points: Vec<HookPoint> = layers.iter().map(|layer| hook::resid_post(*layer)).collect();
-    let last = hook::resid_post(config.n_layers - 1);
+    let points: Vec<HookPoint> = layers.iter().map(|layer| hook::stream_after(config, *layer)).collect();
+    let last = hook::stream_after(config, config.n_layers - 1);
     let _recording = autodiff(true);
     let run = RunOptions::new().cache([points.clone(), vec![last]].concat()).return_type(ReturnType::None);
     let copies = Input::Ids(vec![ids.to_vec(); rows as usize]);

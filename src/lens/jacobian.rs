@@ -214,7 +214,7 @@ impl JacobianLens {
                 let change = coordinates.f_flip([-1i64])?.f_sub(&coordinates)?.mul_number(strength)?;
                 Ok(wide.f_add(&change.f_matmul(&directions)?)?.f_to_kind(stream.f_kind()?)?)
             };
-            hooks = hooks.replace(hook::resid_post(layer).pos(positions.clone()), exchange);
+            hooks = hooks.replace(hook::stream_after(self.model.config(), layer).pos(positions.clone()), exchange);
         }
         match hooks.is_empty() {
             true => Err(Error::wrong_input("a swap needs at least one layer")),

@@ -100,7 +100,7 @@ impl Patchscope {
         cache.read_streams(options, "Patchscope", |row, stream| {
             let point = match row {
                 Component::ResidPre(layer) => hook::resid_pre(*layer),
-                Component::FinalPost => hook::resid_post(-1),
+                Component::FinalPost => hook::stream_after(self.model.config(), -1),
                 _ => return Ok(None),
             };
             let size = stream.size(); // [batch, pos, d_model]
@@ -135,7 +135,8 @@ impl Patchscope {
         options: &GenerateOptions,
     ) -> Result<Generated> {
         let point = source.resolve(cache.model().config())?;
-        let streams = [hook::Site::ResidPre, hook::Site::ResidMid, hook::Site::ResidPost];
+        use hook::Site::{NormalizedResidPost, ResidMid, ResidPost, ResidPre};
+        let streams = [ResidPre, ResidMid, ResidPost, NormalizedResidPost];
         if !streams.contains(&point.site()) {
             return Err(Error::wrong_input(format!(
                 "`{point}` is no residual stream, such as `blocks.0.hook_resid_post`"
@@ -160,8 +161,11 @@ impl Patchscope {
         for first in (0..n).step_by(AT_ONCE as usize) {
             let some = streams.f_narrow(0, first, AT_ONCE.min(n - first))?;
             let len = self.target.ids.size()[1];
-            let copies =
-                Tokens { ids: self.target.ids.f_expand([some.size()[0], len], false)?.f_contiguous()?, mask: None };
+            let copies = Tokens {
+                ids: self.target.ids.f_expand([some.size()[0], len], false)?.f_contiguous()?,
+                mask: None,
+                types: None,
+            };
             let run = RunOptions::new().hooks(self.hooks(point, &some)?).logits_at(-1);
             logits.push(self.model.run(copies, run)?.take_logits()?.f_squeeze_dim(1)?);
             // [stream, d_vocab_out]
@@ -179,7 +183,9 @@ impl Patchscope {
         let n_layers = self.model.config().n_layers;
         let target = match self.layer {
             None => point.resolve(self.model.config())?,
-            Some(layer) if layer == n_layers.into() => hook::resid_post(n_layers - 1),
+            Some(layer) if layer == n_layers.into() => {
+                hook::stream_after(self.model.config(), -1).resolve(self.model.config())?
+            }
             Some(layer) => hook::resid_pre(layer),
         };
         Ok(Hooks::new().patch(target, Patch::set(streams.shallow_clone()).pos(self.position)))

@@ -10,6 +10,8 @@ use super::layout::Layout;
 pub(crate) struct Batch<'r> {
     /// Token ids: `[batch, pos]`.
     pub(crate) ids: &'r Tensor,
+    /// The type of each token, `[batch, pos]`; absent where all have the first.
+    pub(crate) token_types: Option<&'r Tensor>,
     /// The embeddings or the residual stream from which the pass starts, if not from ids: `[batch, pos, d_model]`.
     pub(crate) stream: Option<&'r Tensor>,
     /// Where the tokens stand.

@@ -11,7 +11,6 @@ use super::moe::MixtureOfExperts;
 use super::norm::Norm;
 use super::parameters::module;
 use super::part::Part;
-use super::placed_norm::PlacedNorm;
 use super::temporary::Temporary;
 use crate::config::NormPosition;
 use crate::hook;
@@ -77,13 +76,25 @@ impl MlpOrExperts {
 }
 
 impl Block {
+    /// The same weights in another layer.
+    pub(crate) fn of_layer(&self, layer: usize) -> Self {
+        let mut block = self.clone();
+        (block.layer, block.attn.layer) = (layer, layer);
+        match &mut block.mlp {
+            Some(MlpOrExperts::Mlp(mlp)) => mlp.layer = layer,
+            Some(MlpOrExperts::Experts(experts)) => experts.layer = layer,
+            None => {}
+        }
+        block
+    }
+
     /// The stream after the block: `[batch, pos, d_model]`.
     pub(crate) fn forward(&self, resid_pre: Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
         let resid_pre = tap.at(hook::resid_pre(layer), resid_pre)?;
         let attn_out = self.attention(&resid_pre, context, tap)?.at(hook::attn_out(layer), tap)?;
         let resid_post = match &self.mlp {
-            None => normed(self.norm_of_stream_after_attn(), attn_out.add(&resid_pre)?, tap)?,
+            None => attn_out.add(&resid_pre)?,
             Some(mlp) if self.parallel => {
                 let mlp_out = self.mlp(mlp, &resid_pre, tap)?.at(hook::mlp_out(layer), tap)?;
                 attn_out.add(&resid_pre)?.add(&mlp_out)?
@@ -91,16 +102,31 @@ impl Block {
             Some(mlp) => {
                 let resid_mid = attn_out.add(&resid_pre)?;
                 drop(resid_pre);
-                let resid_mid = normed(self.norm_of_stream_after_attn(), resid_mid, tap)?.into_tensor();
-                let mut resid_mid = tap.at(hook::resid_mid(layer), resid_mid)?;
+                let mut stream = tap.at(hook::resid_mid(layer), resid_mid.into_tensor())?;
+                let mut norm = self.norm_of_stream_after_attn();
                 if let Some(cross) = &self.cross {
-                    resid_mid = self.across(cross, resid_mid, context, tap)?;
+                    stream = self.across(cross, stream, context, tap)?;
+                    norm = self.norm_of_stream_after_cross();
                 }
-                let mlp_out = self.mlp(mlp, &resid_mid, tap)?.at(hook::mlp_out(layer), tap)?;
-                normed(self.norm_of_stream_after_mlp(), mlp_out.add(&resid_mid)?, tap)?
+                if let Some(norm) = norm {
+                    // What the MLP reads goes past it as well.
+                    let normalized = norm.forward(&self.mlp_in(&stream, tap)?, tap)?.into_tensor();
+                    let mlp_out = self.neurons(mlp, &normalized, tap)?.at(hook::mlp_out(layer), tap)?;
+                    mlp_out.add(&normalized)?
+                } else {
+                    let mlp_out = self.mlp(mlp, &stream, tap)?.at(hook::mlp_out(layer), tap)?;
+                    mlp_out.add(&stream)?
+                }
             }
         };
-        tap.at(hook::resid_post(layer), resid_post.into_tensor())
+        let resid_post = tap.at(hook::resid_post(layer), resid_post.into_tensor())?;
+        match self.norm_of_stream_at_the_end() {
+            Some(norm) => {
+                let normalized = norm.forward(&resid_post, tap)?.into_tensor();
+                tap.at(hook::normalized_resid_post(layer), normalized)
+            }
+            None => Ok(resid_post),
+        }
     }
 
     /// What attention adds, through its norms: `[batch, pos, d_model]`.
@@ -115,19 +141,29 @@ impl Block {
 
     /// What the MLP adds, through its norms: `[batch, pos, d_model]`.
     fn mlp(&self, mlp: &MlpOrExperts, resid: &Tensor, tap: &mut Tap) -> Flow<Temporary> {
-        let mlp_in = hook::mlp_in(self.layer);
-        let input = match tap.carries(mlp_in, resid) {
-            true => tap.at(mlp_in, resid.f_alias()?)?, // not the stream itself, which goes past the MLP as well
-            false => tap.at(mlp_in, resid.shallow_clone())?,
-        };
+        let input = self.mlp_in(resid, tap)?;
         let normalized = match self.norm_before_mlp() {
             Some(norm) => norm.forward(&input, tap)?.into_tensor(),
             None => input,
         };
+        self.neurons(mlp, &normalized, tap)
+    }
+
+    /// The stream as the MLP reads it: `[batch, pos, d_model]`.
+    fn mlp_in(&self, resid: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
+        let point = hook::mlp_in(self.layer);
+        match tap.carries(point, resid) {
+            true => tap.at(point, resid.f_alias()?), // not the stream itself, which goes past the MLP as well
+            false => tap.at(point, resid.shallow_clone()),
+        }
+    }
+
+    /// What the MLP adds of what it reads, through the norm after it: `[batch, pos, d_model]`.
+    fn neurons(&self, mlp: &MlpOrExperts, normalized: &Tensor, tap: &mut Tap) -> Flow<Temporary> {
         let reads = hook::mlp_hook_in(self.layer);
-        let normalized = match self.norm_before_mlp().is_none() && tap.carries(reads, &normalized) {
-            true => tap.at(reads, normalized.f_alias()?)?, // not the stream itself
-            false => tap.at(reads, normalized)?,
+        let normalized = match self.norm_before_mlp().is_none() && tap.carries(reads, normalized) {
+            true => tap.at(reads, normalized.f_alias()?)?, // not what goes past the MLP as well
+            false => tap.at(reads, normalized.shallow_clone())?,
         };
         let out = match mlp {
             MlpOrExperts::Mlp(mlp) => mlp.forward(&normalized, tap)?,
@@ -139,13 +175,5 @@ impl Block {
             None if tap.live(hook::mlp_hook_out(self.layer)) => Ok(Temporary::shared(out)),
             None => Ok(Temporary::new(out)),
         }
-    }
-}
-
-/// The stream through a norm of its own, where it has one.
-pub(super) fn normed(norm: Option<PlacedNorm<'_>>, stream: Temporary, tap: &mut Tap) -> Flow<Temporary> {
-    match norm {
-        Some(norm) => norm.forward(&stream, tap),
-        None => Ok(stream),
     }
 }

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::attention::{Attention, AttentionParts};
 use super::attention_input::AttentionInput;
-use super::block::{normed, Block};
+use super::block::Block;
 use super::context::Context;
 use super::norm::Norm;
 use super::parameters::module;
@@ -27,7 +27,7 @@ module!(Cross, () => (), {
 } plain {});
 
 impl Block {
-    /// The stream after cross-attention: `[batch, pos, d_model]`.
+    /// The stream after cross-attention, before any norm of the stream itself: `[batch, pos, d_model]`.
     pub(super) fn across(&self, cross: &Cross, resid_mid: Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
         let point = hook::cross_attn_in(layer);
@@ -35,9 +35,14 @@ impl Block {
             true => tap.at(point, resid_mid.f_alias()?)?, // not the stream itself, which goes past cross-attention as well
             false => tap.at(point, resid_mid.shallow_clone())?,
         };
-        let normalized = match self.norm_before_cross() {
-            Some(norm) => norm.forward(&input, tap)?.into_tensor(),
-            None => input,
+        // Through a norm of the stream itself, what cross-attention reads goes past it as well.
+        let (normalized, stream) = match (self.norm_before_cross(), self.norm_of_stream_after_attn()) {
+            (Some(norm), _) => (norm.forward(&input, tap)?.into_tensor(), resid_mid),
+            (None, Some(norm)) => {
+                let normalized = norm.forward(&input, tap)?.into_tensor();
+                (normalized.shallow_clone(), normalized)
+            }
+            (None, None) => (input, resid_mid),
         };
         let out = cross.attn.forward(AttentionInput::Shared(normalized), context, tap)?;
         let out = match self.norm_after_cross() {
@@ -45,7 +50,6 @@ impl Block {
             None => super::temporary::Temporary::new(out),
         };
         let out = out.at(hook::cross_attn_out(layer), tap)?;
-        let resid = normed(self.norm_of_stream_after_cross(), out.add(&resid_mid)?, tap)?;
-        tap.at(hook::resid_mid_cross(layer), resid.into_tensor())
+        tap.at(hook::resid_mid_cross(layer), out.add(&stream)?.into_tensor())
     }
 }

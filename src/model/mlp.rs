@@ -139,7 +139,9 @@ impl Act {
             Activation::Gelu => Some(Epilogue::Gelu),
             Activation::GeluNew | Activation::GeluFast | Activation::GeluPytorchTanh => Some(Epilogue::GeluTanh),
             Activation::Silu => Some(Epilogue::Silu),
-            Activation::Relu2 | Activation::QuickGelu | Activation::SoluLn | Activation::Xielu => None,
+            Activation::Relu2 | Activation::QuickGelu | Activation::SoluLn | Activation::Tanh | Activation::Xielu => {
+                None
+            }
         }
     }
 
@@ -175,6 +177,7 @@ impl Act {
             Activation::Silu => x.f_silu()?,
             Activation::QuickGelu => x.mul_number(1.702)?.f_sigmoid()?.f_mul(&x)?,
             Activation::SoluLn => x.f_softmax(-1, x.f_kind()?)?.f_mul(&x)?,
+            Activation::Tanh => x.f_tanh()?,
             Activation::Xielu => self.xielu(&x)?,
         })
     }

@@ -3,6 +3,9 @@
 //! Each component lists its tensors once, with the macro [`module!`]. Names, counts, kinds, devices, casts, moves, state dicts and
 //! saves follow from that list.
 
+use std::collections::{HashMap, HashSet};
+use std::ffi::c_void;
+
 use tch::{Device, Kind, Tensor};
 
 use super::block::{Block, MlpOrExperts};
@@ -198,9 +201,11 @@ impl Transformer {
         parameters.map(|(address, tensor)| (address.to_string(), tensor.shallow_clone())).collect()
     }
 
-    /// How many parameters the model has.
+    /// How many parameters the model has. Those that layers share count once.
     pub fn n_params(&self) -> usize {
-        self.distinct_parameters().map(|(_, tensor)| tensor.numel()).sum()
+        let mut seen = HashSet::new();
+        let is_new = |(address, tensor): &(Address, &SharedTensor)| seen.insert((address.part, tensor.data_ptr()));
+        self.distinct_parameters().filter(is_new).map(|(_, tensor)| tensor.numel()).sum()
     }
 
     pub(super) fn distinct_parameters(&self) -> impl Iterator<Item = (Address, &SharedTensor)> {
@@ -261,9 +266,15 @@ impl Transformer {
         let tied = self.is_tied();
         let _no_gradients = crate::unchecked::autodiff::autodiff(false);
         let mut weights = self.weights().clone();
+        let mut changed: HashMap<(Part, *mut c_void), SharedTensor> = HashMap::new(); // of layers that share theirs
         weights.visit_mut((), Location::default(), &mut |address, tensor| {
             if !(tied && address.part == Part::U) {
-                *tensor = change(address, tensor)?;
+                let place = (address.part, tensor.data_ptr());
+                *tensor = match changed.get(&place) {
+                    Some(changed) => changed.clone(),
+                    None => change(address, tensor)?,
+                };
+                changed.insert(place, tensor.clone());
             }
             Ok(())
         })?;

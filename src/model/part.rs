@@ -47,12 +47,19 @@ macro_rules! parts {
 }
 
 parts! {
-    /// Token embedding: `[d_vocab, d_model]`.
+    /// Token embedding: `[d_vocab, d_embed]`.
     WE: Matrix, "embed.W_E";
     EmbedLnW: Gain, "embed.ln.w";
     EmbedLnB: Bias, "embed.ln.b";
-    /// Position embedding: `[n_ctx, d_model]`.
+    /// Position embedding: `[n_ctx, d_embed]`.
     WPos: Matrix, "pos_embed.W_pos";
+    /// Embedding of the types of tokens: `[token_types, d_embed]`.
+    WTokenType: Matrix, "embed.token_type_embed.W_token_type";
+    /// Embedding of tasks, of which the first counts: `[task_types, d_embed]`.
+    WTaskType: Matrix, "embed.W_task_type";
+    /// From the embeddings to the stream: `[d_model, d_embed]`.
+    EmbedProject: Matrix, "embed.project.weight";
+    EmbedProjectB: Bias, "embed.project.bias";
     Ln1W: Gain, "ln1.w";
     Ln1B: Bias, "ln1.b";
     /// What the model keeps: [`Part::Q`], [`Part::K`] and [`Part::V`], one below the other.
@@ -172,12 +179,12 @@ parts! {
     Ln2PostB: Bias, "ln2_post.b";
     LnFinalW: Gain, "ln_final.w";
     LnFinalB: Bias, "ln_final.b";
-    /// Of the neurons between the last norm and the unembedding: `[d_model, d_model]`.
-    HeadW: Matrix, "head.weight";
-    HeadB: Bias, "head.bias";
-    HeadLnW: Gain, "head.ln.w";
-    HeadLnB: Bias, "head.ln.b";
-    /// `[d_vocab_out, d_model]`
+    /// Of the neurons between the last norm and the unembedding: `[d_unembed, d_model]`.
+    HeadW: Matrix, "mlm_head.weight";
+    HeadB: Bias, "mlm_head.bias";
+    HeadLnW: Gain, "mlm_head.ln.w";
+    HeadLnB: Bias, "mlm_head.ln.b";
+    /// `[d_vocab_out, d_unembed]`
     U: Matrix, "unembed.weight";
     UB: Bias, "unembed.b_U";
 }
@@ -219,10 +226,15 @@ impl Part {
         let experts = config.num_experts().unwrap_or(0) as i64;
         let d_vocab_out = config.d_vocab_out as i64;
         let d_encoder = config.attention.cross.map_or(0, |cross| cross.d_encoder as i64);
+        let d_embed = config.d_embed() as i64;
         match self {
-            Part::WE => vec![config.d_vocab as i64, d_model],
-            Part::WPos => vec![config.n_ctx as i64, d_model],
-            Part::EmbedLnW | Part::EmbedLnB | Part::LnFinalW | Part::LnFinalB => vec![d_model],
+            Part::WE => vec![config.d_vocab as i64, d_embed],
+            Part::WPos => vec![config.n_ctx as i64, d_embed],
+            Part::WTokenType => vec![config.embed.token_types as i64, d_embed],
+            Part::WTaskType => vec![config.embed.task_types as i64, d_embed],
+            Part::EmbedProject => vec![d_model, d_embed],
+            Part::EmbedLnW | Part::EmbedLnB => vec![d_embed],
+            Part::EmbedProjectB | Part::LnFinalW | Part::LnFinalB => vec![d_model],
             Part::Ln1W | Part::Ln1B | Part::Ln2W | Part::Ln2B => vec![d_model],
             Part::Ln1PostW | Part::Ln1PostB | Part::Ln2PostW | Part::Ln2PostB => vec![d_model],
             Part::Qkv => vec![reader_rows(config, location), d_model],
@@ -276,9 +288,9 @@ impl Part {
             Part::Out => vec![d_model, d_mlp],
             Part::XieluAlphaP | Part::XieluAlphaN | Part::XieluPositive | Part::XieluNegative => vec![1],
             Part::XieluBeta | Part::XieluEps => vec![1],
-            Part::HeadW => vec![d_model, d_model],
-            Part::HeadB | Part::HeadLnW | Part::HeadLnB => vec![d_model],
-            Part::U => vec![d_vocab_out, d_model],
+            Part::HeadW => vec![config.d_unembed() as i64, d_model],
+            Part::HeadB | Part::HeadLnW | Part::HeadLnB => vec![config.d_unembed() as i64],
+            Part::U => vec![d_vocab_out, config.d_unembed() as i64],
             Part::UB => vec![d_vocab_out],
         }
     }

@@ -19,7 +19,7 @@ pub(crate) struct PlacedNorm<'m> {
 
 impl<'m> PlacedNorm<'m> {
     /// A norm that does something.
-    fn new(norm: &'m Norm, points: NormPoints) -> Option<Self> {
+    pub(crate) fn new(norm: &'m Norm, points: NormPoints) -> Option<Self> {
         (norm.kind != Normalization::None).then_some(PlacedNorm { norm, points })
     }
 
@@ -102,7 +102,7 @@ impl Block {
         }
     }
 
-    /// The norm of the stream after attention has added to it.
+    /// The norm of the stream after attention has added to it, through which the next sublayer reads it.
     pub(crate) fn norm_of_stream_after_attn(&self) -> Option<PlacedNorm<'_>> {
         match self.norm_position {
             NormPosition::InStream => PlacedNorm::new(&self.ln1, self.ln1_points()),
@@ -113,8 +113,16 @@ impl Block {
     /// The norm of the stream after the MLP has added to it.
     pub(crate) fn norm_of_stream_after_mlp(&self) -> Option<PlacedNorm<'_>> {
         match self.norm_position {
-            NormPosition::InStream => PlacedNorm::new(&self.ln2, self.ln2_points()),
+            NormPosition::InStream if self.mlp.is_some() => PlacedNorm::new(&self.ln2, self.ln2_points()),
             _ => None,
+        }
+    }
+
+    /// The norm of the stream after the block has added to it.
+    pub(crate) fn norm_of_stream_at_the_end(&self) -> Option<PlacedNorm<'_>> {
+        match &self.mlp {
+            Some(_) => self.norm_of_stream_after_mlp(),
+            None => self.norm_of_stream_after_attn(),
         }
     }
 

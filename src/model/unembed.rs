@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub(crate) struct Unembed {
     pub(crate) ln_final: Norm,
     pub(crate) head: Option<Head>,
-    /// `d_model` to `d_vocab_out`; absent in an encoder, whose output is what it would read.
+    /// `d_unembed` to `d_vocab_out`; absent in an encoder, whose output is what it would read.
     pub(crate) u: Option<Linear>,
     pub(crate) soft_cap: Option<f64>,
 }
@@ -33,7 +33,11 @@ impl Unembed {
     pub(crate) fn forward(&self, resid: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let points = (hook::ln_final_scale(), hook::ln_final_normalized());
         let normalized = self.ln_final.forward(resid, points, tap)?.into_tensor();
-        let read = tap.at(hook::unembed_in(), self.through_head(normalized)?)?; // [batch, pos, d_model]
+        let read = match &self.head {
+            Some(head) => head.forward(&normalized, tap)?,
+            None => normalized,
+        };
+        let read = tap.at(hook::unembed_in(), read)?; // [batch, pos, d_unembed]
         let Some(u) = &self.u else { return Ok(read) };
         let logits = u.forward(&read)?;
         let logits = tap.at(hook::unembed_out(), logits)?; // [batch, pos, d_vocab_out]
@@ -56,10 +60,10 @@ impl Unembed {
         self.cap(self.matrix()?.forward(&self.through_head(self.ln_final.apply(resid)?)?)?)
     }
 
-    /// What `W_U` reads of what the last norm gives: `[…, d_model]`.
+    /// What `W_U` reads of what the last norm gives: `[…, d_unembed]`.
     pub(crate) fn through_head(&self, normalized: Tensor) -> Result<Tensor> {
         match &self.head {
-            Some(head) => head.forward(&normalized),
+            Some(head) => head.apply(&normalized),
             None => Ok(normalized),
         }
     }

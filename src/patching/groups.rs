@@ -36,7 +36,8 @@ impl Resume {
         let adds_up = config.norm_position() != NormPosition::InStream;
         match point.site() {
             Site::ResidPre => from_stream(layer),
-            Site::ResidPost => from_stream(layer + 1),
+            Site::ResidPost if adds_up => from_stream(layer + 1),
+            Site::NormalizedResidPost => from_stream(layer + 1),
             Site::MlpOut if adds_up => from_stream(layer + 1),
             Site::AttnOut if adds_up && (config.parallel_attn_mlp || config.attn_only()) => from_stream(layer + 1),
             Site::Pattern | Site::AttnScores => Resume { otherwise: Some(Site::Pattern), ..hooked(Some(layer)) },
@@ -63,7 +64,7 @@ impl Resume {
                 _ => vec![point],
             },
             (None, Some(layer)) if layer < config.n_layers => vec![hook::resid_pre(layer)],
-            (None, Some(_)) => vec![hook::resid_post(-1)],
+            (None, Some(_)) => vec![hook::stream_after(config, -1)],
             (None, None) => Vec::new(),
         }
     }

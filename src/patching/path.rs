@@ -191,12 +191,12 @@ fn patch(
 
 /// Whether a site writes to the stream, or is it.
 fn writes(site: Site) -> bool {
-    let writers = [Site::Z, Site::Result, Site::AttnOut, Site::MlpOut, Site::Embed, Site::PosEmbed];
-    writers.contains(&site) || is_stream(site)
+    use Site::{AttnOut, Embed, FullEmbed, MlpOut, PosEmbed, Result, TokenTypeEmbed, Z};
+    [Z, Result, AttnOut, MlpOut, Embed, PosEmbed, TokenTypeEmbed, FullEmbed].contains(&site) || is_stream(site)
 }
 
 fn is_stream(site: Site) -> bool {
-    matches!(site, Site::ResidPre | Site::ResidMid | Site::ResidPost)
+    matches!(site, Site::ResidPre | Site::ResidMid | Site::ResidPost | Site::NormalizedResidPost)
 }
 
 /// Whether a site reads the stream, or is it.
@@ -277,8 +277,7 @@ impl Paths<'_, '_, '_, '_> {
                 Ok(())
             });
         }
-        let all =
-            Tokens { ids: tiled(&tokens.ids, n)?, mask: tokens.mask.as_ref().map(|mask| tiled(mask, n)).transpose()? };
+        let all = tokens.map(|tensor| tiled(tensor, n))?;
         let mut run = RunOptions::new().hooks(hooks).cache(read.clone()).return_type(ReturnType::None);
         if read.iter().any(|point| point.place() == Place::After) {
             let columns = base.cache.logit_positions();

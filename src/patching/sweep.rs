@@ -382,6 +382,12 @@ impl<'s, 'm, 'a> Sweep<'s, 'm, 'a> {
         let tokens = Tokens {
             ids: tiled(&self.tokens.ids.f_narrow(1, from, pos - from)?, n)?,
             mask: self.tokens.mask.as_ref().map(|mask| tiled(mask, n)).transpose()?,
+            types: self
+                .tokens
+                .types
+                .as_ref()
+                .map(|types| tiled(&types.f_narrow(1, from, pos - from)?, n))
+                .transpose()?,
         };
         let logit_columns = self.base.cache.logit_positions();
         let (fresh, places) = fresh_columns(logit_columns, from);

@@ -94,10 +94,18 @@ impl Builder<'_> {
             Ok(end)
         })?;
         let blocks = tasks::run(workers, n_layers, |layer| {
-            let block = self.block(layer)?;
+            let block = match self.reader.first_with_weights_of(layer) {
+                first if first == layer => Some(self.block(layer)?),
+                _ => None, // one that is there already
+            };
             report();
             Ok(block)
         })?;
+        let blocks = (0..n_layers).map(|layer| match blocks.get(self.reader.first_with_weights_of(layer)) {
+            Some(Some(block)) => Ok(block.of_layer(layer)),
+            _ => Err(Error::Internal("layers share a block that there is not")),
+        });
+        let blocks = blocks.collect::<Result<Vec<_>>>()?;
         let Ok([Ends::Unembed(mut unembed), Ends::Embed(embed)]) = <[Ends; 2]>::try_from(ends) else {
             return Err(Error::Internal("a model has an embedding and an unembedding"));
         };
@@ -127,10 +135,13 @@ impl Builder<'_> {
         let u = u.map(|weight| Linear { weight, bias });
         let head = match self.config.head {
             None => None,
-            Some(activation) => Some(Head {
+            Some(head) => Some(Head {
                 dense: self.linear(Part::HeadW, Part::HeadB, OUTSIDE)?,
-                act: Act::new(activation),
-                norm: self.norm(Part::HeadLnW, Part::HeadLnB, self.config.normalization_type(), OUTSIDE)?,
+                act: Act::new(head.activation),
+                norm: match head.norm {
+                    true => self.norm(Part::HeadLnW, Part::HeadLnB, self.config.normalization_type(), OUTSIDE)?,
+                    false => Norm::none(),
+                },
             }),
         };
         let mut unembed = Unembed { ln_final, head, u, soft_cap: self.config.output_logits_soft_cap };
@@ -155,7 +166,16 @@ impl Builder<'_> {
             true => self.norm(Part::EmbedLnW, Part::EmbedLnB, self.config.normalization_type(), OUTSIDE)?,
             false => Norm::none(),
         };
-        let mut embed = Embed { w_e, w_pos, ln };
+        let table = |part, rows: usize| (rows > 0).then(|| self.reader.tensor(part, OUTSIDE)).transpose();
+        let w_token_type = table(Part::WTokenType, self.config.embed.token_types)?;
+        let w_task_type = table(Part::WTaskType, self.config.embed.task_types)?;
+        let token_dropout = self.config.embed.token_dropout.map(|token| token as i64);
+        let project = match self.config.embed.width {
+            None => None,
+            Some(_) => Some(self.linear(Part::EmbedProject, Part::EmbedProjectB, OUTSIDE)?),
+        };
+        let norms_sum = self.config.norms.after_full_embed;
+        let mut embed = Embed { w_e, w_pos, w_token_type, w_task_type, token_dropout, ln, norms_sum, project };
         self.processor.embed(&embed)?;
         cast(&mut embed, self.kind)?;
         Ok(embed)

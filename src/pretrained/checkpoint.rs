@@ -257,6 +257,19 @@ impl Checkpoint {
         Checkpoint { tensors: tensors.collect(), files: self.files }
     }
 
+    /// The tensors of norms under the names of today: files of the first years have `gamma` and `beta`, and transformers reads these.
+    pub(crate) fn with_names_of_today(self) -> Self {
+        const NAMES: [(&str, &str); 2] =
+            [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
+        let of_today = |name: &str, (old, new): &(&str, &str)| Some(format!("{}{new}", name.strip_suffix(old)?));
+        match self.tensors.keys().any(|name| NAMES.iter().any(|(old, _)| name.ends_with(old))) {
+            true => {
+                self.renamed(|name| NAMES.iter().find_map(|pair| of_today(name, pair)).or_else(|| Some(name.into())))
+            }
+            false => self,
+        }
+    }
+
     /// The tensors under other names. A tensor for which `rename` returns `None` is left out.
     pub(crate) fn renamed(self, mut rename: impl FnMut(&str) -> Option<String>) -> Self {
         let tensors = self.tensors.into_iter().filter_map(|(name, stored)| Some((rename(&name)?, stored)));

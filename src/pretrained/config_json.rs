@@ -238,6 +238,7 @@ impl ConfigJson {
             "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_accurate" => Activation::GeluPytorchTanh,
             "quick_gelu" => Activation::QuickGelu,
             "silu" | "swish" => Activation::Silu,
+            "tanh" => Activation::Tanh,
             "xielu" => Activation::Xielu,
             _ => return Err(self.refuse(field, name, "this activation function is not supported")),
         })

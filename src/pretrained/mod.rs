@@ -153,7 +153,7 @@ impl LoadOptions {
         if let Some(name) = name {
             config.model_name = name;
         }
-        let mut checkpoint = checkpoint(&config, &names)?;
+        let mut checkpoint = checkpoint(&config, &names)?.with_names_of_today();
         if let Some(quantization) = quantization {
             quantization.apply(&mut checkpoint, &names, family.prefix)?;
         }

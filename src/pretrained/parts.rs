@@ -22,17 +22,31 @@ pub(crate) struct Entry {
     pub(super) blocks: (usize, usize),
     /// The checkpoint's number of block 0.
     pub(super) first: usize,
+    /// Which blocks have the part together.
+    pub(super) shared: Option<Shared>,
+}
+
+/// Layers that share their weights (ALBERT): `runs` runs of groups of `of_group` layers, of which there are `groups`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared {
+    pub(crate) runs: usize,
+    pub(crate) groups: usize,
+    pub(crate) of_group: usize,
 }
 
 /// An [`Entry`].
 pub(crate) const fn entry(part: Part, name: &'static str, view: View) -> Entry {
-    Entry { part, name, view, blocks: (0, usize::MAX), first: 0 }
+    Entry { part, name, view, blocks: (0, usize::MAX), first: 0, shared: None }
 }
 
 impl Entry {
     /// The tensor's name for this block, expert and head.
     pub(crate) fn tensor_name(&self, location: Location, head: usize) -> String {
         let replace = |name: String, placeholder, index: usize| name.replace(placeholder, &index.to_string());
+        if let (Some(Shared { runs, groups, of_group }), Some(layer)) = (self.shared, location.layer) {
+            let name = replace(self.name.into(), "{g}", layer / of_group * groups / runs);
+            return replace(name, "{i}", layer % of_group);
+        }
         let name = replace(self.name.into(), "{l}", location.layer.unwrap_or(0) + self.first);
         replace(replace(name, "{e}", location.expert.unwrap_or(0)), "{h}", head)
     }
@@ -45,6 +59,16 @@ impl Entry {
     /// The checkpoint counts these blocks from this number on.
     pub(crate) fn counted_from(self, first: usize) -> Self {
         Entry { first, ..self }
+    }
+
+    /// These layers have the part together: `{g}` in the name is the layer's group, and `{i}` its number in the group.
+    pub(crate) fn shared(self, shared: Shared) -> Self {
+        Entry { shared: Some(shared), ..self }
+    }
+
+    /// Whether it is a part of blocks.
+    pub(crate) fn is_per_block(&self) -> bool {
+        self.shared.is_some() || self.name.contains("{l}")
     }
 
     /// Whether the part is there at this place.
@@ -72,7 +96,7 @@ impl Entry {
         let mut parts = name.split('.');
         let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         let same = |own: &str| match own {
-            "{l}" | "{e}" | "{h}" => parts.next().is_some_and(number),
+            "{l}" | "{e}" | "{h}" | "{g}" | "{i}" => parts.next().is_some_and(number),
             own => parts.next() == Some(own),
         };
         self.name.split('.').all(same) && parts.next().is_none()
@@ -90,6 +114,7 @@ pub(crate) enum View {
     /// Unchanged: a `Linear`'s weight, a bias, a gain.
     AsIs,
     /// A vector as the only row of a matrix (BART's bias of logits).
+    #[allow(dead_code)] // BART's families will have it
     OnlyRow,
     /// A `Conv1D`'s weight, `[in, out]`.
     Transposed,

@@ -45,6 +45,15 @@ impl<'a> PartReader<'a> {
         self.entry(part, location).is_some()
     }
 
+    /// The first layer that has the weights of this one: another layer where layers share their weights.
+    pub(crate) fn first_with_weights_of(&self, layer: usize) -> usize {
+        let name = |layer| Some(self.entry(Part::O, Location::block(layer))?.tensor_name(Location::block(layer), 0));
+        match self.table.iter().any(|entry| entry.shared.is_some()) {
+            true => (0..layer).find(|earlier| name(*earlier) == name(layer)).unwrap_or(layer),
+            false => layer,
+        }
+    }
+
     /// A part in memory of its own: a matrix row by row, however the checkpoint has it, as oneDNN's product is up to a sixth
     /// slower the other way round.
     pub(crate) fn tensor(&self, part: Part, location: Location) -> Result<SharedTensor> {

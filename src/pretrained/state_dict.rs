@@ -142,7 +142,7 @@ pub(super) fn agree(view: View, again: &Tensor, part: &Tensor) -> Result<bool> {
 
 /// The places of an entry's part in a model of this shape.
 fn locations(entry: &Entry, config: &Config) -> Vec<Location> {
-    if !entry.name.contains("{l}") {
+    if !entry.is_per_block() {
         return vec![Location::default()];
     }
     let of_expert = entry.is_per_expert();

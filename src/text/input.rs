@@ -31,11 +31,15 @@ pub struct Tokens {
     pub ids: Tensor,
     /// Which tokens are real: `[batch, pos]`, bool; absent where all are.
     pub mask: Option<Tensor>,
+    /// The type of each token, for models whose tokens have types (BERT's segments): `[batch, pos]`, int64; absent where all have the
+    /// first type, 0. TransformerLens' `token_type_ids`.
+    pub types: Option<Tensor>,
 }
 
 impl Clone for Tokens {
     fn clone(&self) -> Self {
-        Tokens { ids: self.ids.shallow_clone(), mask: self.mask.as_ref().map(Tensor::shallow_clone) }
+        let handle = |tensor: &Option<Tensor>| tensor.as_ref().map(Tensor::shallow_clone);
+        Tokens { ids: self.ids.shallow_clone(), mask: handle(&self.mask), types: handle(&self.types) }
     }
 }
 
@@ -61,7 +65,54 @@ impl Tokens {
                 })
             }
         };
-        Ok(Tokens { ids: ids.f_to_kind(Kind::Int64)?, mask: None })
+        Ok(Tokens { ids: ids.f_to_kind(Kind::Int64)?, mask: None, types: None })
+    }
+
+    /// The same tokens with these types: `[batch, pos]`, or `[pos]` for one row.
+    ///
+    /// ```
+    /// use tch_lens::Tokens;
+    /// use tch::Tensor;
+    /// let tokens = Tokens::new(&Tensor::from_slice(&[2i64, 5, 3, 6, 3]))?;
+    /// let pair = tokens.with_types(&Tensor::from_slice(&[0i64, 0, 0, 1, 1]))?;
+    /// assert_eq!(pair.types.unwrap().size(), [1, 5]);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] for types of other shapes or kinds than the ids.
+    pub fn with_types(mut self, types: &Tensor) -> Result<Self> {
+        let types = Tokens::new(types)?.ids;
+        if types.size() != self.ids.size() {
+            let expected = format!("{:?}, as the ids", self.ids.size());
+            return Err(Error::Shape { what: "the tokens' types".into(), found: types.size(), expected });
+        }
+        self.types = Some(types);
+        Ok(self)
+    }
+
+    /// The same tokens with this mask, which is 1 or true where a token is real: `[batch, pos]`, or `[pos]` for one row. TransformerLens'
+    /// `one_zero_attention_mask`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] for a mask of another shape than the ids.
+    pub fn with_mask(mut self, mask: &Tensor) -> Result<Self> {
+        let mask = if mask.defined() && mask.dim() == 1 { mask.f_unsqueeze(0)? } else { mask.shallow_clone() };
+        if !mask.defined() || mask.size() != self.ids.size() {
+            let found = if mask.defined() { mask.size() } else { Vec::new() };
+            let expected = format!("{:?}, as the ids", self.ids.size());
+            return Err(Error::Shape { what: "the tokens' mask".into(), found, expected });
+        }
+        self.mask = Some(mask.f_to_kind(Kind::Bool)?);
+        Ok(self)
+    }
+
+    /// The same tokens with every tensor of `[batch, pos]` changed.
+    pub(crate) fn map(&self, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(&change).transpose();
+        Ok(Tokens { ids: change(&self.ids)?, mask: optional(&self.mask)?, types: optional(&self.types)? })
     }
 
     /// A batch of rows of any lengths, the shorter ones padded with `pad` on `side`.
@@ -93,6 +144,7 @@ impl Tokens {
         Ok(Tokens {
             ids: Tensor::f_from_slice(&ids)?.f_view(shape)?,
             mask: if uneven { Some(Tensor::f_from_slice(&mask)?.f_view(shape)?) } else { None },
+            types: None,
         })
     }
 
@@ -136,9 +188,19 @@ impl Tokens {
         if self.ids.size().last().is_none_or(|&len| len <= n_ctx as i64) {
             return Ok(self);
         }
-        let mut rows = self.rows()?;
-        rows.iter_mut().for_each(|row| row.truncate(n_ctx));
-        Tokens::padded(&rows, pad, side)
+        let cut = |tokens: &Tokens, pad: i64| -> Result<Tokens> {
+            let mut rows = tokens.rows()?;
+            rows.iter_mut().for_each(|row| row.truncate(n_ctx));
+            Tokens::padded(&rows, pad, side)
+        };
+        let Tokens { mask, types, .. } = &self;
+        let of_types = |types: &Tensor| Tokens {
+            ids: types.shallow_clone(),
+            mask: mask.as_ref().map(Tensor::shallow_clone),
+            types: None,
+        };
+        let types = types.as_ref().map(|types| Ok::<_, Error>(cut(&of_types(types), 0)?.ids)).transpose()?;
+        Ok(Tokens { types, ..cut(&self, pad)? })
     }
 
     /// Checks the shapes: not empty, not too long behind `past` positions.
@@ -167,24 +229,40 @@ impl Tokens {
                 expected: format!("bools, {size:?}"),
             });
         }
-        Ok(())
+        match &self.types {
+            None => Ok(()),
+            Some(_) if config.embed.token_types == 0 => Err(Error::wrong_input(
+                "the tokens have types, but this model has no embeddings of types: leave them out",
+            )),
+            Some(types) if types.size() != size || types.f_kind()? != Kind::Int64 => Err(Error::Shape {
+                what: "the tokens' types".into(),
+                found: types.size(),
+                expected: format!("int64, {size:?}"),
+            }),
+            Some(types) => within(types, config.embed.token_types, |id, n| {
+                Error::wrong_input(format!("the tokens have type {id}, but this model has types 0 to {}", n - 1))
+            }),
+        }
     }
 
     /// Checks that no id is outside the vocabulary. Of ids on another device, two numbers are copied from it once: libtorch would
     /// not return an error there, but end the device's work for the whole process.
     pub(crate) fn check_ids(&self, config: &Config) -> Result<()> {
-        let (least, most) = self.ids.f_aminmax(None, false)?;
-        for id in Vec::<i64>::try_from(Tensor::f_stack(&[least, most], 0)?)? {
-            if !(0..config.d_vocab as i64).contains(&id) {
-                return Err(Error::TokenOutOfRange { id, d_vocab: config.d_vocab });
-            }
-        }
-        Ok(())
+        within(&self.ids, config.d_vocab, |id, d_vocab| Error::TokenOutOfRange { id, d_vocab })
     }
 
     pub(crate) fn to_device(&self, device: Device) -> Result<Self> {
-        let mask = self.mask.as_ref().map(|mask| mask.f_to_device(device)).transpose()?;
-        Ok(Tokens { ids: self.ids.f_to_device(device)?, mask })
+        self.map(|tensor| Ok(tensor.f_to_device(device)?))
+    }
+}
+
+/// Checks that all numbers are below `count` and none negative.
+fn within(numbers: &Tensor, count: usize, error: impl Fn(i64, usize) -> Error) -> Result<()> {
+    let (least, most) = numbers.f_aminmax(None, false)?;
+    let found = Vec::<i64>::try_from(Tensor::f_stack(&[least, most], 0)?)?;
+    match found.into_iter().find(|number| !(0..count as i64).contains(number)) {
+        Some(number) => Err(error(number, count)),
+        None => Ok(()),
     }
 }
 

@@ -3,7 +3,6 @@
 use tch::Tensor;
 
 use crate::component::{Sublayer, Target};
-use crate::hook;
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::cross::Cross;
@@ -32,8 +31,18 @@ impl Transformer {
     pub(crate) fn norm_before(&self, target: Target) -> Result<Option<PlacedNorm<'_>>> {
         Ok(match target {
             Target::Attn(layer) => self.block(layer as usize)?.norm_before_attn(),
-            Target::CrossAttn(layer) => self.block(layer as usize)?.norm_before_cross(),
-            Target::Mlp(layer) => self.block(layer as usize)?.norm_before_mlp(),
+            Target::CrossAttn(layer) => {
+                let block = self.block(layer as usize)?;
+                block.norm_before_cross().or_else(|| block.norm_of_stream_after_attn())
+            }
+            Target::Mlp(layer) => {
+                let block = self.block(layer as usize)?;
+                let of_stream = match block.cross {
+                    Some(_) => block.norm_of_stream_after_cross(),
+                    None => block.norm_of_stream_after_attn(),
+                };
+                block.norm_before_mlp().or(of_stream)
+            }
             Target::Unembed => self.weights().unembed.norm_before(),
         })
     }
@@ -66,6 +75,12 @@ impl Transformer {
             Sublayer::CrossAttention => block.norm_of_stream_after_cross(),
             Sublayer::Mlp => block.norm_of_stream_after_mlp(),
         })
+    }
+
+    /// What all embeddings pass through on their way to the stream: a norm, and then a linear map.
+    pub(crate) fn behind_embeddings(&self) -> (Option<PlacedNorm<'_>>, Option<&Linear>) {
+        let embed = &self.weights().embed;
+        (embed.norm_of_sum(), embed.project.as_ref())
     }
 
     /// The output weights of a layer's heads, `[d_model, head · d_head]`, and their bias.
@@ -163,12 +178,7 @@ impl Transformer {
         self.weights().unembed.head.as_ref()
     }
 
-    /// The norm of those neurons, which has no hook points.
-    pub(crate) fn head_norm<'m>(&self, head: &'m Head) -> PlacedNorm<'m> {
-        PlacedNorm { norm: &head.norm, points: (hook::unembed_in(), hook::unembed_in()) }
-    }
-
-    /// What the unembedding reads of what the last norm gives: `[…, d_model]`.
+    /// What the unembedding reads of what the last norm gives: `[…, d_unembed]`.
     pub(crate) fn through_head(&self, normalized: Tensor) -> Result<Tensor> {
         self.weights().unembed.through_head(normalized)
     }

@@ -62,11 +62,17 @@ impl Model {
     fn stream(&self, target: Target) -> HookPoint {
         let parallel = self.model.config().parallel_attn_mlp;
         match target {
+            Target::Unembed if self.is_in_stream() => hook::normalized_resid_post(-1),
             Target::Unembed => hook::resid_post(self.model.config().n_layers - 1),
             Target::Mlp(layer) if !parallel => hook::resid_mid(layer),
             Target::CrossAttn(layer) => hook::resid_mid(layer),
             Target::Attn(layer) | Target::Mlp(layer) => hook::resid_pre(layer),
         }
+    }
+
+    /// Whether norms are of the stream itself.
+    fn is_in_stream(&self) -> bool {
+        self.model.config().norm_position() == NormPosition::InStream
     }
 
     /// What a target reads, less the bias of its norm; `None` where heads read different streams.
@@ -102,8 +108,12 @@ impl Model {
             }
             Target::Mlp(layer) if cache.is_changed(hook::mlp_hook_in(layer)) => {
                 let read = cache[hook::mlp_hook_in(layer)].shallow_clone();
-                let bias = self.weight(&format!("blocks.{layer}.ln2.b")).filter(|_| has_norm);
+                let norm = if self.is_in_stream() { "ln1" } else { "ln2" };
+                let bias = self.weight(&format!("blocks.{layer}.{norm}.b")).filter(|_| has_norm || self.is_in_stream());
                 Some(bias.map_or(read.shallow_clone(), |b| read - b))
+            }
+            Target::Mlp(layer) if self.is_in_stream() => {
+                Some(times(&cache[hook::ln1_normalized(layer)], format!("blocks.{layer}.ln1.w")))
             }
             Target::Mlp(layer) => Some(match has_norm {
                 true => times(&cache[hook::ln2_normalized(layer)], format!("blocks.{layer}.ln2.w")),
@@ -153,10 +163,9 @@ fn breaks(m: &Model, point: HookPoint) -> (bool, bool) {
         Site::Ln1PostNormalized | Site::Ln2PostNormalized => true,
         _ => false,
     };
-    let in_stream = m.model.config().norm_position() == NormPosition::InStream;
     match point.site() {
-        Site::ResidPre | Site::ResidMid | Site::ResidPost => (true, true),
-        Site::Ln1Normalized | Site::Ln2Normalized if in_stream => (true, true),
+        Site::ResidPre | Site::ResidMid | Site::ResidPost | Site::NormalizedResidPost => (true, true),
+        Site::Ln1Normalized | Site::Ln2Normalized | Site::MlpIn if m.is_in_stream() => (true, true),
         Site::AttnOut | Site::MlpOut | Site::MlpHookOut => (false, true),
         _ => (false, is_after),
     }
@@ -259,7 +268,8 @@ fn sums_hold_whatever_a_hook_has_changed() {
         let m = Model::open(&family);
         let targets = m.targets();
         for (i, point) in m.points().into_iter().enumerate() {
-            if m.model.config().head.is_some() && point == hook::unembed_in() {
+            let in_head = [hook::head_ln_scale(), hook::head_ln_normalized(), hook::unembed_in()];
+            if m.model.config().head.is_some() && in_head.contains(&point) {
                 let cache = m.changed(point).unwrap();
                 let error = cache.logit_attrs(FullOptions::new(), 4).unwrap_err();
                 assert!(matches!(error, Error::ChangedOnTheWay { .. }), "{error}");

@@ -7,6 +7,7 @@ use crate::common::pairs::{in_double, pair, STRUCTURES};
 use crate::common::{fixtures, Tally};
 use tch::{IndexOp, Kind, Tensor};
 use tch_lens::circuits::{Ablation, Circuit, CircuitEdge, CircuitNode, CircuitTask, EdgeMethod, HeadInput, NodeMethod};
+use tch_lens::config::NormPosition;
 use tch_lens::{
     hook, ActivationCache, BackwardRules, HookPoint, HookedTransformer, Hooks, LoadOptions, Metric, RunOptions,
 };
@@ -77,6 +78,7 @@ fn heads_of(model: &HookedTransformer, layer: usize, head: usize) -> (Vec<i64>, 
 
 /// The point at which a receiver reads, its heads there, and the point of the stream that it reads.
 fn input_of(edge: CircuitEdge, model: &HookedTransformer) -> (HookPoint, Vec<i64>, HookPoint) {
+    let in_stream = model.config().norm_position() == NormPosition::InStream;
     let (config, point) = (model.config(), |layer, input| match input {
         Some(HeadInput::Q) => hook::q_input(layer),
         Some(HeadInput::K) => hook::k_input(layer),
@@ -86,8 +88,10 @@ fn input_of(edge: CircuitEdge, model: &HookedTransformer) -> (HookPoint, Vec<i64
         CircuitNode::Head { layer, head } => {
             (point(layer, edge.input), heads_of(model, layer, head).1, hook::resid_pre(layer))
         }
+        CircuitNode::Mlp { layer } if in_stream => (hook::mlp_hook_in(layer), vec![], hook::mlp_hook_in(layer)),
         CircuitNode::Mlp { layer } if config.parallel_attn_mlp => (hook::mlp_in(layer), vec![], hook::resid_pre(layer)),
         CircuitNode::Mlp { layer } => (hook::mlp_in(layer), vec![], hook::resid_mid(layer)),
+        _ if in_stream => (hook::normalized_resid_post(-1), vec![], hook::normalized_resid_post(config.n_layers - 1)),
         _ => (hook::resid_post(config.n_layers - 1), vec![], hook::resid_post(config.n_layers - 1)),
     }
 }

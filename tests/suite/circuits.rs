@@ -112,6 +112,7 @@ fn means_and_zeros_are_ablations() {
     let padded = |filler: i64| Tokens {
         ids: Tensor::from_slice2(&[[5i64, 4, 3, 10], [9, 6, filler, filler]]),
         mask: Some(Tensor::from_slice2(&[[true, true, true, true], [true, true, false, false]])),
+        types: None,
     };
     let means = [1, 2].map(|filler| ablated(Ablation::mean(padded(filler))).0);
     assert!((means[0] - means[1]).abs() < 1e-12);
@@ -155,7 +156,11 @@ fn padding_does_not_count() {
                 let short = if left { [1, 1, rows[1][0], rows[1][1]] } else { [rows[1][0], rows[1][1], 1, 1] };
                 let real = if left { [false, false, true, true] } else { [true, true, false, false] };
                 let ids = [[rows[0][0], rows[0][1], rows[0][2], rows[0][3]], short];
-                Tokens { ids: Tensor::from_slice2(&ids), mask: Some(Tensor::from_slice2(&[[true; 4], real])) }
+                Tokens {
+                    ids: Tensor::from_slice2(&ids),
+                    mask: Some(Tensor::from_slice2(&[[true; 4], real])),
+                    types: None,
+                }
             };
             let clean = padded([&alone[0].0, &alone[1].0]);
             let ablation = Ablation::counterfactual(padded([&alone[0].1, &alone[1].1]));

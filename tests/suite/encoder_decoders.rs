@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::common::{fixtures, read, Tally};
+use crate::common::{fixtures, read, stream_after, Tally};
 use rstest::rstest;
 use tch::{IndexOp, Kind, Tensor};
 use tch_lens::hook::{self, HookPoint, Stack};
@@ -119,7 +119,7 @@ fn activations(case: &Case, what: &str, model: &HookedEncoderDecoder, tally: &mu
                 compare(format!("cross.{layer}"), hook::cross_pattern(layer));
             }
         }
-        compare("resid_final".into(), hook::resid_post(n_layers - 1));
+        compare("resid_final".into(), stream_after(cache.model().config(), n_layers - 1));
     }
 }
 
@@ -190,7 +190,7 @@ fn parts_add_up(#[values(0, 1, 2, 3)] stripe: usize) {
 fn sums(what: &str, cache: &ActivationCache, tally: &mut Tally) {
     let config = cache.model().config();
     let is_decoder = config.stack == Stack::Decoder;
-    let mut targets = vec![(Target::Unembed, hook::resid_post(config.n_layers - 1))];
+    let mut targets = vec![(Target::Unembed, stream_after(config, config.n_layers - 1))];
     for layer in 0..config.n_layers {
         let before_mlp = if is_decoder { hook::resid_mid_cross(layer) } else { hook::resid_mid(layer) };
         targets.extend([(Target::attn(layer), hook::resid_pre(layer)), (Target::mlp(layer), before_mlp)]);
@@ -244,7 +244,8 @@ fn sums_hold_in_changed_runs(#[values(0, 1, 2, 3)] stripe: usize) {
             // Rows would be made of what the hook left in `result`, which is kept on request only.
             let is_result = point == hook::cross_result(0);
             for cache in [&output.cache.encoder, &output.cache.decoder].into_iter().filter(|_| !is_result) {
-                let whole = &cache[hook::resid_post(cache.model().config().n_layers - 1)];
+                let config = cache.model().config();
+                let whole = &cache[stream_after(config, config.n_layers - 1)];
                 let stacks = [
                     cache.decompose_resid(DecomposeOptions::new()),
                     cache.get_full_resid_decomposition(FullOptions::new()),

@@ -383,11 +383,20 @@ fn tokens_of_another_shape_or_kind(#[case] ids: Tensor, #[case] expected: &str) 
 fn tokens_made_by_hand() {
     let ids = |shape: &[i64]| Tensor::ones(shape, (Kind::Int64, tch::Device::Cpu));
     let run = |tokens: Tokens| raw("gpt2").forward(tokens);
-    says(run(Tokens { ids: ids(&[3]), mask: None }), "the tokens' tensor has shape [3], expected int64, [batch, pos]");
+    says(
+        run(Tokens { ids: ids(&[3]), mask: None, types: None }),
+        "the tokens' tensor has shape [3], expected int64, [batch, pos]",
+    );
     let short = Some(ids(&[2, 2]).to_kind(Kind::Bool));
-    says(run(Tokens { ids: ids(&[2, 3]), mask: short }), "the tokens' mask has shape [2, 2], expected bools, [2, 3]");
+    says(
+        run(Tokens { ids: ids(&[2, 3]), mask: short, types: None }),
+        "the tokens' mask has shape [2, 2], expected bools, [2, 3]",
+    );
     let whole = Some(ids(&[2, 3]));
-    says(run(Tokens { ids: ids(&[2, 3]), mask: whole }), "the tokens' mask has shape [2, 3], expected bools, [2, 3]");
+    says(
+        run(Tokens { ids: ids(&[2, 3]), mask: whole, types: None }),
+        "the tokens' mask has shape [2, 3], expected bools, [2, 3]",
+    );
 }
 
 #[test]

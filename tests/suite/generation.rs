@@ -164,7 +164,7 @@ fn in_single_precision_steps_give_what_whole_runs_give() {
         let generated = model.generate_with(prompts(), &greedy(6), StepOptions::new().cache(names)).unwrap();
         let cache = generated.cache.unwrap();
         let four = |x: Tensor| x.repeat([4, 1]);
-        let many = Tokens { ids: four(generated.tokens.ids), mask: generated.tokens.mask.map(four) };
+        let many = Tokens { ids: four(generated.tokens.ids), mask: generated.tokens.mask.map(four), types: None };
         let whole = model.run(&many, RunOptions::new().cache(names)).unwrap().cache;
         for (point, tensor) in &cache {
             let expected = whole[*point].narrow(0, 0, 3);

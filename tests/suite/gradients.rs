@@ -255,7 +255,7 @@ fn padded_rows_have_the_gradients_that_they_have_alone() {
         let columns: [&[i64]; 2] = [&[2, 3, 4], &[0, 2, 3]];
         let alone = gradient(Tokens::new(&Tensor::from_slice(&[7i64, 4, 12])).unwrap(), None, &[&[0, 1, 2]]);
         for select in [None, Some(HookFilter::All), Some(model.hook_names().into())] {
-            let tokens = Tokens { ids: ids.shallow_clone(), mask: Some(mask.shallow_clone()) };
+            let tokens = Tokens { ids: ids.shallow_clone(), mask: Some(mask.shallow_clone()), types: None };
             let found = gradient(tokens, select, &columns);
             assert_eq!(found.isfinite().all().int64_value(&[]), 1, "{what}: a gradient is no number");
             for (row, columns) in columns.iter().enumerate() {

@@ -302,7 +302,7 @@ fn every_point_has_its_documented_shape() {
             let expected = match point.site() {
                 Tokens => each(&[]),
                 UnembedOut => each(&[n(c.d_vocab_out)]),
-                EmbedLnScale | LnFinalScale => each(&[1]),
+                EmbedLnScale | LnFinalScale | HeadLnScale => each(&[1]),
                 ExpertGate | ExpertPre | ExpertPost => {
                     assert_eq!((tensor.dim(), tensor.size()[1]), (2, d_mlp), "{family}, {point}");
                     continue;

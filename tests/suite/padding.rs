@@ -34,7 +34,7 @@ fn placed(rows: &[Vec<i64>], columns: &[Vec<i64>]) -> Tokens {
         mask.extend((0..7).map(|column| place(column).is_some()));
     }
     let shape = [rows.len() as i64, 7];
-    Tokens { ids: Tensor::from_slice(&ids).view(shape), mask: Some(Tensor::from_slice(&mask).view(shape)) }
+    Tokens { ids: Tensor::from_slice(&ids).view(shape), mask: Some(Tensor::from_slice(&mask).view(shape)), types: None }
 }
 
 fn rows_are_as_if_alone(what: &str, model: &HookedTransformer, columns: &[Vec<i64>], tally: &mut Tally) {
@@ -119,7 +119,7 @@ fn a_row_of_nothing_but_padding_is_zero_and_never_nan() {
         let model = raw(&family);
         let ids = Tensor::from_slice2(&[[5i64, 9, 3], [1, 1, 1]]);
         let mask = Tensor::from_slice2(&[[true, true, true], [false, false, false]]);
-        let tokens = Tokens { ids, mask: Some(mask) };
+        let tokens = Tokens { ids, mask: Some(mask), types: None };
         let outcome = model.run(&tokens, RunOptions::new().cache(HookFilter::All)).unwrap();
         for (point, tensor) in &outcome.cache {
             assert_eq!(tensor.isnan().any().int64_value(&[]), 0, "{family}: NaN at {point}");

@@ -30,7 +30,7 @@ fn mask(rows: [&str; 2]) -> Tensor {
 /// Some columns of tokens.
 fn columns(tokens: &Tokens, start: i64, len: i64) -> Tokens {
     let part = |x: &Tensor| x.narrow(1, start, len);
-    Tokens { ids: part(&tokens.ids), mask: tokens.mask.as_ref().map(part) }
+    Tokens { ids: part(&tokens.ids), mask: tokens.mask.as_ref().map(part), types: None }
 }
 
 /// The part of an activation that a run of `start..start + len` computes.
@@ -80,7 +80,7 @@ fn parts_give_what_the_whole_gives() {
     let masks = [None, Some(["0011111", "0000111"]), Some(["1111100", "1110000"]), Some(["1011011", "0110101"])];
     for (what, model) in in_fp64().into_iter().filter(|(_, model)| is_causal(model)) {
         for of_rows in masks {
-            let tokens = Tokens { ids: ids(), mask: of_rows.map(mask) };
+            let tokens = Tokens { ids: ids(), mask: of_rows.map(mask), types: None };
             for parts in [[3, 4].as_slice(), &[1, 1, 1, 1, 1, 1, 1], &[4, 1, 2], &[7]] {
                 let whole = in_parts(&format!("{what}, {of_rows:?}"), &model, &tokens, parts, &mut tally);
                 // Rotations that depend on the length are refused where they would not give it.
@@ -99,13 +99,13 @@ fn rotations_that_depend_on_the_length_are_continued_within_a_class() {
     let mut tally = Tally::default();
     let dynamic = fresh(rotary(RopeScaling::Dynamic { factor: 4.0, original_max_position_embeddings: 4 }));
     let long = fresh(longrope());
-    let tokens = Tokens { ids: ids(), mask: None };
+    let tokens = Tokens { ids: ids(), mask: None, types: None };
     // Up to the trained length, both; past it, LongRoPE has one class.
     assert!(in_parts("dynamic", &dynamic, &columns(&tokens, 0, 4), &[2, 1, 1], &mut tally));
     assert!(in_parts("longrope", &long, &columns(&tokens, 0, 4), &[2, 1, 1], &mut tally));
     assert!(in_parts("longrope", &long, &tokens, &[5, 1, 1], &mut tally));
     // A row's own length counts: these have three and four tokens, and seven columns.
-    let padded = Tokens { ids: ids(), mask: Some(mask(["0101010", "1010101"])) };
+    let padded = Tokens { ids: ids(), mask: Some(mask(["0101010", "1010101"])), types: None };
     assert!(in_parts("dynamic", &dynamic, &padded, &[3, 2, 2], &mut tally));
     assert!(!in_parts("dynamic", &dynamic, &tokens, &[5, 2], &mut tally));
     tally.finish("classes of lengths");
@@ -149,7 +149,7 @@ proptest! {
         let len: i64 = parts.iter().sum();
         let ids: Vec<i64> = (0..3 * len).map(|i| (i * i + 3 * i) % 16).collect();
         let mask = Tensor::from_slice(&real).view([3, 16]).narrow(1, 0, len);
-        let tokens = Tokens { ids: Tensor::from_slice(&ids).view([3, len]), mask: padded.then_some(mask) };
+        let tokens = Tokens { ids: Tensor::from_slice(&ids).view([3, len]), mask: padded.then_some(mask), types: None };
         let mut tally = Tally::default();
         let whole = in_parts(&format!("kind {kind}"), &model, &tokens, &parts, &mut tally);
         prop_assert!(whole);
@@ -162,7 +162,7 @@ proptest! {
 fn parts_may_have_padding_or_not() {
     let model = fresh(small());
     for (of_rows, parts) in [(["0011111", "1111111"], [3i64, 4]), (["1111101", "1111110"], [4, 3])] {
-        let tokens = Tokens { ids: ids(), mask: Some(mask(of_rows)) };
+        let tokens = Tokens { ids: ids(), mask: Some(mask(of_rows)), types: None };
         let whole = model.forward(&tokens).unwrap();
         let mut store = KeyValueStore::new(&model, 2, 7).unwrap();
         let mut start = 0;
@@ -226,7 +226,7 @@ fn a_store_is_one_model_s_and_has_its_size() {
     let model = raw("gpt2");
     let mut store = KeyValueStore::new(&model, 2, 5).unwrap();
     assert!(store.is_empty() && store.capacity() == 5 && store.batch() == 2 && store.mask().is_none());
-    let two = |n: i64| Tokens { ids: ids().narrow(1, 0, n), mask: None };
+    let two = |n: i64| Tokens { ids: ids().narrow(1, 0, n), mask: None, types: None };
     model.run(two(3), RunOptions::new().past(&mut store)).unwrap();
     let other = raw("gpt2");
     let error = store_error(other.run(two(1), RunOptions::new().past(&mut store)));
@@ -296,13 +296,13 @@ fn endings_share_a_prefix() {
 #[test]
 fn rows_keep_their_padding() {
     let model = fresh(small());
-    let tokens = Tokens { ids: ids(), mask: Some(mask(["0011111", "1011011"])) };
+    let tokens = Tokens { ids: ids(), mask: Some(mask(["0011111", "1011011"])), types: None };
     let mut store = KeyValueStore::new(&model, 2, 10).unwrap();
     model.run(columns(&tokens, 0, 5), RunOptions::new().past(&mut store)).unwrap();
     let mut turned = store.rows(&[1, 0, 1]).unwrap();
     let order = Tensor::from_slice(&[1i64, 0, 1]);
     let rest = columns(&tokens, 5, 2);
-    let new = Tokens { ids: rest.ids.index_select(0, &order), mask: None };
+    let new = Tokens { ids: rest.ids.index_select(0, &order), mask: None, types: None };
     let found = model.run(&new, RunOptions::new().past(&mut turned)).unwrap().logits.unwrap();
     let theirs = model.run(&rest, RunOptions::new().past(&mut store)).unwrap().logits.unwrap();
     assert!(max_diff("rows", &found, &theirs.index_select(0, &order)) < TOLERANCE);
@@ -315,7 +315,7 @@ fn rows_keep_their_padding() {
 fn a_store_holds_what_attention_reads() {
     for family in ["gpt2", "llama_gqa_tied", "gemma3"] {
         let model = raw(family);
-        let tokens = Tokens { ids: ids(), mask: None };
+        let tokens = Tokens { ids: ids(), mask: None, types: None };
         let mut store = KeyValueStore::new(&model, 2, 9).unwrap();
         let cache = model.run(&tokens, RunOptions::new().past(&mut store).cache(HookFilter::All)).unwrap().cache;
         let k = if model.config().rotary().is_some() { "rot_k" } else { "k" };
@@ -357,10 +357,12 @@ fn gradients_end_at_the_store() {
 fn a_plan_counts_the_keys_of_the_past() {
     let model = fresh(small());
     let mut store = KeyValueStore::new(&model, 2, 9).unwrap();
-    model.run(columns(&Tokens { ids: ids(), mask: None }, 0, 4), RunOptions::new().past(&mut store)).unwrap();
+    model
+        .run(columns(&Tokens { ids: ids(), mask: None, types: None }, 0, 4), RunOptions::new().past(&mut store))
+        .unwrap();
     let run = RunOptions::new().past(&mut store).cache(["pattern", "resid_post"]).return_type(ReturnType::None);
     let bytes = model.plan(&run).unwrap().estimate(2, 3).unwrap();
-    let cache = model.run(columns(&Tokens { ids: ids(), mask: None }, 4, 3), run).unwrap().cache;
+    let cache = model.run(columns(&Tokens { ids: ids(), mask: None, types: None }, 4, 3), run).unwrap().cache;
     let held: usize = cache.values().map(|tensor| tensor.numel() * 8).sum();
     assert_eq!(bytes, held as u64);
     assert_eq!(hook::pattern(0).shape(model.config(), 2, Span { past: 4, new: 3 }), [2, 3, 3, 7]);
@@ -420,7 +422,7 @@ fn a_run_may_start_at_any_layer_or_from_embeddings() {
     for (what, model) in in_fp64() {
         let n_layers = model.config().n_layers;
         for of_rows in [None, Some(["0011111", "1011011"])] {
-            let tokens = Tokens { ids: ids(), mask: of_rows.map(mask) };
+            let tokens = Tokens { ids: ids(), mask: of_rows.map(mask), types: None };
             let whole = model.run(&tokens, RunOptions::new().cache(model.hook_names())).unwrap();
             let (logits, whole) = (whole.logits.unwrap(), whole.cache);
             let of_tokens = |run: RunOptions<'static>| if of_rows.is_some() { run.tokens(&tokens) } else { run };
@@ -476,7 +478,7 @@ fn a_section_of_the_model() {
 #[test]
 fn a_loss_of_a_stream_needs_its_tokens() {
     let model = fresh(small());
-    let tokens = Tokens { ids: ids(), mask: Some(mask(["0011111", "1011011"])) };
+    let tokens = Tokens { ids: ids(), mask: Some(mask(["0011111", "1011011"])), types: None };
     let resid = model.run(&tokens, RunOptions::new().cache(hook::resid_pre(1))).unwrap().cache[hook::resid_pre(1)]
         .shallow_clone();
     let run = || RunOptions::new().start_at_layer(1).return_type(ReturnType::Loss);
@@ -533,7 +535,7 @@ fn a_start_that_does_not_fit_is_an_error() {
         RunOptions::new().start_at_layer(2).stop_at_layer(1),
         "starts at layer 2 and would stop before layer 1",
     );
-    let tokens = Tokens { ids: ids(), mask: None };
+    let tokens = Tokens { ids: ids(), mask: None, types: None };
     says(stream().into(), late().tokens(&tokens), "as the stream");
     says([1, 2].into(), RunOptions::new().tokens(&tokens), "the run starts from its input's tokens");
 }

@@ -66,7 +66,7 @@ fn ids_become_text_by_row() {
         assert!(error.starts_with("the input has shape [2], expected one row; use `to_str"), "{error}");
     }
     assert!(matches!(model.to_str_tokens([999]), Err(Error::TokenOutOfRange { id: 999, .. })));
-    let broken = Tokens { ids: tokens.ids.shallow_clone(), mask: Some(Tensor::from_slice(&[true])) };
+    let broken = Tokens { ids: tokens.ids.shallow_clone(), mask: Some(Tensor::from_slice(&[true])), types: None };
     assert!(matches!(model.to_string_batch(&broken), Err(Error::Shape { .. })));
 }
 
@@ -81,7 +81,7 @@ fn a_token_s_position_is_its_column() {
     let tensor = Tensor::from_slice2(&[[3i64, 2, 3]]);
     assert_eq!(model.get_token_position(2, &tensor, Occurrence::First).unwrap(), 1);
     // Padding has columns, but is not found.
-    let padded = Tokens { ids: tensor, mask: Some(Tensor::from_slice2(&[[false, true, true]])) };
+    let padded = Tokens { ids: tensor, mask: Some(Tensor::from_slice2(&[[false, true, true]])), types: None };
     assert_eq!(model.get_token_position(3, &padded, Occurrence::First).unwrap(), 2);
     let error = model.get_token_position("ends", "the road", Occurrence::First).unwrap_err();
     assert_eq!(error.to_string(), "token 4 (`ends`) is none of the prompt's 3 tokens");

@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{fixtures, read, Tally};
+use crate::common::{fixtures, read, stream_after, Tally};
 use rstest::rstest;
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
+use tch_lens::config::AttentionDir;
 use tch_lens::{
     hook, DecomposeOptions, FullOptions, GenerateOptions, HeadOptions, HookFilter, HookedTransformer, KeyValueStore,
     LoadOptions, NeuronOptions, PaddingSide, RunOptions, StepOptions, Target, Tokens,
@@ -51,8 +52,21 @@ impl Case {
         Case { name: name.into(), expected: read(&folder.join("expected.safetensors")), folder }
     }
 
-    fn tokens(&self) -> &Tensor {
-        &self.expected["tokens"]
+    fn tokens(&self) -> Tokens {
+        self.input("tokens", None)
+    }
+
+    /// A batch of the expected tensors, with its types where the case has some.
+    fn input(&self, ids: &str, mask: Option<&str>) -> Tokens {
+        let tokens = Tokens::new(&self.expected[ids]).unwrap();
+        let tokens = match mask {
+            Some(mask) => tokens.with_mask(&self.expected[mask]).unwrap(),
+            None => tokens,
+        };
+        match self.expected.get("token_type_ids") {
+            Some(types) => tokens.with_types(types).unwrap(),
+            None => tokens,
+        }
     }
 
     /// The model, with the configuration in this file.
@@ -128,7 +142,7 @@ fn activations(case: &Case, what: &str, model: &HookedTransformer, tally: &mut T
         let pattern = &case.expected[&format!("pattern.{layer}")];
         relative(tally, &format!("{what}, pattern.{layer}"), &cache[hook::pattern(layer)], pattern, TOLERANCE);
     }
-    let last = &cache[hook::resid_post(n_layers - 1)];
+    let last = &cache[stream_after(model.config(), n_layers - 1)];
     relative(tally, &format!("{what}, resid_final"), last, &case.expected["resid_final"], TOLERANCE);
 }
 
@@ -146,16 +160,16 @@ fn parts_add_up(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) {
         let name = &case.name;
         relative(&mut tally, &format!("{name}, processed"), &log_probs(&processed), &log_probs(&raw), EXACT);
         for (setting, model) in [("raw", raw), ("processed", processed)] {
-            sums(&format!("{name}, {setting}"), &model, case.tokens(), &mut tally);
+            sums(&format!("{name}, {setting}"), &model, &case.tokens(), &mut tally);
         }
     }
     tally.finish("sums of parts");
 }
 
-fn sums(what: &str, model: &HookedTransformer, tokens: &Tensor, tally: &mut Tally) {
+fn sums(what: &str, model: &HookedTransformer, tokens: &Tokens, tally: &mut Tally) {
     let (_, cache) = model.run_with_cache(tokens).unwrap();
     let config = model.config();
-    let mut targets = vec![(Target::Unembed, hook::resid_post(config.n_layers - 1))];
+    let mut targets = vec![(Target::Unembed, stream_after(config, config.n_layers - 1))];
     for layer in 0..config.n_layers {
         let mid = if config.parallel_attn_mlp { hook::resid_pre(layer) } else { hook::resid_mid(layer) };
         targets.extend([(Target::attn(layer), hook::resid_pre(layer)), (Target::mlp(layer), mid)]);
@@ -192,7 +206,7 @@ fn padded_rows_are_as_if_alone(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) 
     let mut tally = Tally::default();
     for case in cases_of(stripe) {
         let model = LoadOptions::new().no_processing().kind(Kind::Double).open(&case.folder).unwrap();
-        let row = |row: i64, len: i64| Vec::<i64>::try_from(case.tokens().i(row).narrow(0, 0, len)).unwrap();
+        let row = |row: i64, len: i64| Vec::<i64>::try_from(case.tokens().ids.i(row).narrow(0, 0, len)).unwrap();
         let rows = [row(0, 11), row(1, 6), row(0, 1)];
         for side in [PaddingSide::Left, PaddingSide::Right] {
             let batch = Tokens::padded(&rows, 0, side).unwrap();
@@ -212,19 +226,44 @@ fn padded_rows_are_as_if_alone(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) 
     tally.finish("padded rows");
 }
 
+/// Padded batches of encoders give what transformers gives, at the tokens that are none.
+#[test]
+fn padding_is_as_in_transformers() {
+    let mut tally = Tally::default();
+    for case in (0..STRIPES).flat_map(cases_of).filter(|case| case.expected.contains_key("pad.tokens")) {
+        let model = LoadOptions::new().no_processing().open(&case.folder).unwrap();
+        let input = case.input("pad.tokens", Some("pad.attention_mask"));
+        let real = case.expected["pad.attention_mask"].to_kind(Kind::Float).unsqueeze(-1);
+        let (formed, _) = model.run_with_cache(&input).unwrap();
+        for (how, logits) in [("fused", model.forward(&input).unwrap()), ("formed", formed)] {
+            relative(
+                &mut tally,
+                &format!("{}, {how}", case.name),
+                &(logits * &real),
+                &case.expected["pad.logits"],
+                TOLERANCE,
+            );
+        }
+    }
+    tally.finish("padded batches of encoders");
+}
+
 /// Tokens that come in parts, after a store of keys and values, give what they give at once.
 #[rstest]
 fn runs_in_parts_are_the_whole_run(#[values(0, 1, 2, 3, 4, 5, 6, 7)] stripe: usize) {
     let mut tally = Tally::default();
     for case in cases_of(stripe) {
         let model = LoadOptions::new().no_processing().kind(Kind::Double).open(&case.folder).unwrap();
-        let whole = model.forward(case.tokens()).unwrap();
+        if model.config().attention_dir() == AttentionDir::Bidirectional {
+            continue; // earlier tokens see later ones
+        }
+        let whole = model.forward(&case.tokens().ids).unwrap();
         let mut store = KeyValueStore::new(&model, 2, 11).unwrap();
         for (start, len) in [(0, 5), (5, 1), (6, 5)] {
             // Every second part with scores and patterns, which attention forms only there.
             let run = RunOptions::new().past(&mut store);
             let run = if start == 5 { run.cache(HookFilter::All) } else { run };
-            let tokens = case.tokens().narrow(1, start, len);
+            let tokens = case.tokens().ids.narrow(1, start, len);
             let logits = model.run(&tokens, run).unwrap().logits.unwrap();
             let what = format!("{}, {start} + {len}", case.name);
             relative(&mut tally, &what, &logits, &whole.narrow(1, start, len), EXACT);
@@ -240,10 +279,11 @@ fn continuations_are_as_if_alone_and_whole(#[values(0, 1, 2, 3, 4, 5, 6, 7)] str
     let options = GenerateOptions::new().do_sample(false).stop_at_eos(false).max_new_tokens(4);
     for case in cases_of(stripe) {
         let model = LoadOptions::new().no_processing().kind(Kind::Double).open(&case.folder).unwrap();
-        if model.config().d_vocab_out != model.config().d_vocab {
+        let config = model.config();
+        if config.d_vocab_out != config.d_vocab || config.attention_dir() == AttentionDir::Bidirectional {
             continue;
         }
-        let rows = Vec::<Vec<i64>>::try_from(case.tokens()).unwrap();
+        let rows = Vec::<Vec<i64>>::try_from(&case.tokens().ids).unwrap();
         let rows = vec![rows[0][..5].to_vec(), rows[1][..2].to_vec()];
         let alone = |row: &Vec<i64>| model.generate(row, &options).unwrap().rows[0].ids().to_vec();
         let expected: Vec<Vec<i64>> = rows.iter().map(alone).collect();

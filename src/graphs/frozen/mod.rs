@@ -11,7 +11,7 @@ use crate::analysis::frozen_norm::FrozenNorm;
 use crate::analysis::window::{View, Window, WindowOptions};
 use crate::cache::ActivationCache;
 use crate::component::{Sublayer, Target};
-
+use crate::config::NormPosition;
 use crate::hook::{self, HookPoint};
 use crate::model::placed_norm::PlacedNorm;
 use crate::model::Transformer;
@@ -56,16 +56,25 @@ fn scales(norms: impl IntoIterator<Item = Option<(HookPoint, HookPoint)>>) -> im
 
 /// Where the MLP of a layer reads the stream.
 pub(super) fn stream_of_mlp(config: &Config, layer: usize) -> HookPoint {
-    match config.parallel_attn_mlp {
-        true => hook::resid_pre(layer),
-        false => hook::resid_mid(layer),
+    match (config.norm_position(), config.parallel_attn_mlp) {
+        (NormPosition::InStream, _) => hook::mlp_hook_in(layer), // behind the norm of the stream
+        (_, true) => hook::resid_pre(layer),
+        (_, false) => hook::resid_mid(layer),
+    }
+}
+
+/// The norm through which the MLP of a layer alone reads the stream: none where that is of the stream itself.
+pub(super) fn norm_before_mlp(model: &Transformer, layer: usize) -> Result<Option<PlacedNorm<'_>>> {
+    match model.norm_of_stream(layer, Sublayer::Attention)? {
+        Some(_) => Ok(None),
+        None => model.norm_before(Target::Mlp(layer as i64)),
     }
 }
 
 impl<'m> FrozenModel<'m> {
     /// The points of a run that it is made of.
     pub(super) fn points(model: &Transformer) -> Result<Vec<HookPoint>> {
-        let mut points = vec![hook::embed()];
+        let mut points = vec![hook::embedding(model.config())];
         if adds_positions(model) {
             points.push(hook::pos_embed());
         }
@@ -78,7 +87,7 @@ impl<'m> FrozenModel<'m> {
                 model.norm_before(Target::Attn(layer as i64))?.map(|norm| norm.points),
                 model.norm_after_attn(layer)?.map(|norm| norm.points),
                 model.norm_of_stream(layer, Sublayer::Attention)?.map(|norm| norm.points),
-                of_mlp(model.norm_before(Target::Mlp(layer as i64))?),
+                of_mlp(norm_before_mlp(model, layer)?),
                 of_mlp(model.norm_after_mlp(layer)?),
                 of_mlp(model.norm_of_stream(layer, Sublayer::Mlp)?),
             ]));
@@ -87,7 +96,7 @@ impl<'m> FrozenModel<'m> {
         if model.head().is_some() {
             points.extend(model.norm_before(Target::Unembed)?.map(|norm| norm.points.1));
         }
-        points.push(hook::resid_post(model.config().n_layers - 1));
+        points.push(hook::stream_after(model.config(), model.config().n_layers - 1));
         Ok(points)
     }
 
@@ -97,7 +106,7 @@ impl<'m> FrozenModel<'m> {
         let view = View::new(cache, &window);
         let model = cache.model();
         let layers = (0..model.config().n_layers).map(|layer| FrozenLayer::of_run(model, layer, &view));
-        let embed = view.get(hook::embed())?.f_squeeze_dim(0)?;
+        let embed = view.get(hook::embedding(model.config()))?.f_squeeze_dim(0)?;
         let pos_embed = match adds_positions(model) {
             true => Some(view.get(hook::pos_embed())?.f_squeeze_dim(0)?),
             false => None,
@@ -143,7 +152,9 @@ impl<'m> FrozenModel<'m> {
 
 /// Whether position embeddings are added to the stream.
 fn adds_positions(model: &Transformer) -> bool {
-    matches!(model.config().positions, config::Positions::Learned | config::Positions::Sinusoidal(_))
+    let config = model.config();
+    !config.has_full_embed()
+        && matches!(config.positions, config::Positions::Learned | config::Positions::Sinusoidal(_))
 }
 
 /// All positions of a cache.
@@ -174,7 +185,7 @@ impl<'m> FrozenLayer<'m> {
             before_attn,
             after_attn,
             of_stream_after_attn: of_stream(Sublayer::Attention)?,
-            before_mlp: norm_of_mlp(model.norm_before(Target::Mlp(layer as i64))?)?,
+            before_mlp: norm_of_mlp(norm_before_mlp(model, layer)?)?,
             after_mlp: norm_of_mlp(model.norm_after_mlp(layer)?)?,
             of_stream_after_mlp: of_stream(Sublayer::Mlp)?,
             attention,

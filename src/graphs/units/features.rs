@@ -5,7 +5,6 @@ use tch::{Device, Kind, Tensor};
 use super::super::node::AttributionNode;
 use super::{numbers, Readers, Reading, UnitTable, Units};
 use crate::analysis::window::View;
-use crate::component::Target;
 use crate::hook::{self, HookPoint};
 use crate::model::Transformer;
 use crate::sae::{Dictionary, DictionarySet, FeatureActivation, InputNormalization};
@@ -56,8 +55,10 @@ impl Places {
         let refused = |what: String| Error::Dictionary { name: dictionary.hook_out().to_string(), what };
         let (hook_in, hook_out) = (dictionary.hook_in(), dictionary.hook_out());
         let stream = super::super::frozen::stream_of_mlp(model.config(), layer);
-        let norm = model.norm_before(Target::Mlp(layer as i64))?;
-        let (reading, read) = if hook_in == stream || hook_in == hook::mlp_in(layer) {
+        let norm = super::super::frozen::norm_before_mlp(model, layer)?;
+        let (reading, read) = if hook_in == stream
+            || (hook_in == hook::mlp_in(layer) && stream != hook::mlp_hook_in(layer))
+        {
             (Reading::Stream, stream)
         } else if hook_in == hook::mlp_hook_in(layer) {
             (Reading::Normed, hook_in)

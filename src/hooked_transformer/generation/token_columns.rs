@@ -85,6 +85,6 @@ impl TokenColumns {
             true => Some(Tensor::f_from_slice(&real)?.f_view(shape)?),
             false => None,
         };
-        Ok(Tokens { ids, mask })
+        Ok(Tokens { ids, mask, types: None })
     }
 }

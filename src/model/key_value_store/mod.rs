@@ -177,7 +177,7 @@ impl KeyValueStore {
     /// libtorch's own.
     pub fn tokens(&self) -> Result<Tokens> {
         let ids = self.ids.f_narrow(1, 0, self.len as i64)?.f_alias_copy()?;
-        Ok(Tokens { ids, mask: self.mask().map(Tensor::shallow_clone) })
+        Ok(Tokens { ids, mask: self.mask().map(Tensor::shallow_clone), types: None })
     }
 
     /// The positions of a layer that are held: all, or those that its window can reach.

@@ -92,7 +92,7 @@ fn stack(json: &ConfigJson, style: &Style, stack: Stack) -> Result<Config> {
         last: (style.norms == NormPosition::InStream).then_some(Normalization::None),
         ..NormConfig::new(Normalization::LN)
     };
-    config.norms.after_embedding = style.embedding_norm == EmbeddingNorm::OfSum;
+    config.norms.after_full_embed = style.embedding_norm == EmbeddingNorm::OfSum;
     let half = config.d_model / 2;
     config.positions = match style.positions {
         PositionStyle::Learned(_) => Positions::Learned,

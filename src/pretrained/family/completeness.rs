@@ -36,6 +36,8 @@ const CHANGE_NOTHING: &[&str] = &[
     "attn_config.attn_pdrop",
     "attn_pdrop",
     "classifier_dropout",
+    "classifier_dropout_prob",
+    "classifier_pooling", // of classifiers of texts
     "cls_token_id",
     "dropout",
     "emb_pdrop",
@@ -75,6 +77,7 @@ const CHANGE_NOTHING: &[&str] = &[
     "num_nextn_predict_layers",
     "output_router_logits",
     "pretraining_tp",
+    "qa_dropout",
     "qk_head_dim", // the sum of two others
     "reorder_and_upcast_attn",
     "resid_dropout",
@@ -83,8 +86,10 @@ const CHANGE_NOTHING: &[&str] = &[
     "router_aux_loss_coef",
     "router_jitter_noise",
     "scale_attention_softmax_in_fp32",
+    "seq_classif_dropout",
     "summary_activation",
     "summary_first_dropout",
+    "summary_last_dropout",
     "summary_proj_to_labels",
     "summary_type",
     "summary_use_proj",
@@ -104,6 +109,13 @@ const UNUSED: &[(&str, &str)] = &[
     ("umt5", "is_gated_act"),
     ("umt5", "tie_word_embeddings"),
     ("biogpt", "layer_norm_eps"),
+    ("distilbert", "sinusoidal_pos_embds"), // the table is in the file either way
+    ("esm", "esmfold_config"),              // of another model
+    ("esm", "vocab_list"),
+    ("eurobert", "mask_token_id"),
+    ("modernbert", "deterministic_flash_attn"),
+    ("modernbert", "sparse_pred_ignore_index"), // of training, with labels
+    ("modernbert", "sparse_prediction"),
     ("codegen", "n_ctx"),
     ("cohere_compass_text", "pooling"),
     ("ministral3", "rope_parameters.max_position_embeddings"),
@@ -113,8 +125,11 @@ const UNUSED: &[(&str, &str)] = &[
 /// Fields that count only beside others than their family's defaults, each tested in `tests/suite/gradual.rs` or
 /// `tests/suite/transformers_families.rs`.
 const COUNT_ELSEWHERE: &[(&str, &str)] = &[
-    ("t5", "tie_word_embeddings"),  // where `scale_decoder_outputs` does not say
-    ("qwen2", "max_window_layers"), // `layer_types` counts, and without a window there is nothing to count
+    ("t5", "tie_word_embeddings"),     // where `scale_decoder_outputs` does not say
+    ("ernie", "task_type_vocab_size"), // of `use_task_id`
+    ("esm", "mask_token_id"),          // of `token_dropout`
+    ("esm", "rope_theta"),             // of rotary positions
+    ("qwen2", "max_window_layers"),    // `layer_types` counts, and without a window there is nothing to count
     ("qwen2", "sliding_window"),
     ("qwen2", "use_sliding_window"),
     ("qwen3", "max_window_layers"),
@@ -192,6 +207,9 @@ const NEEDED: &[(&str, &str)] = &[
     ("dots1", "n_routed_experts"),
     ("dots1", "n_shared_experts"),
     ("dots1", "num_experts_per_tok"),
+    ("esm", "vocab_size"),
+    ("esm", "mask_token_id"),
+    ("esm", "pad_token_id"),
 ];
 
 /// Everything that is made of a `config.json`, and the fields that were not read.

@@ -1,14 +1,17 @@
 //! Families of models: for each, a reader of its `config.json` and a table of its weights' names, and nothing else.
 //!
-//! A new family is one file and one line in [`FAMILIES`]. [`llama_style`] and [`gpt2_style`] have what most families share.
+//! A new family is one file and one line in [`FAMILIES`]. [`llama_style`], [`gpt2_style`] and [`bert_style`] have what most families share.
 //! The tests in `completeness.rs` compare the reader with transformers' defaults in `tests/fixtures/defaults.json`.
 
 mod afmoe;
+mod albert;
 mod apertus;
 mod arcee;
 mod aria_text;
 mod axk1;
 mod bart_style;
+mod bert;
+mod bert_style;
 mod biogpt;
 mod bitnet;
 mod blenderbot;
@@ -26,11 +29,16 @@ mod dbrx;
 mod deepseek_v2;
 mod deepseek_v3;
 mod diffllama;
+mod distilbert;
 mod dots1;
+mod electra;
 mod emu3_text;
 pub(crate) mod encoder_decoder;
+mod ernie;
 mod ernie4_5;
 mod ernie4_5_moe;
+mod esm;
+mod eurobert;
 mod exaone4;
 mod exaone_moe;
 mod falcon;
@@ -58,6 +66,7 @@ mod granitemoe;
 mod granitemoe_swa;
 mod granitemoehybrid;
 mod granitemoeshared;
+mod gte;
 mod helium;
 mod hunyuan_dense;
 mod hunyuan_v1_moe;
@@ -67,6 +76,7 @@ mod internlm3;
 mod iquestcoder;
 mod jais2;
 mod jetmoe;
+mod jina_embeddings_v3;
 mod kolibri1;
 mod laguna;
 mod latent_style;
@@ -75,6 +85,7 @@ mod llama4;
 mod llama_style;
 mod m2m_100;
 mod marian;
+mod megatron_bert;
 mod mellum;
 mod mimo;
 mod minicpm3;
@@ -86,11 +97,13 @@ mod mistral4;
 mod mixtral;
 mod mixture_style;
 mod mllama_text;
+mod modernbert;
 mod modernbert_decoder;
 mod mpt;
 mod mt5;
 mod nanochat;
 mod nemotron;
+mod nomic_bert;
 mod olmo;
 mod olmo2;
 mod olmo3;
@@ -109,6 +122,9 @@ mod qwen3;
 mod qwen3_moe;
 mod qwen3_vl;
 mod refused;
+mod rembert;
+mod roberta;
+mod roberta_prelayernorm;
 mod seed_oss;
 mod smollm3;
 mod solar_open;
@@ -252,6 +268,27 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &qwen2_vl::FAMILY,
     &qwen2_vl::FAMILY_2_5,
     &qwen3_vl::FAMILY,
+    &bert::FAMILY,
+    &roberta::ROBERTA,
+    &roberta::CAMEMBERT,
+    &roberta::XLM_ROBERTA,
+    &roberta::DATA2VEC_TEXT,
+    &distilbert::FAMILY,
+    &albert::FAMILY,
+    &electra::FAMILY,
+    &modernbert::FAMILY,
+    &megatron_bert::FAMILY,
+    &roberta_prelayernorm::ROBERTA_PRELAYERNORM,
+    &roberta_prelayernorm::XLM_ROBERTA_XL,
+    &rembert::REMBERT,
+    &rembert::ROFORMER,
+    &ernie::ERNIE,
+    &ernie::BERT_GENERATION,
+    &gte::FAMILY,
+    &nomic_bert::FAMILY,
+    &jina_embeddings_v3::FAMILY,
+    &eurobert::FAMILY,
+    &esm::FAMILY,
 ];
 
 /// The family of a `config.json`: by its first architecture or, where it names none, by its `model_type`.

@@ -3,7 +3,7 @@
 
 use super::llama_style::{self, *};
 use super::{ConfigJson, Family};
-use crate::config::Normalization;
+use crate::config::{HeadConfig, Normalization};
 use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
@@ -23,7 +23,7 @@ const DEFAULTS: Defaults = Defaults {
     ..LLAMA
 };
 
-fn config(json: &ConfigJson) -> Result<Config> {
+pub(super) fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&[
         "embedding_dropout",
         "mlp_dropout",
@@ -34,7 +34,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let mut config = llama_style::config(json, &DEFAULTS)?;
     let activation = json.activation(&["hidden_activation"], "gelu")?;
     config.mlp.iter_mut().for_each(|mlp| mlp.activation = activation);
-    config.head = Some(json.activation(&["classifier_activation"], "gelu")?);
+    config.head = Some(HeadConfig::new(json.activation(&["classifier_activation"], "gelu")?));
     config.norms.kind = Normalization::LN;
     config.norms.eps = json.get_or("norm_eps", 1e-5)?;
     config.norms.after_embedding = true;
@@ -96,7 +96,7 @@ const HEAD_BIAS: &[Entry] = &[entry(HeadB, "lm_head.dense.bias", AsIs)];
 
 const BIAS: &[Entry] = &[entry(UB, "decoder.bias", AsIs)];
 
-fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+pub(super) fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
     let norm_biases = json.get_or("norm_bias", false)?;
     let first = if norm_biases { &FIRST_NORM[..] } else { &FIRST_NORM[..1] };
     let first: Vec<Entry> = first.iter().map(|entry| entry.in_blocks(1..config.n_layers.max(1))).collect();

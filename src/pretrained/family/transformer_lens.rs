@@ -232,6 +232,10 @@ pub(crate) fn names(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Entry> {
     let needed = |entry: &Entry| match entry.part {
         WPos => config.has_w_pos() && !matches!(config.positions, Positions::Sinusoidal(_)),
         Gate => config.gated_mlp(),
+        WTokenType => config.embed.token_types > 0,
+        WTaskType => config.embed.task_types > 0,
+        EmbedProject => config.embed.width.is_some(),
+        HeadW => config.head.is_some(),
         part => part.role() == Role::Matrix,
     };
     let some_block = |entry: &Entry| {
@@ -248,6 +252,10 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
     let mut all = vec![
         entry(WE, "embed.W_E", AsIs),
         entry(WPos, "pos_embed.W_pos", AsIs),
+        entry(WTokenType, "embed.token_type_embed.W_token_type", AsIs),
+        entry(WTaskType, "embed.W_task_type", AsIs),
+        entry(EmbedProject, "embed.project.W", Transposed),
+        entry(EmbedProjectB, "embed.project.b", AsIs),
         entry(EmbedLnW, "embed.ln.w", AsIs),
         entry(EmbedLnB, "embed.ln.b", AsIs),
         entry(Ln1W, "blocks.{l}.ln1.w", AsIs).in_blocks(normed..usize::MAX),
@@ -277,10 +285,10 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         entry(XieluEps, "blocks.{l}.mlp.act_fn.eps", AsIs),
         entry(LnFinalW, "ln_final.w", AsIs),
         entry(LnFinalB, "ln_final.b", AsIs),
-        entry(HeadW, "head.weight", AsIs),
-        entry(HeadB, "head.bias", AsIs),
-        entry(HeadLnW, "head.ln.w", AsIs),
-        entry(HeadLnB, "head.ln.b", AsIs),
+        entry(HeadW, "mlm_head.W", Transposed),
+        entry(HeadB, "mlm_head.b", AsIs),
+        entry(HeadLnW, "mlm_head.ln.w", AsIs),
+        entry(HeadLnB, "mlm_head.ln.b", AsIs),
     ];
     if config.stack != Stack::Encoder {
         all.extend([entry(U, "unembed.W_U", Transposed), entry(UB, "unembed.b_U", AsIs)]);

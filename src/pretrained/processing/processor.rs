@@ -65,13 +65,16 @@ impl Processor {
     }
 
     pub(crate) fn embed(&self, embed: &Embed) -> Result<()> {
-        if self.center_writing {
-            center_rows(&embed.w_e)?;
-            if let Some(w_pos) = &embed.w_pos {
-                center_rows(w_pos)?;
-            }
+        if !self.center_writing {
+            return Ok(());
         }
-        Ok(())
+        match &embed.project {
+            Some(project) => center_outputs(project),
+            None => [Some(&embed.w_e), embed.w_pos.as_ref(), embed.w_token_type.as_ref()]
+                .into_iter()
+                .flatten()
+                .try_for_each(|table| center_rows(table)),
+        }
     }
 
     pub(crate) fn block(&self, block: &mut Block) -> Result<()> {

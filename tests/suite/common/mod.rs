@@ -229,3 +229,11 @@ impl Tally {
         assert!(self.count > 0, "{what}: nothing was compared");
     }
 }
+
+/// The stream after a layer, which a norm of the stream itself gives where there is one.
+pub fn stream_after(config: &tch_lens::Config, layer: usize) -> tch_lens::HookPoint {
+    match config.norm_position() {
+        tch_lens::config::NormPosition::InStream => tch_lens::hook::normalized_resid_post(layer),
+        _ => tch_lens::hook::resid_post(layer),
+    }
+}
