@@ -4,9 +4,9 @@
 //! Lines: `forward B P`, `cache B P` (every activation that fires by default), `resid B P` (`resid_post` of all layers),
 //! `layer L B P` (that of layer L, and nothing after it); `full B P` (every neuron's, head's and embedding's part in one logit,
 //! out of a cache that is there already), `heads B P` (that of the heads alone); `sweep SITE` (TransformerLens' patching function of
-//! that site, out of a cache that is there already: all layers and positions of `resid_pre`, all heads of the others); `memory`, the
-//! largest memory so far over that of the weights; `bandwidth`, the rate in GB/s at which one sum reads 400 MB; `weights`, the MB that
-//! one position reads.
+//! that site, out of a cache that is there already: all layers and positions of `resid_pre`, all heads of the others); `eap` (scores of
+//! all edges by EAP, all runs included); `memory`, the largest memory so far over that of the weights; `bandwidth`, the rate in GB/s at
+//! which one sum reads 400 MB; `weights`, the MB that one position reads.
 //!
 //! `generate B P N` (N tokens after P, greedily), `late P` (a token behind P positions: the mean of eight), `prefix P B N` (N tokens
 //! in each of B rows behind a prefix of P that is run once), `apart P B N` (the same B rows, each run by itself).
@@ -16,6 +16,7 @@ use std::io::BufRead;
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
+use tch_lens::circuits::{Ablation, CircuitTask, EdgeMethod};
 use tch_lens::{
     hook, patching, FullOptions, GenerateOptions, HeadOptions, HookedTransformer, KeyValueStore, Metric, ReturnType,
     RunOptions, StepOptions,
@@ -70,6 +71,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                     drop(model.generate(prompt, &greedy(*new))?);
                 }
             }
+            ("eap", []) => {
+                println!("{}", eap(&model)?);
+                continue;
+            }
             ("bandwidth", []) => {
                 let x = Tensor::ones([100_000_000], (Kind::Float, Device::Cpu));
                 let rate = || {
@@ -103,8 +108,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// The milliseconds of a sweep over a site: two rows of 15 tokens, which differ from those of the clean run from the second on.
 fn sweep(model: &HookedTransformer, site: &str) -> Result<f64, Box<dyn Error>> {
-    let clean = tokens(2, 15);
-    let corrupted = Tensor::cat(&[clean.narrow(1, 0, 1), clean.narrow(1, 1, 14) + 1], 1);
+    let (clean, corrupted) = prompts();
     let (_, cache) = model.run_with_cache(&clean)?;
     let metric = Metric::logit_diff(TOKEN, TOKEN + 2);
     let patch = match site {
@@ -122,6 +126,26 @@ fn sweep(model: &HookedTransformer, site: &str) -> Result<f64, Box<dyn Error>> {
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     eprintln!("{site}: the values sum to {value:.4}");
     Ok(milliseconds)
+}
+
+/// The milliseconds of EAP over all edges, on the same rows.
+fn eap(model: &HookedTransformer) -> Result<f64, Box<dyn Error>> {
+    let (clean, corrupted) = prompts();
+    let metric = Metric::logit_diff(TOKEN, TOKEN + 2);
+    let start = Instant::now();
+    let task = CircuitTask::new(model, &clean, Ablation::counterfactual(&corrupted), &metric)?;
+    let scores = task.edge_scores(EdgeMethod::Gradient)?.tensor()?;
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    let sum = scores.abs().sum(Kind::Double).double_value(&[]);
+    eprintln!("eap: the sizes of {} scores sum to {sum:.6}", scores.numel());
+    Ok(milliseconds)
+}
+
+/// Two rows of 15 tokens, and others that differ from the second token on.
+fn prompts() -> (Tensor, Tensor) {
+    let clean = tokens(2, 15);
+    let corrupted = Tensor::cat(&[clean.narrow(1, 0, 1), clean.narrow(1, 1, 14) + 1], 1);
+    (clean, corrupted)
 }
 
 /// So many of the most likely tokens, whatever they are.

@@ -1,6 +1,6 @@
 """Starts all peers, asks them in turns, and prints tables of ratios: medians of rounds, with their spread.
 
-Groups of measurements: start, graphs, sizes, layers, parts, sweeps, generation, llama.
+Groups of measurements: start, graphs, sizes, layers, parts, sweeps, circuits, generation, llama.
 """
 
 import os
@@ -169,6 +169,13 @@ def sweeps():
             row(f"sweep of {what} / {peer.name}'s", (median(took) / theirs, spread(took)), 0.20)
 
 
+def circuits():
+    times = in_turns([(us, "eap"), (peers["tl39"], "eap")])
+    took = ", ".join(f"{peer.name} {median(t):.0f} (± {spread(t):.0f} %)" for (peer, _), t in times.items())
+    print(f"EAP of all 32,491 edges, two prompts of 15 tokens: {took}", flush=True)
+    row("EAP of all edges / by autograd over TransformerLens 3.9", ratio(times, (us, "eap"), (peers["tl39"], "eap")), 0.3)
+
+
 def generate(shape, us, others):
     for batch in (1, 8):
         line = f"generate {batch} 16 64"
@@ -235,7 +242,7 @@ def graphs():
             row(f"graph of {nodes} nodes, {what}{budget}: difference of the sum of edges", (max(apart), 0), 0.001)
 
 
-GROUPS = {"start": start, "graphs": graphs, "sizes": sizes, "layers": layers, "parts": parts, "sweeps": sweeps, "generation": generation, "llama": of_llama}
+GROUPS = {"start": start, "graphs": graphs, "sizes": sizes, "layers": layers, "parts": parts, "sweeps": sweeps, "circuits": circuits, "generation": generation, "llama": of_llama}
 chosen = sys.argv[5:] or list(GROUPS)
 unknown = [name for name in chosen if name not in GROUPS]
 if unknown:

@@ -2,8 +2,9 @@
 
 Lines: "forward B P", "cache B P" (every activation that fires by default), "resid B P" (resid_post of all layers), "full B P"
 (every neuron's, head's and embedding's part in one logit, out of a cache that is there already), "heads B P" (the heads'),
-"sweep SITE" (the patching function of that site, out of a cache that is there already), "peak", the rate in GFLOP/s of one large
-matrix product, by the faster of the two libraries that libtorch has; "generate B P N" (N tokens after P, greedily, with kept keys).
+"sweep SITE" (the patching function of that site, out of a cache that is there already), "eap" (scores of all edges by autograd, of
+TransformerLens 3.9 only), "peak", the rate in GFLOP/s of one large matrix product, by the faster of the two libraries that libtorch has;
+"generate B P N" (N tokens after P, greedily, with kept keys).
 """
 
 import statistics
@@ -81,6 +82,67 @@ if which != "transformers":
         patch = getattr(patching, "get_act_patch_" + names.get(site, f"attn_head_{site}_all_pos"))
         return 1e3 * seconds(lambda: patch(model, corrupted, activations, lambda logits: (logits[:, -1, 5] - logits[:, -1, 7]).mean()))
 
+    def eap():
+        """Milliseconds of edge attribution patching, written straightforwardly: hooks collect what all nodes write in both runs, [batch, pos,
+        sender, d_model], and each gradient at what a node reads gives its columns of the matrix of edges."""
+        clean = tokens(2, 15)
+        corrupted = torch.cat([clean[:, :1], clean[:, 1:] + 1], 1)
+        n_layers, n_heads, width = model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model
+        senders, receivers = 1 + n_layers * (n_heads + 1), 1 + n_layers * (3 * n_heads + 1)
+        start = time.perf_counter()
+        difference = torch.zeros(2, 15, senders, width)
+        scores = torch.zeros(senders, receivers)
+
+        def write(sender, sign):
+            def hook(x, hook):
+                x = x.detach() if x.ndim == 4 else x.detach().unsqueeze(2)
+                difference[:, :, sender : sender + x.shape[2]].add_(x, alpha=sign)
+
+            return hook
+
+        def writers(sign):
+            hooks = [("hook_embed", write(0, sign))]
+            for layer in range(n_layers):
+                first = 1 + layer * (n_heads + 1)
+                hooks.append((f"blocks.{layer}.attn.hook_result", write(first, sign)))
+                hooks.append((f"blocks.{layer}.hook_mlp_out", write(first + n_heads, sign)))
+            return hooks
+
+        def read(before, receiver):
+            def hook(gradient, hook):
+                gradient = gradient if gradient.ndim == 4 else gradient.unsqueeze(2)
+                columns = torch.einsum("bpsd,bprd->sr", difference[:, :, :before], gradient)
+                scores[:before, receiver : receiver + columns.shape[1]] += columns
+
+            return hook
+
+        readers = [(f"blocks.{n_layers - 1}.hook_resid_post", read(senders, receivers - 1))]
+        for layer in range(n_layers):
+            first, receiver = 1 + layer * (n_heads + 1), layer * (3 * n_heads + 1)
+            for nth, letter in enumerate("qkv"):
+                readers.append((f"blocks.{layer}.hook_{letter}_input", read(first, receiver + nth * n_heads)))
+            readers.append((f"blocks.{layer}.hook_mlp_in", read(first + n_heads, receiver + 3 * n_heads)))
+        # Only activations need gradients.
+        record = [("hook_embed", lambda x, hook: x.detach().requires_grad_(True))]
+        model.run_with_hooks(corrupted, fwd_hooks=writers(1))
+        with torch.enable_grad(), model.hooks(fwd_hooks=record + writers(-1), bwd_hooks=readers):
+            logits = model(clean)
+            (logits[:, -1, 5] - logits[:, -1, 7]).mean().backward()
+        took = 1e3 * (time.perf_counter() - start)
+        print(f"eap: the sizes of {scores.numel()} scores sum to {scores.abs().sum():.6f}", file=sys.stderr)
+        return took
+
+    def with_parts(f):
+        """What f gives where heads' outputs and what heads and MLPs read are computed apart."""
+        flags = [model.set_use_attn_result, model.set_use_split_qkv_input, model.set_use_hook_mlp_in]
+        model.requires_grad_(False)
+        for flag in flags:
+            flag(True)
+        took = f()
+        for flag in flags:
+            flag(False)
+        return took
+
 
 def product(x, w):
     """GFLOP/s: the median of five, by the faster library."""
@@ -107,6 +169,9 @@ for line in sys.stdin:
         continue
     if what == "sweep":
         print(sweep(*size), flush=True)
+        continue
+    if what == "eap":
+        print(with_parts(eap), flush=True)
         continue
     size = [int(n) for n in size]
     if what == "generate":

@@ -60,8 +60,14 @@ impl<'t> Reaching<'t> {
             parts.push(norm.push(&values.f_narrow(0, start as i64, heads as i64)?)?);
             done = start + heads;
         }
-        parts.push(values.f_narrow(0, done as i64, (graph.n_senders() - done) as i64)?);
-        Ok(Reaching { model, graph, cache, frozen, values: Tensor::f_cat(&parts, 0)? })
+        let values = match done {
+            0 => values.shallow_clone(),
+            done => {
+                parts.push(values.f_narrow(0, done as i64, (graph.n_senders() - done) as i64)?);
+                Tensor::f_cat(&parts, 0)?
+            }
+        };
+        Ok(Reaching { model, graph, cache, frozen, values })
     }
 
     /// Those of the first senders, which wrote before this place: `[sender, batch, pos, d_model]`.

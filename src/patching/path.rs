@@ -6,8 +6,8 @@ use tch::Tensor;
 
 use super::axes::MapAxis;
 use super::groups::Resume;
-use super::map::MetricMap;
-use super::sweep::{aligned, resolved, shape, tiled, Sweep, Write};
+use super::map::{MetricMap, Swept};
+use super::sweep::{aligned, resolved, shape, tiled, Budget, Sweep, Write};
 use super::{PatchIndex, PatchingOptions};
 use crate::cache::ActivationCache;
 use crate::hook::{self, HookName, HookPart, HookPoint, Place, Site};
@@ -171,22 +171,35 @@ fn patch(
     let points: Vec<HookPoint> = senders.iter().map(HookPart::point).collect();
     let sent = aligned(source, &sweep.base, &points)?;
     let paths = Paths { sweep: &sweep, sent, nodes, through_mlps: options.through_mlps, read };
-    let told = paths.told(&senders, options.budget)?;
-    let mut patches = Vec::with_capacity(receivers.len() * senders.len());
-    for parts in &receivers {
-        for told in &told {
-            let write = |part: &HookPart| -> Result<Write> {
-                // What a sender does not reach is as in the base run.
-                let value = match told.get(&part.point) {
-                    Some(value) => value,
-                    None => sweep.base.cache.get(part.point)?,
+    // Of some senders at a time, what they tell receivers is kept: in a quarter of the budget, if that suffices for one.
+    let told_bytes = paths.bytes_of_one()?;
+    let at_once = usize::try_from(options.budget / 4 / told_bytes.max(1)).unwrap_or(usize::MAX).max(1);
+    let mut parts = Vec::new(); // [receiver, sender, batch or 1]
+    let mut baseline = None;
+    for senders in senders.chunks(at_once) {
+        let budget = Budget { bytes: options.budget, reserved: told_bytes.saturating_mul(senders.len() as u64) };
+        let told = paths.told(senders, budget)?;
+        let mut patches = Vec::with_capacity(receivers.len() * senders.len());
+        for parts in &receivers {
+            for told in &told {
+                let write = |part: &HookPart| -> Result<Write> {
+                    // What a sender does not reach is as in the base run.
+                    let value = match told.get(&part.point) {
+                        Some(value) => value,
+                        None => sweep.base.cache.get(part.point)?,
+                    };
+                    Ok(Write { part: part.clone(), value: value.shallow_clone() })
                 };
-                Ok(Write { part: part.clone(), value: value.shallow_clone() })
-            };
-            patches.push(parts.iter().map(write).collect::<Result<Vec<_>>>()?);
+                patches.push(parts.iter().map(write).collect::<Result<Vec<_>>>()?);
+            }
         }
+        let swept = sweep.run(&patches, budget)?;
+        parts.push(swept.values.f_unflatten(0, [receivers.len() as i64, senders.len() as i64])?);
+        baseline = Some((swept.baseline, swept.batch));
     }
-    MetricMap::new(axes, sweep.run(&patches, options.budget)?)
+    let (baseline, batch) = baseline.ok_or(Error::Internal("a map of paths has no senders"))?;
+    let values = Tensor::f_cat(&parts, 1)?.f_flatten(0, 1)?; // [receiver · sender, batch or 1]
+    MetricMap::new(axes, Swept { values, baseline, batch })
 }
 
 /// Whether a site writes to the stream, or is it.
@@ -221,8 +234,20 @@ struct Paths<'p, 's, 'm, 'a> {
 }
 
 impl Paths<'_, '_, '_, '_> {
+    /// The bytes of the receivers' activations for one sender.
+    fn bytes_of_one(&self) -> Result<u64> {
+        let mut points = self.read.clone();
+        points.sort();
+        points.dedup();
+        let bytes = points.into_iter().map(|point| {
+            let x = self.sweep.base.cache.get(point)?;
+            Ok((x.numel() * x.f_kind()?.elt_size_in_bytes()) as u64)
+        });
+        bytes.sum()
+    }
+
     /// The receivers' activations for each sender, as far as it reaches them.
-    fn told(&self, senders: &[HookPart], budget: u64) -> Result<Vec<BTreeMap<HookPoint, Tensor>>> {
+    fn told(&self, senders: &[HookPart], budget: Budget) -> Result<Vec<BTreeMap<HookPoint, Tensor>>> {
         let config = self.sweep.model.config();
         let mut told: Vec<_> = senders.iter().map(|_| BTreeMap::new()).collect();
         let mut groups: BTreeMap<Resume, Vec<usize>> = BTreeMap::new();

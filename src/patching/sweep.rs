@@ -39,7 +39,7 @@ pub(super) fn sweep(
         let value = values.get(&part.point).ok_or(Error::Internal("a patch has no clean value"))?;
         Ok(vec![Write { value: value.shallow_clone(), part }])
     });
-    sweep.run(&patches.collect::<Result<Vec<_>>>()?, options.budget)
+    sweep.run(&patches.collect::<Result<Vec<_>>>()?, Budget { bytes: options.budget, reserved: 0 })
 }
 
 /// The part at a point of this model.
@@ -51,6 +51,13 @@ pub(super) fn resolved(part: &HookPart, model: &HookedTransformer) -> Result<Hoo
     }
     part.selection.check(point, model.config()).map_err(failed)?;
     Ok(HookPart { point, ..part.clone() })
+}
+
+/// The memory that a batch of patches may take, and how much of it something else takes already.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) bytes: u64,
+    pub(super) reserved: u64,
 }
 
 /// Entries that a patch sets.
@@ -179,7 +186,7 @@ impl<'s, 'm, 'a> Sweep<'s, 'm, 'a> {
     }
 
     /// The metric of the base run with each of the patches, each of which sets some entries.
-    pub(super) fn run(&self, patches: &[Vec<Write>], budget: u64) -> Result<Swept> {
+    pub(super) fn run(&self, patches: &[Vec<Write>], budget: Budget) -> Result<Swept> {
         let (batch, pos) = shape(self.tokens);
         let baseline = self.metric.values(&self.base.logits, 1, Some(&self.base.cache))?;
         let mut groups: BTreeMap<Resume, Vec<Item>> = BTreeMap::new();
@@ -294,26 +301,34 @@ impl<'s, 'm, 'a> Sweep<'s, 'm, 'a> {
     }
 
     /// How many patches a batch may have.
-    pub(super) fn most_patches(&self, resume: &Resume, new: i64, budget: u64) -> Result<usize> {
+    pub(super) fn most_patches(&self, resume: &Resume, new: i64, budget: Budget) -> Result<usize> {
         let config = self.model.config();
         let (batch, pos) = shape(self.tokens);
-        let d_head = config.d_head * (config.n_heads + 2 * config.n_key_value_heads);
+        let heads = (0..config.n_layers).map(|layer| config.heads(layer));
+        let n_heads = heads.clone().map(|heads| heads.query).max().unwrap_or(0);
+        let n_key_value_heads = heads.map(|heads| heads.key_value).max().unwrap_or(0);
+        let width = config.d_head.max(config.d_value());
+        let d_head = width * (n_heads + 2 * n_key_value_heads);
         let experts = config.experts().map_or(1, |moe| moe.experts_per_token);
         // What is in memory at once: the stream and what is added to it, attention's or the MLP's tensors.
         let per_position = 6 * config.d_model + (3 * d_head).max(4 * experts * config.d_mlp());
         let n_layers = config.n_layers - resume.layer.unwrap_or(0);
-        let store = 2 * n_layers * config.n_key_value_heads * config.d_head * pos as usize;
+        let store = 2 * n_layers * n_key_value_heads * width * pos as usize;
         let extra = match resume.otherwise {
-            Some(Site::Pattern) => 4 * config.n_heads * (new * pos) as usize,
-            Some(_) => 4 * config.n_heads * config.d_model * new as usize,
+            Some(Site::Pattern) => 4 * n_heads * (new * pos) as usize,
+            Some(_) => 4 * n_heads * config.d_model * new as usize,
             None => 0,
         };
         let logits = 4 * self.base.logits.size()[1] as usize * config.d_vocab_out;
         let numbers = per_position * new as usize + store + extra + logits;
-        let width = self.model.kind().elt_size_in_bytes().max(4) as u64;
-        let bytes = (numbers as u64).saturating_mul(width).saturating_mul(batch as u64);
-        match usize::try_from(budget / bytes.max(1)).unwrap_or(usize::MAX) {
-            0 => Err(Error::option_value("budget", budget, format!("one patch of this batch takes {bytes} bytes"))),
+        let bytes_each = self.model.kind().elt_size_in_bytes().max(4) as u64;
+        let bytes = (numbers as u64).saturating_mul(bytes_each).saturating_mul(batch as u64);
+        let Budget { bytes: budget, reserved } = budget;
+        match usize::try_from(budget.saturating_sub(reserved) / bytes.max(1)).unwrap_or(usize::MAX) {
+            0 => {
+                let needed = bytes.saturating_add(reserved);
+                Err(Error::option_value("budget", budget, format!("one patch of this batch takes {needed} bytes")))
+            }
             most => Ok(most),
         }
     }

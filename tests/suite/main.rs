@@ -49,6 +49,7 @@ mod malformed;
 mod memory;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod memory_limits;
+mod memory_of_sweeps;
 mod metrics;
 mod mixtures;
 mod names;

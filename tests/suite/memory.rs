@@ -5,10 +5,8 @@
 //! a millisecond; those of the mapped file are the system's to drop. In fp32 they count as well, over loading and a run of 128
 //! positions: at most 1.5 times the weights in all.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Arc;
-
 use crate::common::child;
+use crate::common::memory::{peak_of, status};
 use tch::Kind;
 use tch_lens::{Config, HookedTransformer, LoadOptions};
 
@@ -59,26 +57,11 @@ fn measure(case: &str) {
     // libtorch's own start costs memory as well.
     let _ = tch::Tensor::randn([64, 64], (Kind::Float, tch::Device::Cpu))
         .matmul(&tch::Tensor::ones([64, 64], tch::kind::FLOAT_CPU));
-    let before = anonymous();
     let counts_all = std::fs::write("/proc/self/clear_refs", "5").is_ok(); // forgets the largest size so far
     let all_before = status("VmRSS:");
-    let (peak, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let watch = {
-        let (peak, done) = (peak.clone(), done.clone());
-        std::thread::spawn(move || {
-            while !done.load(Ordering::Relaxed) {
-                peak.fetch_max(anonymous(), Ordering::Relaxed);
-                std::thread::sleep(std::time::Duration::from_micros(100));
-            }
-        })
-    };
     let start = std::time::Instant::now();
-    let model = load.open(folder).unwrap();
+    let (model, peak) = peak_of(|| load.open(folder).unwrap());
     let seconds = start.elapsed().as_secs_f64();
-    peak.fetch_max(anonymous(), Ordering::Relaxed);
-    done.store(true, Ordering::Relaxed);
-    watch.join().unwrap();
-    let peak = peak.load(Ordering::Relaxed).saturating_sub(before);
     let weights: usize = model.parameters().iter().map(|(_, w)| w.numel() * w.kind().elt_size_in_bytes()).sum();
     let times = peak as f64 / weights as f64;
     println!(
@@ -98,16 +81,4 @@ fn measure(case: &str) {
 
 fn mb(bytes: usize) -> usize {
     bytes >> 20
-}
-
-/// The bytes of this process that are no file's.
-fn anonymous() -> usize {
-    status("RssAnon:")
-}
-
-/// A line of `/proc/self/status`, in bytes.
-fn status(field: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-    line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap() << 10
 }

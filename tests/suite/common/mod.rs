@@ -2,6 +2,7 @@
 //! `make_reference.py` there, at whose top the grammar of the keys stands).
 
 pub mod child;
+pub mod memory;
 pub mod models;
 pub mod pairs;
 
