@@ -56,6 +56,9 @@ pub enum EdgeMethod {
 impl CircuitTask<'_, '_> {
     /// A score for every edge.
     ///
+    /// Gradient methods take a few times the memory of what all nodes write, `[sender, batch, pos, d_model]`, and none for each edge but its
+    /// score.
+    ///
     /// # Errors
     ///
     /// Those of [`HookedTransformer::run_with_grad`](crate::HookedTransformer::run_with_grad); [`Error::Setting`] without steps;

@@ -1,6 +1,6 @@
 //! [`HookFailure`]: how a hook at a point failed.
 
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::message::{first_line, shortened};
 
@@ -18,16 +18,20 @@ pub enum HookFailure {
         message: String,
     },
     /// A hook returned a tensor that cannot stand where it should.
-    #[error("returned {found_kind:?} {found:?}, but must return what it replaces: {expected_kind:?} {expected:?} on the same device")]
+    #[error("returned {found_kind:?} {found:?} on {found_device:?}, but must return what it replaces: {expected_kind:?} {expected:?} on {expected_device:?}")]
     Replacement {
         /// The shape that the hook got.
         expected: Vec<i64>,
         /// The kind that the hook got.
         expected_kind: Kind,
+        /// The device of what the hook got.
+        expected_device: Device,
         /// The shape that it returned.
         found: Vec<i64>,
         /// The kind that it returned.
         found_kind: Kind,
+        /// The device of what it returned.
+        found_device: Device,
     },
     /// A hook changed in place a tensor that it was only shown.
     #[error("changed in place a tensor that it was only shown: use `Hooks::edit`, which gives it a copy to change")]

@@ -2,7 +2,7 @@
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::hook::HookPoint;
 use crate::{Error, HookFailure, Result};
@@ -32,16 +32,56 @@ pub(super) fn check(point: HookPoint, expected: &Tensor, found: &Tensor) -> Resu
     if !found.defined() {
         return Err(Error::wrong_input(format!("the hook at `{point}` returned an undefined tensor")));
     }
-    let same =
-        expected.size() == found.size() && expected.f_kind()? == found.f_kind()? && expected.device() == found.device();
-    if same {
+    same(point, Form::of(expected)?, Form::of(found)?)
+}
+
+/// What a tensor must have in common with the one that it replaces.
+#[derive(Debug, PartialEq, Eq)]
+struct Form {
+    size: Vec<i64>,
+    kind: Kind,
+    device: Device,
+}
+
+impl Form {
+    fn of(x: &Tensor) -> Result<Self> {
+        Ok(Form { size: x.size(), kind: x.f_kind()?, device: x.device() })
+    }
+}
+
+fn same(point: HookPoint, expected: Form, found: Form) -> Result<()> {
+    if expected == found {
         return Ok(());
     }
     let replacement = HookFailure::Replacement {
-        expected: expected.size(),
-        expected_kind: expected.f_kind()?,
-        found: found.size(),
-        found_kind: found.f_kind()?,
+        expected: expected.size,
+        expected_kind: expected.kind,
+        expected_device: expected.device,
+        found: found.size,
+        found_kind: found.kind,
+        found_device: found.device,
     };
     Err(Error::hook(point, replacement))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hook;
+
+    #[test]
+    fn a_replacement_on_another_device_is_refused() {
+        let form = |device| Form { size: vec![2, 3], kind: Kind::Float, device };
+        let point = hook::z(1);
+        assert!(same(point, form(Device::Cuda(1)), form(Device::Cuda(1))).is_ok());
+        for (expected, found) in
+            [(Device::Cpu, Device::Cuda(0)), (Device::Cuda(0), Device::Cpu), (Device::Cuda(0), Device::Cuda(1))]
+        {
+            let error = same(point, form(expected), form(found)).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("the hook at `blocks.1.attn.hook_z` returned Float [2, 3] on {found:?}, but must return what it replaces: Float [2, 3] on {expected:?}")
+            );
+        }
+    }
 }

@@ -589,7 +589,7 @@ fn a_point_beyond_the_last_layer_that_runs() {
 fn a_replacement_of_another_shape_or_kind(#[case] change: fn(&Tensor) -> Tensor, #[case] found: &str) {
     let hooks = Hooks::new().replace(hook::z(1), |z, _| change(z));
     let expected = format!(
-        "the hook at `blocks.1.attn.hook_z` returned {found}, but must return what it replaces: Float [1, 5, 3, 8] on the same device"
+        "the hook at `blocks.1.attn.hook_z` returned {found} on Cpu, but must return what it replaces: Float [1, 5, 3, 8] on Cpu"
     );
     says(raw("gpt2").run_with_hooks(PROMPT, hooks), &expected);
 }
