@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa
 
 model_folder, folder, positions, nodes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 hf = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+hf.config.n_ctx = hf.config.n_positions  # a field of the hub's own file
 AutoConfig.from_pretrained = lambda *_, **__: hf.config  # it would ask the hub for GPT-2's, which this is
 paths = {layer: str(folder / f"layer_{layer}.safetensors") for layer in range(hf.config.n_layer)}
 transcoders = load_transcoder_set(paths, "random", "mlp.hook_in", "hook_mlp_out", lazy_encoder=False, lazy_decoder=False)

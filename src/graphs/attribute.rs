@@ -187,7 +187,7 @@ impl HookedTransformer {
         let tokens = self.to_tokens(input)?;
         let size = tokens.ids.size();
         if size[0] != 1 {
-            let what = "the prompts of an attribution graph".into();
+            let what = "the tensor of an attribution graph's prompts".into();
             return Err(Error::Shape { what, found: size, expected: "one prompt, [1, pos]".into() });
         }
         if tokens.mask.is_some() {

@@ -36,7 +36,7 @@ pub enum Freeze {
     /// Attention patterns, gates and routers of heads. MLPs compute again: circuit-tracer's iterative patching.
     Attention,
     /// Attention, and what the MLPs of these layers add but for the interventions (`constrained_layers`). Interventions act in these layers
-    /// alone.
+    /// alone. All layers are [`Freeze::All`].
     Layers(Range<usize>),
     /// Attention, all MLPs and the scales of all norms: direct effects alone. What each target reads changes by the edges of the
     /// attribution graph.
@@ -74,6 +74,11 @@ impl HookedTransformer {
         let tokens = self.to_tokens(input)?;
         let places = places_of_set(self.transformer(), transcoders)?;
         self.check_interventions(&tokens, &places, interventions)?;
+        // With all layers, circuit-tracer freezes the scales of norms, too.
+        let freeze = match freeze {
+            Freeze::Layers(layers) if layers == (0..self.config().n_layers) => Freeze::All,
+            other => other,
+        };
         let frozen_layers = match &freeze {
             Freeze::Nothing | Freeze::Attention => None,
             Freeze::Layers(layers) if layers.start < layers.end && layers.end <= self.config().n_layers => {
@@ -130,7 +135,7 @@ impl HookedTransformer {
     ) -> Result<()> {
         let size = tokens.ids.size();
         if size[0] != 1 {
-            let what = "the prompts of an intervention".into();
+            let what = "the tensor of an intervention's prompts".into();
             return Err(Error::Shape { what, found: size, expected: "one prompt, [1, pos]".into() });
         }
         for (i, FeatureIntervention { layer, pos, feature, value }) in interventions.iter().enumerate() {

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use tch_lens::analysis::{HeadOptions, NeuronOptions, NeuronResultOptions};
+use tch_lens::config::NormPosition;
 use tch_lens::graphs::{
     AttributionGraph, AttributionGraphOptions, AttributionNode, FeatureIntervention, Freeze, GraphFile, PruneOptions,
+    Supernode,
 };
-use tch_lens::sae::DictionarySet;
+use tch_lens::sae::{Dictionary, DictionaryConfig, DictionarySet, DictionaryWeights, FeatureActivation};
 use tch_lens::{
-    ActivationCache, DictionaryOptions, HookFilter, HookedTransformer, Hooks, LoadOptions, Patch, RunOptions,
+    hook, ActivationCache, DictionaryOptions, HookFilter, HookedTransformer, Hooks, LoadOptions, Patch, RunOptions,
 };
 
 use crate::common::{fixtures, models, read, repository, Fixture, Tally};
@@ -229,6 +231,112 @@ fn inputs_of_every_target_add_up_in_every_family() {
     assert!(opened > 80, "{opened}");
     println!("sums of {count} graphs: largest relative difference {worst:.2e} ({worst_at})");
     assert!(worst < 1e-4, "{worst_at}");
+}
+
+/// A transcoder of random weights for each MLP, of which some read the stream, the norm's quotient or what it gives, and some write in front of
+/// the norm after the MLP; with skip connections or without; or one that writes to all later layers.
+fn random_transcoders(model: &HookedTransformer, number: usize) -> DictionarySet {
+    let d_model = model.config().d_model as i64;
+    let options = (Kind::Double, Device::Cpu);
+    let random = |size: &[i64]| Tensor::randn(size, options) * 0.3;
+    let parallel = model.config().parallel_attn_mlp;
+    let dictionaries = (0..model.config().n_layers).map(|layer| {
+        let normed = model.hook_names().contains(&hook::ln2_normalized(layer).to_string());
+        let stream = if parallel { hook::resid_pre(layer) } else { hook::resid_mid(layer) };
+        let before = model.config().norm_position() == NormPosition::Before
+            || model.config().norm_position() == NormPosition::BeforeAndAfter;
+        let hook_in = match (number + layer) % 3 {
+            0 => stream,
+            1 if normed && before => hook::ln2_normalized(layer),
+            _ => hook::mlp_hook_in(layer),
+        };
+        let hook_out = if (number + layer) % 2 == 0 { hook::mlp_out(layer) } else { hook::mlp_hook_out(layer) };
+        let config = DictionaryConfig {
+            hook_out,
+            apply_b_dec_to_input: false,
+            ..DictionaryConfig::new(hook_in, FeatureActivation::TopK(4))
+        };
+        let weights = DictionaryWeights {
+            w_enc: random(&[24, d_model]),
+            b_enc: random(&[24]),
+            w_dec: random(&[24, d_model]),
+            b_dec: random(&[d_model]),
+            w_skip: (number % 2 == 1).then(|| random(&[d_model, d_model])),
+            threshold: None,
+            b_gate: None,
+            r_mag: None,
+        };
+        Dictionary::new(config, weights).unwrap()
+    });
+    DictionarySet::new(dictionaries.collect()).unwrap()
+}
+
+/// With transcoders that reconstruct nothing, errors are large, and sums hold all the same.
+#[test]
+fn inputs_add_up_with_random_transcoders_in_every_family() {
+    tch::manual_seed(0);
+    let (mut worst, mut worst_at, mut count) = (0.0, String::new(), 0);
+    for (number, (name, model)) in models::in_fp64().into_iter().enumerate() {
+        if model.config().attn_only() {
+            continue;
+        }
+        let ids: Vec<i64> = (0..6).map(|i| (5 * i + 3) % model.config().d_vocab as i64).collect();
+        let options = AttributionGraphOptions::new().max_logits(2).transcoders(random_transcoders(&model, number));
+        let graph =
+            model.attribution_graph(&Tensor::from_slice(&ids).unsqueeze(0), options.first_pos(number % 2)).unwrap();
+        assert!(graph.nodes().iter().any(|node| matches!(node, AttributionNode::Feature { .. })), "{name}");
+        let residual = graph.residual().unwrap();
+        count += 1;
+        if residual > worst || residual.is_nan() {
+            (worst, worst_at) = (residual, name);
+        }
+    }
+    println!("sums of {count} graphs with transcoders: largest relative difference {worst:.2e} ({worst_at})");
+    assert!(worst < 1e-4 && count > 30, "{worst_at}: {worst:.2e}, {count}");
+}
+
+/// One sentence each: what was expected, what came, what to do.
+#[test]
+fn what_cannot_be_a_graph_says_why() {
+    let model = HookedTransformer::toy().unwrap();
+    let prompt = "When Mary and John";
+    let graph = |options: AttributionGraphOptions| model.attribution_graph(prompt, options).unwrap_err().to_string();
+    let new = AttributionGraphOptions::new;
+    let reference = Reference::open("llama_plt", "graph");
+    let of_llama = graph(new().transcoders(reference.transcoders.clone()));
+    let cases = [
+        (graph(new().max_nodes(0)), "max_nodes"),
+        (graph(new().batch_size(0)), "batch_size"),
+        (graph(new().update_interval(2)), "max_nodes"),
+        (graph(new().first_pos(2)), "transcoders"),
+        (graph(new().logit_probability(1.5)), "probability"),
+        (graph(new().logits([" Mary", " Mary"])), "once"),
+        (graph(new().logits([100_000])), "100000"),
+        (graph(new().logits(Vec::<i64>::new())), "token"),
+        (of_llama, "stream has 128"),
+        (model.attribution_graph([prompt, prompt], new()).unwrap_err().to_string(), "one prompt"),
+    ];
+    let small = model.attribution_graph(prompt, new().max_nodes(10)).unwrap();
+    let n = small.nodes().len();
+    let intervene = |feature: usize, pos: usize, value: f64, freeze: Freeze| {
+        let interventions = [FeatureIntervention { layer: 0, pos, feature, value }];
+        let toy = Reference::open("toy_plt", "graph");
+        toy.model.feature_intervention(prompt, &toy.transcoders, &interventions, freeze).unwrap_err().to_string()
+    };
+    let more = [
+        (small.edge(0, n).unwrap_err().to_string(), "beyond"),
+        (small.prune(PruneOptions::new().nodes(1.5)).unwrap_err().to_string(), "between 0 and 1"),
+        (small.supernode_edges(&[Supernode::new("a", [0, 0])]).unwrap_err().to_string(), "twice"),
+        (small.write_files(&GraphFile::new("a/b"), std::env::temp_dir()).unwrap_err().to_string(), "name for a file"),
+        (intervene(22, 1, 0.0, Freeze::All), "22 features"),
+        (intervene(0, 99, 0.0, Freeze::All), "positions"),
+        (intervene(0, 1, f64::NAN, Freeze::Attention), "finite"),
+        (intervene(0, 1, 0.0, Freeze::Layers(2..9)), "4 layers"),
+    ];
+    for (message, part) in cases.into_iter().chain(more) {
+        println!("{message}");
+        assert!(message.contains(part), "{message}: no {part}");
+    }
 }
 
 #[test]
@@ -488,4 +596,21 @@ fn the_name_goes_by_the_word_after_the_names_to_the_logit() {
     }
     let of_copy = graph.edges_into(copies).unwrap();
     assert!(of_copy.iter().all(|(_, edge)| f64::from(*edge) <= graph.edge(token, copies).unwrap()));
+}
+
+#[cfg(feature = "view")]
+#[test]
+fn a_pruned_graph_is_drawn() {
+    use tch_lens::view::{Draw, Page};
+    let model = HookedTransformer::toy().unwrap();
+    let options = AttributionGraphOptions::new().logits([" Mary"]).heads(true).max_nodes(100);
+    let graph = model.attribution_graph("When Mary and John went to the shop, John gave a bag to", options).unwrap();
+    let pruned = graph.prune(PruneOptions::new().nodes(0.6)).unwrap();
+    let figure = pruned.figure().unwrap();
+    let svg = figure.to_svg().unwrap();
+    let nodes = svg.matches("data-node=").count();
+    assert_eq!(nodes, pruned.nodes().count());
+    assert_eq!(svg.matches("data-from=").count(), pruned.edges().len());
+    assert!(svg.contains("L1H2") && svg.contains("Mary"), "{svg}");
+    assert!(Page::new("graph").section("graph", &pruned).unwrap().to_html().contains("L1H2"));
 }
