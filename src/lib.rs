@@ -111,7 +111,7 @@ pub use pretrained::processing::{Processing, Step};
 pub use pretrained::LoadOptions;
 pub use run::{
     BackwardRules, FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry,
-    RunValues, Sink, SinkEntry,
+    RunDescription, RunValues, Sink, SinkEntry,
 };
 pub use sae::{Dictionary, DictionarySet};
 pub use tensor::columns::Columns;

@@ -34,7 +34,7 @@ enum Sum {
 /// before one, or is a scale, which rows are divided by as it was left.
 fn broken_sum(point: HookPoint, model: &Transformer) -> Result<Option<Sum>> {
     let Some(layer) = point.layer() else {
-        let of_sum = model.behind_embeddings().0.is_some_and(|norm| norm.points.1.site() == point.site());
+        let of_sum = model.behind_embeddings()?.0.is_some_and(|norm| norm.points.1.site() == point.site());
         return Ok((of_sum || point.site() == Site::FullEmbed).then_some(Sum::Stream));
     };
     let is_quotient_of = |norm: Option<crate::model::placed_norm::PlacedNorm<'_>>| {

@@ -48,7 +48,7 @@ impl Passage {
     /// [`Error::NoEntry`](crate::Error::NoEntry) and [`Error::NoPosition`](crate::Error::NoPosition) where the run did not keep a scale.
     pub(crate) fn of(view: &View, reach: &Reach) -> Result<Self> {
         let mut norms = Vec::new();
-        let (norm, map) = view.model().behind_embeddings();
+        let (norm, map) = view.model().behind_embeddings()?;
         if norm.is_some() || map.is_some() {
             let norm = FrozenNorm::of_run(norm, view)?;
             norms.push((Written::FIRST, map.map_or(Ok(norm.handle()), |map| norm.then(map))?));

@@ -1,5 +1,6 @@
 //! [`ActivationCache`]: what a run kept, by hook point.
 
+mod saved;
 mod values;
 
 use std::ops::Index;
@@ -20,6 +21,8 @@ use crate::text::input::Tokens;
 use crate::text::tokenizer::Tokenizer;
 use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result, TokenizerError};
+
+pub(crate) use self::saved::describe_run;
 
 /// The activations that a run kept: TransformerLens' `ActivationCache`.
 ///
@@ -63,13 +66,12 @@ impl ActivationCache {
         tokens: Tokens,
         kept: KeptPositions,
     ) -> Self {
-        static RUNS: AtomicU64 = AtomicU64::new(0);
         let Recording { entries, changed } = recording;
         let entries = entries.into_iter().map(|(point, tensor)| (point, SharedTensor::from(tensor))).collect();
         ActivationCache {
             entries: Arc::new(entries),
             changed: Arc::new(changed),
-            run: RUNS.fetch_add(1, Ordering::Relaxed),
+            run: ActivationCache::next_run(),
             rows: Columns::range(0, tokens.ids.size().first().copied().unwrap_or(0)),
             model,
             tokenizer,
@@ -79,7 +81,13 @@ impl ActivationCache {
         }
     }
 
-    /// The model that ran.
+    /// The number of a run that no other cache of this process has.
+    fn next_run() -> u64 {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        RUNS.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The model that ran. It has no weights where a file was [opened](ActivationCache::open) without it.
     pub fn model(&self) -> &Transformer {
         &self.model
     }

@@ -91,6 +91,28 @@ pub enum Error {
         how: String,
     },
 
+    /// A file that holds no activation cache, or not what it says.
+    #[error("{} does not hold an activation cache: {why}", .path.display())]
+    SavedCache {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+
+    /// The file of a cache that another model made.
+    #[error("{} holds activations of another model: {differs}", .path.display())]
+    CacheOfOtherModel {
+        /// The file.
+        path: PathBuf,
+        /// What differs first.
+        differs: String,
+    },
+
+    /// Weights that are needed, where a cache was opened without its model.
+    #[error("this needs the model's weights, and the cache was opened without its model: open it with `HookedTransformer::open_cache`")]
+    NoWeights,
+
     /// A result that a run did not compute.
     #[error("the run did not compute {output}: {hint}")]
     NotComputed {

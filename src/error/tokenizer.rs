@@ -13,6 +13,14 @@ pub enum TokenizerError {
     /// The tokenizer refused a text, or its file.
     #[error("the tokenizer failed: {0}")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A text whose tokens the model does not have.
+    #[error("the tokenizer gives token id {id}, and the model's vocabulary has {d_vocab} entries: the tokenizer is another model's, so give this model its own with `with_tokenizer`")]
+    OfOtherModel {
+        /// The token's id.
+        id: i64,
+        /// `Config::d_vocab`.
+        d_vocab: usize,
+    },
     /// A word that the tokenizer's vocabulary does not have.
     #[error("{unknown}{hint}")]
     UnknownWord {

@@ -10,6 +10,7 @@
 mod dtype;
 mod error;
 pub(crate) mod gguf;
+mod late_writer;
 pub(crate) mod npz;
 mod numbers;
 mod part_file;
@@ -23,6 +24,7 @@ pub(crate) mod yaml;
 
 pub(crate) use self::dtype::Dtype;
 pub use self::error::FormatError;
+pub(crate) use self::late_writer::LateWriter;
 pub(crate) use self::numbers::Numbers;
 pub(crate) use self::part_file::PartFile;
 pub(crate) use self::place::Place;

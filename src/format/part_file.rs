@@ -1,7 +1,7 @@
 //! [`PartFile`]: a file that appears whole, or not at all.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,6 +31,13 @@ impl PartFile {
         let mut file = Self::create(path)?;
         file.write_all(bytes)?;
         file.finish()
+    }
+
+    /// Writes over the first bytes, after which nothing more is written.
+    pub(crate) fn write_at_start(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = self.file.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        file.seek(SeekFrom::Start(0))?; // what is buffered is written first
+        file.write_all(bytes)
     }
 
     /// Puts the file in its place, where it replaces one that is there.

@@ -87,6 +87,20 @@ impl Entry {
     }
 }
 
+/// What a header says of a tensor whose data lies at `start..end`.
+pub(super) fn described(entry: &Entry, start: usize, end: usize) -> Value {
+    serde_json::json!({ "dtype": entry.dtype.safetensors_name(), "shape": entry.shape, "data_offsets": [start, end] })
+}
+
+/// A header with this metadata, where there is any.
+pub(super) fn with_metadata(metadata: &[(&str, &str)], mut header: Map<String, Value>) -> Map<String, Value> {
+    if !metadata.is_empty() {
+        let metadata: Map<String, Value> = metadata.iter().map(|(k, v)| (k.to_string(), (*v).into())).collect();
+        header.insert(METADATA.into(), metadata.into());
+    }
+    header
+}
+
 /// Writes a safetensors file tensor by tensor, so that only one of them need be in memory.
 ///
 /// The file appears under its name when it is finished; one that is dropped before leaves nothing behind.
@@ -108,11 +122,7 @@ impl Writer {
     /// Those of the file system; [`io::ErrorKind::InvalidInput`] for two entries of one name, or sizes that no file can hold.
     pub(crate) fn create(path: &Path, entries: &[Entry], metadata: &[(&str, &str)]) -> io::Result<Self> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
-        let mut header = Map::new();
-        if !metadata.is_empty() {
-            let metadata: Map<String, Value> = metadata.iter().map(|(k, v)| (k.to_string(), (*v).into())).collect();
-            header.insert(METADATA.into(), metadata.into());
-        }
+        let mut header = with_metadata(metadata, Map::new());
         let mut start = 0usize;
         let mut due = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -121,10 +131,7 @@ impl Writer {
             let (Some(len), Some(end)) = (len, end) else {
                 return Err(invalid(format!("tensor `{}` of shape {:?} fits into no file", entry.name, entry.shape)));
             };
-            let described = serde_json::json!({
-                "dtype": entry.dtype.safetensors_name(), "shape": entry.shape, "data_offsets": [start, end],
-            });
-            if entry.name == METADATA || header.insert(entry.name.clone(), described).is_some() {
+            if entry.name == METADATA || header.insert(entry.name.clone(), described(entry, start, end)).is_some() {
                 return Err(invalid(format!("the name `{}` is taken", entry.name)));
             }
             due.push(len);

@@ -10,6 +10,7 @@ mod init;
 mod load;
 mod loss;
 mod moving;
+mod open_cache;
 mod prompt_test;
 mod run;
 mod run_input;
@@ -79,8 +80,10 @@ impl Deref for HookedTransformer {
 impl From<Pretrained> for HookedTransformer {
     fn from(pretrained: Pretrained) -> Self {
         let Pretrained { model, tokenizer, default_prepend_bos, processing, hugging_face } = pretrained;
+        let steps: Vec<String> = processing.iter().map(ToString::to_string).collect();
+        let steps = steps.join("; ");
         HookedTransformer {
-            model,
+            model: model.with_processing(&steps),
             tokenizer,
             default_prepend_bos,
             processing: processing.into(),

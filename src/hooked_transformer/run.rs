@@ -5,8 +5,8 @@ use tch::Tensor;
 use super::run_input::RunInput;
 use super::run_options::{refused, ReturnType, RunOptions, RunOutput, RunStart};
 use super::{loss, HookedTransformer};
-use crate::cache::ActivationCache;
-use crate::hook::{End, HookFilter, Section, Stack, Start};
+use crate::cache::{describe_run, ActivationCache};
+use crate::hook::{End, HookFilter, PointSet, Section, Stack, Start};
 use crate::layer::Layer;
 use crate::model::batch::Batch;
 use crate::model::layout::Layout;
@@ -70,7 +70,7 @@ impl HookedTransformer {
         let layout = Layout::new(batch, plan.span(pos), padding, tokens.mask.as_ref())?;
         let addition = store.as_ref().map(|store| store.addition(&layout, section.layers.clone())).transpose()?;
         if let Some(store) = &mut store {
-            store.make_room(pos, &section.layers)?;
+            store.make_room(pos, &section.layers, |layer| plan.changes_keys(layer))?;
             plan.check_keys(|layer| store.first(layer))?;
         }
 
@@ -78,7 +78,8 @@ impl HookedTransformer {
             Some(budget) => Some(Box::new(budget) as Box<dyn Sink>),
             None => sink,
         };
-        let mut tap = Tap::new(plan, hooks, (&tokens, past), &kept, sink)?;
+        let describe = |changed: &PointSet| describe_run(&self.model, &tokens, &kept, changed);
+        let mut tap = Tap::new(plan, hooks, (&tokens, past), &kept, sink, &describe)?;
         let encoder = self.encoder_output.as_ref().map(|output| output.for_batch(layout.batch as usize)).transpose()?;
         let batch = Batch {
             ids: &tokens.ids,
@@ -93,7 +94,7 @@ impl HookedTransformer {
             Err(Halt::Done) => None,
             Err(Halt::Failed(error)) => return Err(error),
         };
-        let (recording, backward) = tap.finish()?;
+        let (recording, backward) = tap.finish(&describe)?;
         if let (Some(store), Some(addition)) = (&mut store, addition) {
             store.commit(addition, &tokens.ids)?;
         }

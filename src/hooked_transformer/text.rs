@@ -1,6 +1,7 @@
 //! Conversion between text and tokens, under TransformerLens' names.
 
 use super::HookedTransformer;
+use crate::error::TokenizerError;
 use crate::text::input::{Input, TokenOptions, Tokens};
 use crate::{Error, Result};
 
@@ -41,9 +42,21 @@ impl HookedTransformer {
     ///
     /// # Errors
     ///
-    /// Those of [`HookedTransformer::to_tokens`]; [`Error::Tokenizer`] if `Bos::Yes` is set and the tokenizer has no BOS token.
+    /// Those of [`HookedTransformer::to_tokens`]; [`Error::Tokenizer`] if `Bos::Yes` is set and the tokenizer has no BOS token, and for a
+    /// text with tokens that the model does not have.
     pub fn to_tokens_with(&self, input: impl Into<Input>, options: TokenOptions) -> Result<Tokens> {
-        input.into().tokens(self.default_prepend_bos, self.tokenizer.as_ref(), self.config().n_ctx, &options)
+        let (input, config) = (input.into(), self.config());
+        let is_text = matches!(input, Input::Texts(_));
+        let tokens = input.tokens(self.default_prepend_bos, self.tokenizer.as_ref(), config.n_ctx, &options)?;
+        let is_text = is_text && tokens.ids.numel() > 0;
+        let tokenizer = self.tokenizer.as_ref().filter(|tokenizer| is_text && tokenizer.vocab_size() > config.d_vocab);
+        match tokenizer.map(|_| tokens.check_ids(config)) {
+            Some(Err(Error::TokenOutOfRange { id, d_vocab })) => {
+                Err(TokenizerError::OfOtherModel { id, d_vocab }.into())
+            }
+            Some(Err(error)) => Err(error),
+            _ => Ok(tokens),
+        }
     }
 
     /// Converts ids to text. Special tokens are included; the padding of [`Tokens`] is not.

@@ -1,22 +1,21 @@
 //! [`Attention`]: queries, keys and values, the pattern they make, and what it mixes into the stream.
 
-use std::ops::Range;
-
 use tch::Tensor;
 
 use super::attention_input::AttentionInput;
-use super::context::{Context, FusedMask, KeySource, AT_ONCE};
+use super::context::{Context, KeySource};
 use super::differential::Differential;
 use super::head_router::{self, ChosenHeads, HeadRouter};
+use super::key_value_store::held::NewKeys;
 use super::latent::{per_head, Latent};
 use super::linear::Linear;
-use super::norm::{constant_if, Norm, NormPoints};
+use super::norm::{Norm, NormPoints};
 use super::parameters::module;
 use super::part::Part;
 use crate::config::{GateFunction, PositionalEmbedding, QkNorm};
 use crate::hook::{self, HookPoint, Site};
 use crate::run::{Flow, Tap};
-use crate::tensor::scalar::{full, Scalar};
+use crate::tensor::scalar::Scalar;
 use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Result};
 
@@ -98,6 +97,21 @@ module!(Attention, parts => AttentionParts, {
     sinks_after_pattern, gate_function,
 });
 
+/// Queries, `[batch, pos, head, d_head]`, keys, `[batch, pos, kv_head, d_head]`, and values, `[batch, pos, kv_head, d_value]`.
+pub(crate) struct Projected {
+    pub(crate) q: Tensor,
+    pub(crate) k: Tensor,
+    pub(crate) v: Tensor,
+    /// What keys and values are made of, after its norm, where there are latents: `[batch, pos, rank]`.
+    pub(crate) latent: Option<Tensor>,
+}
+
+impl Projected {
+    fn new(q: Tensor, k: Tensor, v: Tensor) -> Self {
+        Projected { q, k, v, latent: None }
+    }
+}
+
 impl Attention {
     /// What the configuration says, around weights.
     pub(crate) fn new(config: &Config, layer: usize, qkv: Linear, o: Linear) -> Self {
@@ -138,7 +152,7 @@ impl Attention {
     }
 
     /// Whose keys and values the queries see.
-    fn source(&self) -> KeySource {
+    pub(super) fn source(&self) -> KeySource {
         if self.kv.is_some() {
             KeySource::Encoder
         } else {
@@ -148,9 +162,15 @@ impl Attention {
 
     /// The hook point of a site in this attention.
     #[inline]
-    fn point(&self, site: Site) -> HookPoint {
+    pub(super) fn point(&self, site: Site) -> HookPoint {
         let site = if self.kv.is_some() { site.in_cross_attention() } else { site };
         HookPoint::in_layer(self.layer.into(), site)
+    }
+
+    /// What a key-value store holds latents by, if it holds these in place of keys and values: nothing but the rotation comes between.
+    pub(crate) fn held_latent(&self) -> Option<&Latent> {
+        let plain = self.clip.is_none() && self.k_norm.is_none() && self.differential.is_none();
+        self.latent.as_ref().filter(|_| plain)
     }
 
     /// The linear maps that read the stream, through the norm before them.
@@ -167,7 +187,7 @@ impl Attention {
             (Some(router), AttentionInput::Shared(x)) => Some(router.route(x, layer, tap)?),
             _ => None,
         };
-        let (q, k, v) = match (&self.kv, input) {
+        let Projected { q, k, v, latent } = match (&self.kv, input) {
             (Some(kv), AttentionInput::Shared(x)) => self.project_across(kv, &x, context)?,
             (_, input) => self.project(input, chosen.as_ref())?,
         };
@@ -188,7 +208,12 @@ impl Attention {
             (q, k) = self.normalized(q, k, tap)?;
         }
         let q = if self.kv.is_some() { q } else { context.tempered(layer, q)? };
-        let z = self.mix(&q, &k, &v, context, tap)?;
+        let latents = match (self.held_latent(), latent, context.has_store()) {
+            (Some(map), Some(latent), true) => Some(map.held(&latent, &k)?), // [batch, pos, rank + rotated]
+            _ => None,
+        };
+        let z =
+            self.mix(&q, &NewKeys { keys: &k, values: &v, latents: latents.as_ref(), records: false }, context, tap)?;
         let z = match &self.differential {
             Some(differential) => differential.difference(&z)?,
             None => z,
@@ -206,7 +231,7 @@ impl Attention {
     }
 
     /// Queries, keys and values, as views of one product where they read the same stream.
-    fn project(&self, input: AttentionInput, chosen: Option<&ChosenHeads>) -> Result<(Tensor, Tensor, Tensor)> {
+    fn project(&self, input: AttentionInput, chosen: Option<&ChosenHeads>) -> Result<Projected> {
         if let Some(latent) = &self.latent {
             return latent.project(&self.qkv, input);
         }
@@ -220,7 +245,7 @@ impl Attention {
                 let qkv = self.qkv.forward(&x)?; // [batch, pos, (n_heads + n_kv_heads) d_head + n_kv_heads d_value]
                 if self.d_value != self.d_head {
                     let part = |start, n, width| -> Result<Tensor> { heads(qkv.f_narrow(2, start, n * width)?, n) };
-                    return Ok((
+                    return Ok(Projected::new(
                         part(0, self.n_heads, self.d_head)?,
                         part(n_q, self.n_kv_heads, self.d_head)?,
                         part(n_q + n_k, self.n_kv_heads, self.d_value)?,
@@ -232,9 +257,10 @@ impl Attention {
                 if let (Some(router), Some(chosen)) = (&self.router, chosen) {
                     let all = qkv.size()[2] - 2 * self.n_kv_heads; // queries of all experts
                     let q = router.queries(&part(0, all)?, chosen)?;
-                    return Ok((q, part(all, self.n_kv_heads)?, part(all + self.n_kv_heads, self.n_kv_heads)?));
+                    let (k, v) = (part(all, self.n_kv_heads)?, part(all + self.n_kv_heads, self.n_kv_heads)?);
+                    return Ok(Projected::new(q, k, v));
                 }
-                Ok((
+                Ok(Projected::new(
                     part(0, self.n_heads)?,
                     part(self.n_heads, self.n_kv_heads)?,
                     part(self.n_heads + self.n_kv_heads, self.n_kv_heads)?,
@@ -253,7 +279,7 @@ impl Attention {
                         None => Ok(y),
                     }
                 };
-                Ok((
+                Ok(Projected::new(
                     one(q, 0, self.n_heads, self.d_head)?,
                     one(k, n_q, self.n_kv_heads, self.d_head)?,
                     one(v, n_q + n_k, self.n_kv_heads, self.d_value)?,
@@ -263,7 +289,7 @@ impl Attention {
     }
 
     /// Queries of the stream, and keys and values of the encoder's output.
-    fn project_across(&self, kv: &Linear, x: &Tensor, context: &Context) -> Result<(Tensor, Tensor, Tensor)> {
+    fn project_across(&self, kv: &Linear, x: &Tensor, context: &Context) -> Result<Projected> {
         let q = per_head(x, &self.qkv, self.n_heads)?; // [batch, pos, head, d_head]
         let kv = context.encoder_product(self.layer, kv)?; // [batch, encoder_pos, n_kv_heads (d_head + d_value)]
         let part = |start, width| -> Result<Tensor> {
@@ -271,7 +297,7 @@ impl Attention {
             let size = part.size();
             Ok(part.f_view([size[0], size[1], self.n_kv_heads, width])?)
         };
-        Ok((q, part(0, self.d_head)?, part(self.n_kv_heads * self.d_head, self.d_value)?))
+        Ok(Projected::new(q, part(0, self.d_head)?, part(self.n_kv_heads * self.d_head, self.d_value)?))
     }
 
     /// The gates of what the heads mix, of what their queries read: `[batch, pos, head, d_value or 1]`.
@@ -317,160 +343,6 @@ impl Attention {
             Some(QkNorm::AllHeads(_)) => of_all_heads(norm, x, points, tap),
             _ => Ok(norm.forward(&x, points, tap)?.into_tensor()),
         }
-    }
-
-    /// Values mixed by the pattern: `[batch, pos, head, d_value]`.
-    ///
-    /// Scores and pattern are formed where a hook point shows them.
-    fn mix(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
-        let source = self.source();
-        let frozen = tap.plan.rules().frozen_patterns;
-        let q = &constant_if(frozen, q.shallow_clone())?;
-        let k = &constant_if(frozen, k.shallow_clone())?;
-        let records = [q, k, v].iter().any(|x| x.requires_grad());
-        let (k, v) = context.keys_and_values(source, self.layer, k, v, records)?; // [batch, kv_head, key, d_head]
-        let q = q.f_transpose(1, 2)?; // [batch, head, pos, d_head]
-        let v = match &self.differential {
-            Some(differential) => differential.values(&v)?, // [batch, kv_head, key, 2 d_head]
-            None => v,
-        };
-        if !tap.plan.forms_pattern([self.point(Site::AttnScores), self.point(Site::Pattern)]) {
-            let z = self.mix_unobserved(&q, &k, &v, context)?;
-            return Ok(context.without_padding(z.f_transpose(1, 2)?)?); // [batch, pos, head, d_head]
-        }
-        let (k, v) = (self.per_query_head(k)?, self.per_query_head(v)?);
-        let mut scores = self.scores(&q, &k, context.scores_mask(source, self.layer)?)?;
-        let first = context.first(source, self.layer);
-        if first > 0 {
-            // Hook points show all keys. Those before the first lie outside of the window.
-            let size = scores.size();
-            let hidden =
-                full(&[size[0], size[1], size[2], first], f64::NEG_INFINITY, (scores.f_kind()?, scores.device()))?;
-            scores = Tensor::f_cat(&[hidden, scores], 3)?;
-        }
-        let scores = tap.at(self.point(Site::AttnScores), scores)?; // [batch, head, query, key]
-        let scores = context.open_padding(scores)?;
-        let pattern = match self.sinks_after_pattern {
-            true => scores.f_softmax(-1, scores.f_kind()?)?,
-            false => self.softmax(&scores)?,
-        };
-        let pattern = context.without_padding(pattern.f_transpose(1, 2)?)?.f_transpose(1, 2)?;
-        let pattern = constant_if(frozen, pattern)?;
-        let pattern = tap.at(self.point(Site::Pattern), pattern)?; // [batch, head, query, key]
-        let seen = if first > 0 { pattern.f_narrow(3, first, k.size()[2])? } else { pattern };
-        let mut z = seen.f_matmul(&v)?; // [batch, head, pos, d_head]
-        if let (true, Some(sinks)) = (self.sinks_after_pattern, &self.sinks) {
-            let positions = scores.f_logsumexp([-1i64].as_slice(), true)?; // [batch, head, query, 1]
-            let share = positions.f_sub(&sinks.f_view([1, -1, 1, 1])?)?.f_sigmoid()?;
-            z = z.f_mul(&constant_if(frozen, share)?)?;
-        }
-        Ok(z.f_transpose(1, 2)?) // [batch, pos, head, d_head]
-    }
-
-    /// Values mixed without a pattern that is shown: `[batch, head, pos, d_head]`, as all of its arguments.
-    fn mix_unobserved(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context) -> Result<Tensor> {
-        let size = q.size();
-        let entries = size[0] * size[1] * size[2] * k.size()[2];
-        let source = self.source();
-        let first = context.first(source, self.layer);
-        let mask = context.fused_mask(source, self.layer)?;
-        let fusible = self.is_fusible() && !mask.requires_grad();
-        match mask {
-            FusedMask::InBlocks => self.in_blocks(q, k, v, context),
-            _ if !fusible && entries > AT_ONCE => self.in_blocks(q, k, v, context),
-            _ if !fusible => {
-                let (k, v) = (self.per_query_head(k.shallow_clone())?, self.per_query_head(v.shallow_clone())?);
-                let scores = self.scores(q, &k, context.scores_mask(source, self.layer)?)?;
-                Ok(self.softmax(&context.open_padding(scores)?)?.f_matmul(&v)?)
-            }
-            FusedMask::Causal => self.fused(q, k, v, None, true),
-            FusedMask::All(keys) => self.fused(q, &columns(k, keys, first)?, &columns(v, keys, first)?, None, false),
-            FusedMask::Additive(keys, added) => {
-                self.fused(q, &columns(k, keys, first)?, &columns(v, keys, first)?, Some(added), false)
-            }
-        }
-    }
-
-    /// Whether libtorch's kernel does all that is done to scores.
-    fn is_fusible(&self) -> bool {
-        self.soft_cap.is_none() && self.sinks.is_none()
-    }
-
-    /// Values mixed by libtorch's kernel: `[batch, head, pos, d_head]`, as all of its arguments.
-    fn fused(&self, q: &Tensor, k: &Tensor, v: &Tensor, added: Option<&Tensor>, causal: bool) -> Result<Tensor> {
-        if self.router.is_some() {
-            let (k, v) = (self.per_query_head(k.shallow_clone())?, self.per_query_head(v.shallow_clone())?);
-            let scale = 1.0 / self.scale;
-            return Ok(Tensor::f_scaled_dot_product_attention(q, &k, &v, added, 0.0, causal, scale, false)?);
-        }
-        let grouped = self.n_kv_heads != self.n_heads;
-        Ok(Tensor::f_scaled_dot_product_attention(q, k, v, added, 0.0, causal, 1.0 / self.scale, grouped)?)
-    }
-
-    /// Values mixed for some queries at a time, where all of them would need a mask, or scores, that grow with the square of the
-    /// length.
-    fn in_blocks(&self, q: &Tensor, k: &Tensor, v: &Tensor, context: &Context) -> Result<Tensor> {
-        let fusible = self.is_fusible();
-        let (k, v) = match fusible {
-            true => (k.shallow_clone(), v.shallow_clone()),
-            false => (self.per_query_head(k.shallow_clone())?, self.per_query_head(v.shallow_clone())?),
-        };
-        let size = q.size(); // [batch, head, query, d_head]
-        let step = (AT_ONCE / (size[0] * size[1] * k.size()[2])).clamp(16, 1024);
-        let mut parts = Vec::new();
-        for start in (0..size[2]).step_by(step as usize) {
-            let queries = start..(start + step).min(size[2]);
-            let (keys, added) = context.block(self.source(), self.layer, &queries)?;
-            let first = context.first(self.source(), self.layer);
-            let (q, k, v) = (columns(q, &queries, 0)?, columns(&k, &keys, first)?, columns(&v, &keys, first)?);
-            parts.push(match fusible {
-                true => self.fused(&q, &k, &v, Some(&added), false)?,
-                false => self.softmax(&self.scores(&q, &k, Some(&added))?)?.f_matmul(&v)?,
-            });
-        }
-        Ok(Tensor::f_cat(&parts, 2)?)
-    }
-
-    /// Keys or values repeated for each query head of their group: `[batch, head, pos, d_head]`.
-    fn per_query_head(&self, x: Tensor) -> Result<Tensor> {
-        if self.n_kv_heads == self.n_heads {
-            return Ok(x);
-        }
-        if self.router.is_some() {
-            return Ok(x.f_repeat([1, self.n_heads / self.n_kv_heads, 1, 1])?); // one expert after the other
-        }
-        Ok(x.f_repeat_interleave_self_int(self.n_heads / self.n_kv_heads, 1, None)?)
-    }
-
-    /// Scaled, capped and masked scores: `[batch, head, query, key]`.
-    fn scores(&self, q: &Tensor, k: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        let size = q.size();
-        let (queries, keys) = (size[2], k.size()[2]);
-        let shape = [size[0], size[1], queries, keys];
-        let (q, k) = (q.f_flatten(0, 1)?, k.f_flatten(0, 1)?.f_transpose(1, 2)?);
-        // Scale and mask ride along with the product, where no cap comes between.
-        if let (Some(mask), None) = (mask, self.soft_cap) {
-            let mask = mask.f_expand(shape, false)?.f_flatten(0, 1)?;
-            return Ok(mask.add_product(&q, &k, 1.0, 1.0 / self.scale)?.f_view(shape)?);
-        }
-        let mut scores = q.f_bmm(&k)?.f_view(shape)?.div_number(self.scale)?;
-        if let Some(cap) = self.soft_cap {
-            scores = scores.div_number(cap)?.f_tanh()?.mul_number(cap)?;
-        }
-        Ok(match mask {
-            Some(mask) => scores.f_add(mask)?,
-            None => scores,
-        })
-    }
-
-    /// The pattern: rows sum to one, or to less where there is a sink. libtorch computes it in fp32 or better within.
-    fn softmax(&self, scores: &Tensor) -> Result<Tensor> {
-        let kind = scores.f_kind()?;
-        let Some(sinks) = &self.sinks else { return Ok(scores.f_softmax(-1, kind)?) };
-        let size = scores.size();
-        let sinks = sinks.f_view([1, -1, 1, 1])?.f_expand([size[0], size[1], size[2], 1], false)?;
-        let scores = Tensor::f_cat(&[scores, &sinks], -1)?; // [batch, head, query, key + 1]
-        Ok(scores.f_softmax(-1, kind)?.f_narrow(-1, 0, size[3])?)
     }
 
     /// What the heads write: `[batch, pos, d_model]`.
@@ -521,13 +393,4 @@ fn of_all_heads(norm: &Norm, x: Tensor, points: NormPoints, tap: &mut Tap) -> Fl
     let size = x.size();
     let flat = x.f_reshape([size[0], size[1], -1])?; // [batch, pos, head * d_head]
     Ok(norm.forward(&flat, points, tap)?.f_view(size.as_slice())?)
-}
-
-/// Some positions of `[batch, head, pos, d_head]`, which begins with position `first`: itself, where these are all.
-fn columns(x: &Tensor, range: &Range<i64>, first: i64) -> Result<Tensor> {
-    let len = range.end - range.start;
-    match len == x.size()[2] {
-        true => Ok(x.shallow_clone()),
-        false => Ok(x.f_narrow(2, range.start - first, len)?),
-    }
 }

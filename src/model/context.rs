@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::batch::Batch;
 use super::block::Block;
 use super::encoder_context::EncoderContext;
+use super::key_value_store::held::{Held, NewKeys};
 use super::key_value_store::KeyValueStore;
 use super::layout::Layout;
 use super::linear::Linear;
@@ -105,7 +106,7 @@ impl<'r> Context<'r> {
         }
         let padding = layout.new_padding()?;
         let encoder = batch.encoder.map(EncoderContext::new);
-        let blocks = &model.weights().blocks;
+        let blocks = &model.weights()?.blocks;
         Ok(Context {
             config,
             blocks,
@@ -204,19 +205,16 @@ impl<'r> Context<'r> {
         self.encoder()?.output.product(layer, kv, self.store.is_some())
     }
 
-    /// The keys and values of the past, from [`Context::first`] on, and of the new positions, `[batch, pos, kv_head, d_head]` to
-    /// `[batch, kv_head, key, d_head]`. `records` is whether attention records gradients.
-    pub(crate) fn keys_and_values(
-        &self,
-        source: KeySource,
-        layer: usize,
-        k: &Tensor,
-        v: &Tensor,
-        records: bool,
-    ) -> Result<(Tensor, Tensor)> {
+    /// Whether the run has a key-value store.
+    pub(crate) fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// What attention of a layer looks at: the past, from [`Context::first`] on, and the new positions.
+    pub(crate) fn held(&self, source: KeySource, layer: usize, new: &NewKeys<'_>) -> Result<Held> {
         match self.store.filter(|_| source == KeySource::Stream) {
-            Some(store) => store.extend(layer, k, v, records),
-            None => Ok((k.f_transpose(1, 2)?, v.f_transpose(1, 2)?)),
+            Some(store) => store.extend(layer, new),
+            None => Ok(Held::KeysAndValues(vec![new.block()?])),
         }
     }
 

@@ -20,7 +20,7 @@ impl Transformer {
         tap: &mut Tap,
     ) -> Flow<Tensor> {
         tap.begin()?;
-        let Weights { embed, blocks, unembed } = self.weights();
+        let Weights { embed, blocks, unembed } = self.weights()?;
         let section = &plan.section;
         let (mut resid, pos_embed) = embed.forward(batch, section.start, self.config(), tap)?; // [batch, pos, d_model]
         let context = Context::new(self, batch, &section.layers, pos_embed)?;

@@ -1,5 +1,5 @@
 //! The forward pass, from tokens to logits, in the order of the files: [`embed`], [`norm`], [`attention`] (with
-//! [`mask`] and [`rotary`]), [`cross`], [`mlp`] or [`moe`], [`block`], [`unembed`].
+//! [`mask`], [`rotary`] and [`mix`]), [`cross`], [`mlp`] or [`moe`], [`block`], [`unembed`].
 //!
 //! [`Transformer`] is the bare network: its shape, its weights and its forward pass. One pass serves all families, driven by
 //! [`Config`]: no file here knows a family's name. The model knows no cache, no tokenizer and no file.
@@ -22,6 +22,7 @@ pub(crate) mod latent;
 pub(crate) mod layout;
 pub(crate) mod linear;
 pub(crate) mod mask;
+pub(crate) mod mix;
 pub(crate) mod mlp;
 pub(crate) mod moe;
 pub(crate) mod norm;
@@ -36,8 +37,9 @@ pub(crate) mod temporary;
 pub(crate) mod unembed;
 mod ungrouped;
 mod variables;
+mod weights_hash;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tch::{Device, Kind};
 
@@ -46,7 +48,7 @@ pub use key_value_store::KeyValueStore;
 
 use crate::hook::all_points;
 use crate::sae::Splices;
-use crate::Config;
+use crate::{Config, Result};
 
 /// The bare network: a shape, weights, and the forward pass over them. It is one stack of blocks, with what stands before and after
 /// them; an encoder-decoder is two.
@@ -56,10 +58,17 @@ use crate::Config;
 #[derive(Clone, Debug)]
 pub struct Transformer {
     config: Arc<Config>,
-    weights: Arc<Weights>,
+    /// Absent in the cache of a file that was opened without its model.
+    weights: Option<Arc<Weights>>,
+    /// The kind and the device of the weights.
+    options: (Kind, Device),
     tables: Arc<tables::Tables>,
     /// The dictionaries of this handle.
     splices: Splices,
+    /// The steps of weight processing, in words.
+    processing: Arc<str>,
+    /// The weights' versions, summed, and their hash, once it was asked for.
+    weights_hash: Arc<Mutex<Option<(i64, u64)>>>,
 }
 
 /// All weights, by component.
@@ -80,11 +89,25 @@ impl Weights {
 impl Transformer {
     /// A network of this shape with these weights.
     pub(crate) fn new(config: Config, weights: Weights) -> Self {
+        let options = (weights.embed.w_e.kind(), weights.embed.w_e.device());
+        Transformer { weights: Some(Arc::new(weights)), ..Transformer::of_options(config, options) }
+    }
+
+    /// The shape of a network whose weights are not at hand.
+    pub(crate) fn without_weights(config: Config, kind: Kind) -> Self {
+        Transformer::of_options(config, (kind, Device::Cpu))
+    }
+
+    fn of_options(config: Config, options: (Kind, Device)) -> Self {
+        let (config, processing) = (Arc::new(config), Arc::from(""));
         Transformer {
-            config: Arc::new(config),
-            weights: Arc::new(weights),
+            config,
+            weights: None,
+            options,
             tables: Arc::default(),
             splices: Splices::default(),
+            processing,
+            weights_hash: Arc::default(),
         }
     }
 
@@ -99,6 +122,16 @@ impl Transformer {
         &self.splices
     }
 
+    /// The same network, which says that its weights were processed like this.
+    pub(crate) fn with_processing(self, steps: &str) -> Self {
+        Transformer { processing: Arc::from(steps), ..self }
+    }
+
+    /// The steps of weight processing, in words; empty where there were none.
+    pub(crate) fn processing_steps(&self) -> &str {
+        &self.processing
+    }
+
     /// The model's shape.
     pub fn config(&self) -> &Config {
         &self.config
@@ -108,13 +141,16 @@ impl Transformer {
         &self.config
     }
 
-    pub(crate) fn weights(&self) -> &Weights {
-        &self.weights
+    /// # Errors
+    ///
+    /// [`Error::NoWeights`](crate::Error::NoWeights).
+    pub(crate) fn weights(&self) -> Result<&Weights> {
+        self.weights.as_deref().ok_or(crate::Error::NoWeights)
     }
 
     /// Whether this and another handle are of the same weights.
     pub(crate) fn has_weights_of(&self, other: &Transformer) -> bool {
-        Arc::ptr_eq(&self.weights, &other.weights)
+        matches!((&self.weights, &other.weights), (Some(ours), Some(theirs)) if Arc::ptr_eq(ours, theirs))
     }
 
     pub(crate) fn tables(&self) -> &tables::Tables {
@@ -123,12 +159,12 @@ impl Transformer {
 
     /// The kind of the weights.
     pub fn kind(&self) -> Kind {
-        self.weights().embed.w_e.kind()
+        self.options.0
     }
 
     /// Where the weights are.
     pub fn device(&self) -> Device {
-        self.weights().embed.w_e.device()
+        self.options.1
     }
 
     /// The names of all hook points, those computed on request included, in firing order.

@@ -211,12 +211,13 @@ impl Transformer {
     pub(super) fn distinct_parameters(&self) -> impl Iterator<Item = (Address, &SharedTensor)> {
         let tied = self.is_tied();
         let counts = move |part: Part| part.role() != Role::Constant && !(tied && part == Part::U);
-        self.weights().tensors().into_iter().filter(move |(address, _)| counts(address.part))
+        let tensors = self.weights().map_or_else(|_| Vec::new(), Weights::tensors);
+        tensors.into_iter().filter(move |(address, _)| counts(address.part))
     }
 
     /// Whether the unembedding lies in the embedding's memory.
     pub(crate) fn is_tied(&self) -> bool {
-        self.weights().is_tied()
+        self.weights().is_ok_and(Weights::is_tied)
     }
 
     /// The model with its weights in another kind: `Float`, `Double`, `Half` or `BFloat16`. This model stays as it is.
@@ -248,24 +249,24 @@ impl Transformer {
 
     /// The model with another one's embedding in place of its own, where the two are the same: one tensor in memory for both.
     pub(crate) fn sharing_embedding(&self, other: &Transformer) -> Result<Self> {
-        let (own, theirs) = (&self.weights().embed.w_e, &other.weights().embed.w_e);
+        let (own, theirs) = (&self.weights()?.embed.w_e, &other.weights()?.embed.w_e);
         let alike = own.size() == theirs.size() && own.kind() == theirs.kind() && own.device() == theirs.device();
         if !alike || own.data_ptr() == theirs.data_ptr() || !own.f_equal(theirs)? {
             return Ok(self.clone());
         }
-        let mut weights = self.weights().clone();
+        let mut weights = self.weights()?.clone();
         if let (true, Some(u)) = (self.is_tied(), &mut weights.unembed.u) {
             u.weight = theirs.clone();
         }
         weights.embed.w_e = theirs.clone();
-        Ok(Transformer::new(self.config().clone(), weights))
+        Ok(Transformer::new(self.config().clone(), weights).with_processing(self.processing_steps()))
     }
 
     /// The model with other tensors. What is one tensor stays one.
     fn map(&self, mut change: impl FnMut(Address, &SharedTensor) -> Result<SharedTensor>) -> Result<Self> {
         let tied = self.is_tied();
         let _no_gradients = crate::unchecked::autodiff::autodiff(false);
-        let mut weights = self.weights().clone();
+        let mut weights = self.weights()?.clone();
         let mut changed: HashMap<(Part, *mut c_void), SharedTensor> = HashMap::new(); // of layers that share theirs
         weights.visit_mut((), Location::default(), &mut |address, tensor| {
             if !(tied && address.part == Part::U) {
@@ -282,7 +283,7 @@ impl Transformer {
             let w_e = weights.embed.w_e.clone();
             weights.unembed.u.iter_mut().for_each(|u| u.weight = w_e.clone());
         }
-        let model = Transformer::new(self.config().clone(), weights);
+        let model = Transformer::new(self.config().clone(), weights).with_processing(self.processing_steps());
         match self.splices().is_empty() {
             true => Ok(model),
             false => Ok(model.with_splices(self.splices().to(model.kind(), model.device())?)),
@@ -297,7 +298,7 @@ impl Transformer {
     /// Every part of the model, as views of its memory: [`Weights::tensors`], with queries, keys and values apart.
     pub(crate) fn parts(&self) -> Result<Vec<PartTensor>> {
         let mut all = Vec::new();
-        for (address, tensor) in self.weights().tensors() {
+        for (address, tensor) in self.weights()?.tensors() {
             let (is_bias, joined) = match address.part {
                 Part::Qkv => (false, stream_readers(self.config())),
                 Part::QkvB => (true, stream_readers(self.config())),

@@ -36,7 +36,7 @@ impl Transformer {
                 "the heads of a router's experts cannot stand apart: this model's sinks or biases by distance belong to their places among the chosen ones",
             ));
         }
-        let mut weights = self.weights().clone();
+        let mut weights = self.weights()?.clone();
         for block in &mut weights.blocks {
             block.attn = block.attn.ungrouped()?;
         }

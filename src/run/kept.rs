@@ -1,5 +1,6 @@
 //! [`KeptPositions`]: which positions a run keeps of each activation.
 
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::hook::{HookPoint, Place};
@@ -9,7 +10,8 @@ use crate::text::positions::{PositionAxis, Positions};
 use crate::Result;
 
 /// Which positions a run computes and keeps, as token columns: those before the last norm, and those of the logits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct KeptPositions {
     /// The columns that the run computes.
     all: Columns,
@@ -39,6 +41,28 @@ impl KeptPositions {
     pub(crate) fn everything(len: i64) -> Self {
         let all = Columns::range(0, len);
         KeptPositions { all: all.clone(), kept: all.clone(), logits: all.clone(), kept_logits: Some(all) }
+    }
+
+    /// What a file says of a run of so many rows and columns, if that can be.
+    pub(crate) fn checked(self, rows: usize, columns: usize) -> Option<Self> {
+        let KeptPositions { all, kept, logits, kept_logits } = self;
+        let all = all.checked(0..i64::MAX, rows).filter(|all| all.len() == columns)?;
+        let first = all.of_row(0).first().copied()?;
+        let span = first..first.checked_add(columns as i64)?;
+        if all != Columns::range(span.start, span.end) {
+            return None;
+        }
+        let kept_logits = match kept_logits {
+            Some(columns) => Some(columns.checked(span.clone(), rows)?),
+            None => None,
+        };
+        let (kept, logits) = (kept.checked(span.clone(), rows)?, logits.checked(span, rows)?);
+        Some(KeptPositions { all, kept, logits, kept_logits })
+    }
+
+    /// The columns that the run computes.
+    pub(crate) fn all(&self) -> &Columns {
+        &self.all
     }
 
     /// The first column that the run computes.

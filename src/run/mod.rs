@@ -22,7 +22,7 @@ pub use patch::{Patch, PatchValue};
 pub use plan::Plan;
 pub use rules::BackwardRules;
 pub use run_values::RunValues;
-pub use sink::{FileSink, PlannedEntry, Sink, SinkEntry};
+pub use sink::{FileSink, PlannedEntry, RunDescription, Sink, SinkEntry};
 
 pub(crate) use part::Part;
 pub(crate) use plan::{Differentiation, Order};

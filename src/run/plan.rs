@@ -246,6 +246,13 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether a hook may put other keys or values in place in a layer, or change what single heads make theirs of.
+    pub(crate) fn changes_keys(&self, layer: usize) -> bool {
+        let of_heads = [hook::attn_in(layer), hook::k_input(layer), hook::v_input(layer)];
+        let made = [hook::k(layer), hook::v(layer), hook::rot_k(layer)];
+        of_heads.into_iter().chain(made).any(|point| self.changed.contains(point))
+    }
+
     /// Whether something is done at a point after the last layer.
     pub(crate) fn reaches_logits(&self) -> bool {
         Site::at(Place::After).any(|site| self.live.contains(HookPoint::outside(site)))

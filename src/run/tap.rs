@@ -10,7 +10,7 @@ use super::kept::{Kept, KeptPositions};
 use super::part::Part;
 use super::plan::{HookedPart, Plan};
 use super::selected::Selected;
-use super::sink::{self, Sink, SinkEntry};
+use super::sink::{self, RunDescription, Sink, SinkEntry};
 use super::splicing::Spliced;
 use crate::hook::{End, HookPoint, PointSet, Site};
 use crate::text::input::Tokens;
@@ -71,13 +71,15 @@ pub(crate) struct Recording {
 }
 
 impl<'r, 'h> Tap<'r, 'h> {
-    /// The tap of a run on `input`: tokens, and how many positions come before them.
+    /// The tap of a run on `input`: tokens, and how many positions come before them. `describe` makes a description of the run, whose hooks
+    /// changed these points.
     pub(crate) fn new(
         plan: &'r Plan,
         hooks: Hooks<'h>,
         input: (&'r Tokens, i64),
         positions: &'r KeptPositions,
         mut sink: Option<Box<dyn Sink + 'h>>,
+        describe: impl Fn(&PointSet) -> Result<RunDescription>,
     ) -> Result<Self> {
         let select = |part: &'r HookedPart| {
             let action = &hooks.entries[part.hook].action;
@@ -94,6 +96,9 @@ impl<'r, 'h> Tap<'r, 'h> {
         if let Some(sink) = &mut sink {
             let size = input.0.ids.size();
             let planned = plan.planned(size[0] as usize, size[1] as usize, positions);
+            // Hooks can change so much at most.
+            let describe = || describe(&plan.changed);
+            guarded(SINK, || sink.describe(&describe))?.map_err(|source| sink::failed(None, source))?;
             guarded(SINK, || sink.begin(&planned))?.map_err(|source| sink::failed(None, source))?;
         }
         let cache = IndexMap::with_capacity(plan.cached.len());
@@ -122,8 +127,15 @@ impl<'r, 'h> Tap<'r, 'h> {
     /// # Errors
     ///
     /// [`Error::Hook`] where a hook changed a kept activation that it was shown before; the sink's.
-    pub(crate) fn finish(mut self) -> Result<(Recording, BackwardPass<'h>)> {
+    ///
+    /// `describe` makes a description of the run, whose hooks changed these points.
+    pub(crate) fn finish(
+        mut self,
+        describe: impl Fn(&PointSet) -> Result<RunDescription>,
+    ) -> Result<(Recording, BackwardPass<'h>)> {
         if let Some(sink) = &mut self.sink {
+            let changed = &self.changed;
+            guarded(SINK, || sink.describe(&|| describe(changed)))?.map_err(|source| sink::failed(None, source))?;
             guarded(SINK, || sink.finish())?.map_err(|source| sink::failed(None, source))?;
         }
         for ((point, tensor), version) in self.cache.iter().zip(&self.versions) {
@@ -398,7 +410,7 @@ mod tests {
         )
         .unwrap();
         let positions = KeptPositions::everything(1);
-        let mut tap = Tap::new(&plan, Hooks::new(), (&tokens, 0), &positions, None).unwrap();
+        let mut tap = Tap::new(&plan, Hooks::new(), (&tokens, 0), &positions, None, |_| Err(Error::NoWeights)).unwrap();
         for point in points {
             tensor = tap.at(point, tensor).unwrap_or_else(|halt| panic!("{halt:?}"));
         }

@@ -1,7 +1,9 @@
 //! [`Columns`]: the positions of a batch that a tensor holds, as token columns.
 
 use std::fmt;
+use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::tensor::scalar::arange;
@@ -20,12 +22,13 @@ use crate::{Error, Result};
 /// assert_eq!(cache.positions().to_string(), "[4, 2]");
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Columns(Selection);
 
 /// The columns. Each selection has exactly one representation, so that `==` compares selections: a list with equal steps is a range,
 /// and equal columns of all rows are a range of one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Selection {
     Range { start: i64, step: i64, len: i64 },
     List(Vec<i64>),
@@ -72,6 +75,24 @@ impl Columns {
         match columns.first() {
             Some(first) if columns.iter().all(|column| column == first) => Columns::range(*first, first + 1),
             _ => Columns(Selection::PerRow(columns)),
+        }
+    }
+
+    /// What a file says of columns that lie in `span`, of so many rows, if that can be.
+    pub(crate) fn checked(self, span: Range<i64>, rows: usize) -> Option<Self> {
+        match self.0 {
+            Selection::Range { start, step, len } => {
+                let last = (len - 1).max(0).checked_mul(step).and_then(|width| start.checked_add(width))?;
+                let empty = len == 0;
+                let fits = empty || (step >= 1 && len >= 1 && span.contains(&start) && span.contains(&last));
+                let end = if empty { start } else { last.checked_add(1)? };
+                fits.then(|| Columns::steps(start, end, step.max(1)))
+            }
+            Selection::List(list) => list.iter().all(|column| span.contains(column)).then(|| Columns::list(list)),
+            Selection::PerRow(columns) => {
+                let fits = columns.len() == rows && columns.iter().all(|column| span.contains(column));
+                fits.then(|| Columns::per_row(columns))
+            }
         }
     }
 

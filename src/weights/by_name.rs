@@ -17,9 +17,9 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// It never fails; the type is that of the other weights.
+    /// [`Error::NoWeights`] in the cache of a file that was opened without its model.
     pub fn w_e(&self) -> Result<Tensor> {
-        Ok(self.weights().embed.w_e.shallow_clone())
+        Ok(self.weights()?.embed.w_e.shallow_clone())
     }
 
     /// `W_pos`, the learned position embedding: `[n_ctx, d_model]`. It shares the model's memory.
@@ -32,7 +32,7 @@ impl Transformer {
             let positions = self.config().positional_embedding_type();
             Error::model_has_no("W_pos", format!("its positions are {positions:?}"))
         };
-        self.weights().embed.w_pos.as_deref().map(Tensor::shallow_clone).ok_or_else(no_w_pos)
+        self.weights()?.embed.w_pos.as_deref().map(Tensor::shallow_clone).ok_or_else(no_w_pos)
     }
 
     /// The rows of `W_E` followed by those of `W_pos`: `[d_vocab + n_ctx, d_model]`, an overcomplete basis of the first block's input space.
@@ -57,7 +57,7 @@ impl Transformer {
     ///
     /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn w_u(&self) -> Result<Tensor> {
-        self.weights().unembed.matrix()?.w()
+        self.weights()?.unembed.matrix()?.w()
     }
 
     /// `b_U`: `[d_vocab_out]`; zeros if the model has no `b_U`.
@@ -66,7 +66,7 @@ impl Transformer {
     ///
     /// [`Error::Torch`] if libtorch fails, for example for lack of memory.
     pub fn b_u(&self) -> Result<Tensor> {
-        bias(self.weights().unembed.matrix()?)
+        bias(self.weights()?.unembed.matrix()?)
     }
 }
 
@@ -301,7 +301,7 @@ impl Transformer {
 
     /// A weight of one layer, or the stacked weights of several layers.
     fn per_layer(&self, layers: Slice, weight: impl Fn(&Block) -> Result<Tensor>) -> Result<Tensor> {
-        let blocks = &self.weights().blocks;
+        let blocks = &self.weights()?.blocks;
         if let Slice::Index(layer) = layers {
             return weight(&blocks[self.config().layer(layer)?]);
         }

@@ -24,7 +24,7 @@ pub(crate) struct NeuronWriter<'m> {
 impl Transformer {
     fn block(&self, layer: usize) -> Result<&Block> {
         let n_layers = self.config().n_layers;
-        self.weights().blocks.get(layer).ok_or(Error::LayerOutOfRange { layer: layer as i64, n_layers })
+        self.weights()?.blocks.get(layer).ok_or(Error::LayerOutOfRange { layer: layer as i64, n_layers })
     }
 
     /// The norm through which a target reads the stream. The target's layer counts from the start.
@@ -43,7 +43,7 @@ impl Transformer {
                 };
                 block.norm_before_mlp().or(of_stream)
             }
-            Target::Unembed => self.weights().unembed.norm_before(),
+            Target::Unembed => self.weights()?.unembed.norm_before(),
         })
     }
 
@@ -78,9 +78,9 @@ impl Transformer {
     }
 
     /// What all embeddings pass through on their way to the stream: a norm, and then a linear map.
-    pub(crate) fn behind_embeddings(&self) -> (Option<PlacedNorm<'_>>, Option<&Linear>) {
-        let embed = &self.weights().embed;
-        (embed.norm_of_sum(), embed.project.as_ref())
+    pub(crate) fn behind_embeddings(&self) -> Result<(Option<PlacedNorm<'_>>, Option<&Linear>)> {
+        let embed = &self.weights()?.embed;
+        Ok((embed.norm_of_sum(), embed.project.as_ref()))
     }
 
     /// The output weights of a layer's heads, `[d_model, head · d_head]`, and their bias.
@@ -175,21 +175,21 @@ impl Transformer {
 
     /// The neurons between the last norm and the unembedding.
     pub(crate) fn head(&self) -> Option<&Head> {
-        self.weights().unembed.head.as_ref()
+        self.weights().ok().and_then(|weights| weights.unembed.head.as_ref())
     }
 
     /// What the unembedding reads of what the last norm gives: `[…, d_unembed]`.
     pub(crate) fn through_head(&self, normalized: Tensor) -> Result<Tensor> {
-        self.weights().unembed.through_head(normalized)
+        self.weights()?.unembed.through_head(normalized)
     }
 
     /// `W_U`, as `[d_vocab_out, d_model]`, and `b_U`.
     pub(crate) fn unembedding(&self) -> Result<&Linear> {
-        self.weights().unembed.matrix()
+        self.weights()?.unembed.matrix()
     }
 
     /// The logits of a stream, through the last norm and the unembedding: `[…, d_model]` to `[…, d_vocab_out]`.
     pub(crate) fn read_logits(&self, resid: &Tensor) -> Result<Tensor> {
-        self.weights().unembed.read(resid)
+        self.weights()?.unembed.read(resid)
     }
 }

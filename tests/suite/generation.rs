@@ -530,6 +530,7 @@ fn a_file_that_is_no_store_is_an_error() {
 fn what_cannot_be_is_one_clear_sentence() {
     let toy = HookedTransformer::toy().unwrap();
     let model = fresh(small());
+    let of_other = model.clone().with_tokenizer(toy.tokenizer().unwrap().clone());
     let (new, eos_off) = (GenerateOptions::new, GenerateOptions::new().stop_at_eos(false));
     let said = |model: &HookedTransformer, input: tch_lens::Input, options: GenerateOptions, steps: StepOptions| {
         let error = model.generate_with(input, &options, steps).unwrap_err().to_string();
@@ -548,6 +549,10 @@ fn what_cannot_be_is_one_clear_sentence() {
             "the prompt has 17 tokens, and the model's context holds 16",
         ),
         (said(&model, "a text".into(), greedy(3), StepOptions::new()), "this model has no tokenizer"),
+        (
+            said(&of_other, "The capital of France".into(), greedy(3), StepOptions::new()),
+            "and the model's vocabulary has 16 entries: the tokenizer is another model's",
+        ),
         (
             said(&model, [1].into(), eos_off.clone().prepend_bos(tch_lens::Bos::Yes), StepOptions::new()),
             "`prepend_bos` cannot be used",

@@ -11,8 +11,8 @@ use std::process::Command;
 use tch::{Kind, Tensor};
 use tch_lens::circuits::{Ablation, CircuitTask, EdgeMethod};
 use tch_lens::{
-    ActivationCache, Config, DecomposeOptions, FullOptions, HookedTransformer, LensOptions, LoadOptions, Metric,
-    ReturnType, RunOptions, RunOutput,
+    ActivationCache, Config, DecomposeOptions, FullOptions, GenerateOptions, HookedTransformer, KeyValueStore,
+    LensOptions, LoadOptions, Metric, ReturnType, RunOptions, RunOutput, StepOptions,
 };
 
 use crate::common::child;
@@ -32,8 +32,12 @@ struct Study {
 
 type Task = fn(&Study) -> tch_lens::Result<()>;
 
+fn greedy() -> GenerateOptions {
+    GenerateOptions::new().do_sample(false).stop_at_eos(false).max_new_tokens(6)
+}
+
 /// Each takes memory.
-const TASKS: [(&str, Task); 13] = [
+const TASKS: [(&str, Task); 16] = [
     ("load", |study| LoadOptions::new().open(&study.folder).map(drop)),
     ("load without processing", |study| LoadOptions::new().no_processing().open(&study.folder).map(drop)),
     ("load as bf16", |study| LoadOptions::new().kind(Kind::BFloat16).open(&study.folder).map(drop)),
@@ -55,6 +59,23 @@ const TASKS: [(&str, Task); 13] = [
         let metric = Metric::logit_diff(3, 5);
         let task = CircuitTask::new(&study.model, &study.ids, Ablation::zero(), &metric)?;
         task.edge_scores(EdgeMethod::Gradient).map(drop)
+    }),
+    ("generate", |study| study.model.generate(study.ids.narrow(1, 0, 40), &greedy()).map(drop)),
+    ("continue a shared prefix", |study| {
+        let mut prefix = KeyValueStore::new(&study.model, 1, 64)?;
+        study.model.run(&study.ids, RunOptions::new().past(&mut prefix))?;
+        let mut shared = prefix.rows(&[0, 0])?;
+        shared.truncate(60)?;
+        study.model.run(study.ids.narrow(1, 0, 2).f_expand([2, 2], false)?, RunOptions::new().past(&mut shared))?;
+        prefix.truncate(48)?;
+        let steps = StepOptions::new().past(prefix).cache("resid_post").logits(true);
+        study.model.generate_with(study.ids.narrow(1, 0, 4), &greedy(), steps)?;
+        shared.save(study.folder.join("prefix"))
+    }),
+    ("save and open a cache", |study| {
+        let path = study.folder.join("cache");
+        study.cache.save(&path)?;
+        study.model.open_cache(&path)?.logit_lens(LensOptions::new().pos(-1)).map(drop)
     }),
     ("to another kind", |study| study.model.to_kind(Kind::Double).map(drop)),
     ("fresh weights", |study| HookedTransformer::init(study.model.config().clone(), 0).map(drop)),

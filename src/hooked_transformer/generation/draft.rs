@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::steps::{going_rows, last_token, run_input};
 use super::token_columns::TokenColumns;
-use super::{going_rows, run_input};
 use crate::generate::{Continuation, Sampler};
 use crate::hooked_transformer::run_options::RunOptions;
 use crate::hooked_transformer::HookedTransformer;
@@ -122,7 +122,7 @@ impl DraftModel {
         let room = (self.model.config().n_ctx + 1).saturating_sub(longest);
         for _ in 0..most.min(room) {
             let new: Range<usize> = store.len()..columns.len();
-            let run = RunOptions::new().past(store).logits_at(super::last_token());
+            let run = RunOptions::new().past(store).logits_at(last_token());
             let plan = self.model.plan(&run)?;
             let logits =
                 self.model.run_planned(run_input(&columns, new)?, &plan, run)?.0.take_logits()?.f_squeeze_dim(1)?;

@@ -131,6 +131,10 @@ impl<'a> StepOptions<'a> {
     /// The tokens are those that come without a draft, greedily and by sampling alike: each is chosen from this model's logits with the
     /// row's own random numbers, and a proposal only decides whether the next position is known already. The draft uses the same random
     /// numbers, so it is right about as often as its distribution agrees.
+    ///
+    /// Patches act with drafts too: they are data, and act at their positions however many of these a run computes. A hook that is a function
+    /// is refused. It would get several positions at once, rejected ones among them, so that what it remembers, and what it makes of the
+    /// whole tensor, would differ from what it gets without a draft.
     pub fn draft(mut self, model: &HookedTransformer, tokens: usize) -> Self {
         self.draft = Some(Draft::model(model, tokens));
         self

@@ -5,12 +5,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::KeyValueStore;
+use super::layer_memory::{Form, LayerMemory};
+use super::{full_shape, KeyValueStore};
 use crate::error::KeyValueStoreError;
 use crate::format::safetensors;
 use crate::model::layout::Padding;
 use crate::model::Transformer;
-use crate::tensor::file::{copy_bytes, write_safetensors_with};
+use crate::tensor::file::write_safetensors_with;
 use crate::unchecked::mapped::{Access, FileBytes};
 use crate::{Error, Result};
 
@@ -20,7 +21,7 @@ const FIELD: &str = "key_value_store";
 /// What a file says of its store beside the tensors.
 #[derive(Debug, Serialize, Deserialize)]
 struct Description {
-    /// A number that differs between models.
+    /// [`Transformer::weights_hash`].
     model: String,
     capacity: usize,
     held: (usize, usize),
@@ -32,7 +33,7 @@ struct Description {
 }
 
 impl KeyValueStore {
-    /// Writes the store to a safetensors file: keys and values of each layer, tokens and padding. The file appears once it is complete.
+    /// Writes the store to a safetensors file: keys and values, or latents, of each layer, tokens and padding. The file appears once it is complete.
     ///
     /// ```
     /// use tch_lens::{HookedTransformer, KeyValueStore, RunOptions};
@@ -56,7 +57,7 @@ impl KeyValueStore {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let forgets = self.layers.iter().any(|layer| layer.window.is_some());
         let description = Description {
-            model: fingerprint(&self.model)?,
+            model: self.model.weights_hash()?,
             capacity: self.capacity,
             held: (self.held.start, self.held.end),
             first: self.layers.iter().map(|layer| layer.first).collect(),
@@ -65,8 +66,9 @@ impl KeyValueStore {
         };
         let mut tensors = Vec::new();
         for layer in self.held.clone() {
-            tensors.push((format!("layers.{layer}.keys"), self.layers[layer].keys(self.len)?));
-            tensors.push((format!("layers.{layer}.values"), self.layers[layer].values(self.len)?));
+            let memory = &self.layers[layer];
+            let named = |(name, tensor): (&&str, Tensor)| (format!("layers.{layer}.{name}"), tensor);
+            tensors.extend(names(memory.form).iter().zip(memory.joined(self.len)?).map(named));
         }
         tensors.push(("tokens".into(), self.ids.f_narrow(1, 0, self.len as i64)?));
         tensors.extend(self.mask().map(|mask| ("mask".into(), mask.shallow_clone())));
@@ -88,7 +90,7 @@ impl KeyValueStore {
         let text = safetensors::metadata(file.as_slice(), FIELD).map_err(|error| Error::malformed(path, error))?;
         let text = text.ok_or_else(|| refused("its metadata does not describe one"))?;
         let said: Description = serde_json::from_str(&text).map_err(|error| refused(&error.to_string()))?;
-        if said.model != fingerprint(model)? {
+        if said.model != model.weights_hash()? {
             return Err(refused("it was made with other weights"));
         }
         let entries = safetensors::entries(file.as_slice()).map_err(|error| Error::malformed(path, error))?;
@@ -120,7 +122,12 @@ impl KeyValueStore {
         let mut store = KeyValueStore::of_columns(model, batch, said.capacity, said.forgets)?;
         for layer in held.clone() {
             let first = said.first[layer];
-            let part = |name: &str, shape: [i64; 4]| {
+            let latents = entries.iter().any(|(name, _)| *name == format!("layers.{layer}.{LATENTS}"));
+            if store.layers[layer].form == Form::Latents && !latents {
+                let window = store.layers[layer].window;
+                store.layers[layer] = LayerMemory::new(&full_shape(model, layer, batch), said.capacity, window)?;
+            }
+            let part = |(name, shape): (&&str, [i64; 4])| {
                 let name = format!("layers.{layer}.{name}");
                 let tensor = needed(&name, kind)?;
                 match tensor.size() == shape {
@@ -128,12 +135,13 @@ impl KeyValueStore {
                     false => Err(refused(&format!("`{name}` is {:?}, expected {shape:?}", tensor.size()))),
                 }
             };
-            let [of_keys, of_values] = store.layers[layer].sizes(len - first);
-            let (keys, values) = (part("keys", of_keys)?, part("values", of_values)?);
+            let memory = &store.layers[layer];
+            let parts =
+                names(memory.form).iter().zip(memory.sizes(len - first)).map(part).collect::<Result<Vec<_>>>()?;
             let memory = &mut store.layers[layer];
             memory.first = first;
             memory.make_room(first, first, len - first, said.capacity)?;
-            memory.fill(first, len, &keys, &values)?;
+            memory.fill(first, len, &parts)?;
         }
         store.ids.f_narrow(1, 0, len as i64)?.f_copy_(&ids)?;
         store.padding = match read("mask", Kind::Bool)? {
@@ -146,24 +154,13 @@ impl KeyValueStore {
     }
 }
 
-/// A number that differs between models: of the sizes and some entries of every parameter (FNV-1a).
-fn fingerprint(model: &Transformer) -> Result<String> {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    };
-    let mut bytes = Vec::new();
-    for (name, tensor) in model.parameters() {
-        add(name.as_bytes());
-        tensor.size().iter().for_each(|n| add(&n.to_le_bytes()));
-        let mut row = tensor;
-        while row.dim() > 1 {
-            row = row.f_select(0, row.size()[0] / 2)?;
-        }
-        copy_bytes(&row, &mut bytes)?;
-        add(&bytes);
+/// What a file calls latents.
+const LATENTS: &str = "latents";
+
+/// What a file calls the tensors of a layer.
+fn names(form: Form) -> &'static [&'static str] {
+    match form {
+        Form::KeysAndValues => &["keys", "values"],
+        Form::Latents => &[LATENTS],
     }
-    Ok(format!("{hash:016x}"))
 }

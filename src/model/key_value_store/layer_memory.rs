@@ -1,24 +1,43 @@
 //! [`LayerMemory`]: the keys and values that one layer can still look at.
 
-use std::ops::Range;
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
+use super::frozen::{for_each_row, repeats, Frozen};
+use crate::model::latent::Latent;
 use crate::Result;
 
 /// How many positions a layer with a window holds beyond its window, so that a store can go back by as many.
 pub(super) const REWIND: usize = 64;
 /// A layer with a window moves what it holds to the front at most once in so many positions.
 const SLACK: usize = 128;
+/// So many columns are shared at least. Fewer are copied: a step that looks at two blocks does several small operations more in each layer
+/// than one that looks at a single block.
+pub(super) const SHARED: usize = 64;
+/// Where a store has so many shared blocks, it copies them into one.
+const MOST_BLOCKS: usize = 8;
 
-/// The keys and values of a layer: `[batch, kv_head, column, d_head]` and `[batch, kv_head, column, d_value]`.
+/// What a layer holds of each position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Two tensors: `[batch, kv_head, column, d_head]` and `[batch, kv_head, column, d_value]`.
+    KeysAndValues,
+    /// One tensor, `[batch, 1, column, rank + rotated]`: the latents of keys and values after their norm, and the part of the keys that
+    /// rotates and that all heads share.
+    Latents,
+}
+
+/// What a layer holds: columns that it may share with other stores and among rows, and then those of its own.
 ///
 /// A layer that reaches all positions has memory for all. A layer with a window has memory for twice the window, or a little more. Where
 /// that is full, it moves the columns within the window to the front and overwrites the others.
 #[derive(Debug)]
 pub(super) struct LayerMemory {
-    keys: Tensor,
-    values: Tensor,
+    pub(super) form: Form,
+    frozen: Vec<Frozen>,
+    /// `[batch, head, column, width]` each.
+    own: Vec<Tensor>,
     /// The position in the store of the first column.
     pub(super) first: usize,
     /// How many positions a query sees, itself included, if the layer forgets the others.
@@ -26,44 +45,58 @@ pub(super) struct LayerMemory {
 }
 
 /// The size of a layer's memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shape {
+    pub(super) form: Form,
     pub(super) batch: i64,
     pub(super) heads: i64,
-    pub(super) d_head: i64,
-    pub(super) d_value: i64,
+    /// The width of each tensor.
+    pub(super) widths: Vec<i64>,
     pub(super) options: (Kind, Device),
-}
-
-/// Memory for `columns` positions of `batch` rows, otherwise like `x`: `[batch, kv_head, column, width]`.
-fn empty_like(x: &Tensor, batch: i64, columns: usize) -> Result<Tensor> {
-    let size = x.size();
-    let columns = i64::try_from(columns).unwrap_or(i64::MAX);
-    Ok(Tensor::f_empty([batch, size[1], columns, size[3]], (x.f_kind()?, x.device()))?)
 }
 
 impl LayerMemory {
     /// Memory for `capacity` positions, or as many of them as a window needs.
-    pub(super) fn new(shape: Shape, capacity: usize, window: Option<usize>) -> Result<Self> {
+    pub(super) fn new(shape: &Shape, capacity: usize, window: Option<usize>) -> Result<Self> {
         let columns = i64::try_from(bound(window, capacity)).unwrap_or(i64::MAX);
-        let empty = |width| Tensor::f_empty([shape.batch, shape.heads, columns, width], shape.options);
-        Ok(LayerMemory { keys: empty(shape.d_head)?, values: empty(shape.d_value)?, first: 0, window })
+        let empty = |width: &i64| Ok(Tensor::f_empty([shape.batch, shape.heads, columns, *width], shape.options)?);
+        let own = shape.widths.iter().map(empty).collect::<Result<_>>()?;
+        Ok(LayerMemory { form: shape.form, frozen: Vec::new(), own, first: 0, window })
     }
 
     /// Another handle on the same memory.
     pub(super) fn shallow_clone(&self) -> Self {
-        let (keys, values) = (self.keys.shallow_clone(), self.values.shallow_clone());
-        LayerMemory { keys, values, first: self.first, window: self.window }
+        let own = self.own.iter().map(Tensor::shallow_clone).collect();
+        LayerMemory { form: self.form, frozen: self.frozen.clone(), own, first: self.first, window: self.window }
     }
 
-    /// How many columns there is memory for.
+    /// How many columns of its own there is memory for.
     fn columns(&self) -> usize {
-        self.keys.size()[2] as usize
+        self.own[0].size()[2] as usize
+    }
+
+    fn batch(&self) -> usize {
+        self.own[0].size()[0] as usize
+    }
+
+    /// The position of the first column of its own.
+    fn own_first(&self) -> usize {
+        self.first + self.frozen.iter().map(Frozen::columns).sum::<usize>()
+    }
+
+    /// The bytes of its own memory.
+    pub(super) fn own_bytes(&self) -> u64 {
+        bytes(&self.own)
+    }
+
+    /// The bytes of the columns that are frozen.
+    pub(super) fn frozen_bytes(&self) -> u64 {
+        self.frozen.iter().map(|block| bytes(&block.parts)).sum()
     }
 
     /// Whether there is room for all positions up to `end`.
     pub(super) fn has_room(&self, end: usize) -> bool {
-        self.first + self.columns() >= end
+        self.own_first() + self.columns() >= end
     }
 
     /// Whether a layer with a window has no more memory than it needs.
@@ -71,47 +104,169 @@ impl LayerMemory {
         self.columns() <= bound(self.window, capacity)
     }
 
-    /// The sizes of the keys and the values of `n` positions.
-    pub(super) fn sizes(&self, n: usize) -> [[i64; 4]; 2] {
-        [&self.keys, &self.values].map(|x| {
+    /// Whether a layer forgets positions before the capacity is reached.
+    fn forgets(&self, capacity: usize) -> bool {
+        bound(self.window, capacity) < capacity
+    }
+
+    /// The sizes of the tensors of `n` positions.
+    pub(super) fn sizes(&self, n: usize) -> Vec<[i64; 4]> {
+        let size = |x: &Tensor| {
             let size = x.size();
             [size[0], size[1], n as i64, size[3]]
-        })
+        };
+        self.own.iter().map(size).collect()
     }
 
-    /// The keys of the positions up to `len` that are held: `[batch, kv_head, key, d_head]`, a view.
-    pub(super) fn keys(&self, len: usize) -> Result<Tensor> {
-        held(&self.keys, self.first..len)
+    /// The blocks of columns of the positions up to `len`: `[row, head, key, width]` each, views.
+    fn blocks(&self, len: usize) -> Result<Vec<Vec<Tensor>>> {
+        let mut start = self.first;
+        let mut blocks = Vec::with_capacity(self.frozen.len() + 1);
+        for parts in self.frozen.iter().map(|block| &block.parts).chain([&self.own]) {
+            let n = (parts[0].size()[2] as usize).min(len.saturating_sub(start));
+            blocks.push(narrowed(parts, 0, n)?);
+            start += n;
+        }
+        Ok(blocks)
     }
 
-    /// The values of the positions up to `len` that are held: `[batch, kv_head, key, d_value]`, a view.
-    pub(super) fn values(&self, len: usize) -> Result<Tensor> {
-        held(&self.values, self.first..len)
+    /// The columns of the positions up to `len`, each row's own: `[batch, head, key, width]`, views where nothing is shared.
+    pub(super) fn joined(&self, len: usize) -> Result<Vec<Tensor>> {
+        if self.frozen.is_empty() {
+            return narrowed(&self.own, 0, len - self.first);
+        }
+        let blocks = self.blocks(len)?;
+        let part = |nth: usize| {
+            let parts = blocks.iter().map(|block| for_each_row(&block[nth], self.batch()));
+            Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, 2)?)
+        };
+        (0..self.own.len()).map(part).collect()
+    }
+
+    /// Empty memory otherwise like this one.
+    fn empty(&self, batch: usize, columns: usize) -> Result<Vec<Tensor>> {
+        let columns = i64::try_from(columns).unwrap_or(i64::MAX);
+        let empty = |x: &Tensor| {
+            let size = x.size();
+            Ok(Tensor::f_empty([batch as i64, size[1], columns, size[3]], (x.f_kind()?, x.device()))?)
+        };
+        self.own.iter().map(empty).collect()
     }
 
     /// Memory of its own with the columns `from..len` of this one and room for all up to `end`.
     pub(super) fn moved(&self, from: usize, len: usize, end: usize, capacity: usize) -> Result<Self> {
         let from = from.clamp(self.first, len);
-        let columns = bound(self.window, capacity).max(end - from);
-        let moved = |x: &Tensor| -> Result<Tensor> {
-            let to = empty_like(x, x.size()[0], columns)?;
-            let part = x.f_narrow(2, (from - self.first) as i64, (len - from) as i64)?;
-            write(&mut held(&to, 0..len - from)?, &part)?;
-            Ok(to)
+        let own = self.empty(self.batch(), bound(self.window, capacity).max(end - from))?;
+        let mut start = self.first;
+        for block in self.blocks(len)? {
+            let end = start + block[0].size()[2] as usize;
+            let kept = from.max(start)..end;
+            if !kept.is_empty() {
+                let (to, found) = ((kept.start - from) as i64, (kept.start - start) as i64);
+                let n = kept.len() as i64;
+                for (to_all, part) in own.iter().zip(&block) {
+                    let part = part.f_narrow(2, found, n)?;
+                    let size = part.size();
+                    let to = to_all.f_narrow(2, to, n)?;
+                    let mut to = to.f_view([size[0], self.batch() as i64 / size[0], size[1], n, size[3]])?;
+                    write(&mut to, &part.f_unsqueeze(1)?)?;
+                }
+            }
+            start = end;
+        }
+        Ok(LayerMemory { form: self.form, frozen: Vec::new(), own, first: from, window: self.window })
+    }
+
+    /// What a store goes on with that must not write where this one's columns are: these are shared, where there are enough of them.
+    pub(super) fn continued(&self, len: usize, capacity: usize, sharing: &Arc<()>) -> Result<Self> {
+        if self.forgets(capacity) || self.frozen.len() >= MOST_BLOCKS {
+            return self.moved(self.first, len, len, capacity);
+        }
+        let n_own = len - self.own_first();
+        if n_own < SHARED {
+            return self.with_room(len, capacity);
+        }
+        let mut frozen = self.frozen.clone();
+        frozen.push(Frozen { parts: narrowed(&self.own, 0, n_own)?, sharing: Arc::clone(sharing) });
+        let own = self.empty(self.batch(), capacity - len)?;
+        Ok(LayerMemory { form: self.form, frozen, own, first: self.first, window: self.window })
+    }
+
+    /// The same with memory for `capacity` positions.
+    pub(super) fn grown(&self, len: usize, capacity: usize) -> Result<Self> {
+        match self.forgets(capacity) {
+            true => self.moved(self.first, len, len, capacity),
+            false => self.with_room(len, capacity),
+        }
+    }
+
+    /// The same shared columns, and a copy of the others with room up to `capacity`.
+    fn with_room(&self, len: usize, capacity: usize) -> Result<Self> {
+        let own_first = self.own_first();
+        let own = self.empty(self.batch(), capacity - own_first)?;
+        for (to, from) in own.iter().zip(narrowed(&self.own, 0, len - own_first)?) {
+            write(&mut to.f_narrow(2, 0, (len - own_first) as i64)?, &from)?;
+        }
+        Ok(LayerMemory { form: self.form, frozen: self.frozen.clone(), own, first: self.first, window: self.window })
+    }
+
+    /// Some rows of it with room for `capacity` positions. Rows that are named several times in turn share their columns, where there are
+    /// enough of them.
+    pub(super) fn rows(&self, rows: &[usize], len: usize, capacity: usize, sharing: &Arc<()>) -> Result<Self> {
+        if self.forgets(capacity) {
+            return self.copied_rows(rows, len, capacity);
+        }
+        let mut frozen = Vec::with_capacity(self.frozen.len() + 1);
+        for block in &self.frozen {
+            let group = self.batch() / block.rows();
+            frozen.push(block.chosen(&rows.iter().map(|row| row / group).collect::<Vec<_>>())?);
+        }
+        let own_first = self.own_first();
+        let n_own = len - own_first;
+        let parts = narrowed(&self.own, 0, n_own)?;
+        let own = if repeats(rows) > 1 && n_own >= SHARED {
+            frozen.push(Frozen { parts, sharing: Arc::clone(sharing) }.chosen(rows)?);
+            self.empty(rows.len(), capacity - len)?
+        } else {
+            let own = self.empty(rows.len(), capacity - own_first)?;
+            fill_rows(&own, &parts, rows)?;
+            own
         };
-        Ok(LayerMemory { keys: moved(&self.keys)?, values: moved(&self.values)?, first: from, window: self.window })
+        Ok(LayerMemory { form: self.form, frozen, own, first: self.first, window: self.window })
     }
 
     /// Some rows of it, in memory of their own for `capacity` positions.
-    pub(super) fn rows(&self, rows: &Tensor, len: usize, capacity: usize) -> Result<Self> {
+    pub(super) fn copied_rows(&self, rows: &[usize], len: usize, capacity: usize) -> Result<Self> {
+        let own = self.empty(rows.len(), bound(self.window, capacity).max(len - self.first))?;
+        fill_rows(&own, &self.joined(len)?, rows)?;
+        Ok(LayerMemory { form: self.form, frozen: Vec::new(), own, first: self.first, window: self.window })
+    }
+
+    /// Keys and values in place of latents, in memory of their own for `capacity` positions.
+    pub(super) fn expanded(&self, latent: &Latent, len: usize, capacity: usize, shape: &Shape) -> Result<Self> {
         let columns = bound(self.window, capacity).max(len - self.first);
-        let chosen = |x: &Tensor| -> Result<Tensor> {
-            let to = empty_like(x, rows.numel() as i64, columns)?;
-            write(&mut held(&to, self.first..len)?, &held(x, self.first..len)?.f_index_select(0, rows)?)?;
-            Ok(to)
-        };
-        let (keys, values) = (chosen(&self.keys)?, chosen(&self.values)?);
-        Ok(LayerMemory { keys, values, first: self.first, window: self.window })
+        let mut memory = LayerMemory::new(shape, columns, None)?;
+        (memory.first, memory.window) = (self.first, self.window);
+        if len > self.first {
+            let (keys, values) = latent.keys_and_values(&self.joined(len)?[0])?;
+            memory.fill(self.first, len, &[keys, values])?;
+        }
+        Ok(memory)
+    }
+
+    /// Forgets the columns from position `len` on.
+    pub(super) fn truncate(&mut self, len: usize) -> Result<()> {
+        let mut start = self.first;
+        let mut frozen = Vec::with_capacity(self.frozen.len());
+        for block in &self.frozen {
+            let n = block.columns().min(len.saturating_sub(start));
+            if n > 0 {
+                frozen.push(Frozen { parts: narrowed(&block.parts, 0, n)?, sharing: Arc::clone(&block.sharing) });
+            }
+            start += n;
+        }
+        self.frozen = frozen;
+        Ok(())
     }
 
     /// Makes room for the positions `len..len + new`, where those before `needed` are not looked at any more.
@@ -119,14 +274,18 @@ impl LayerMemory {
         if self.has_room(len + new) {
             return Ok(());
         }
+        if !self.forgets(capacity) && len + new <= capacity {
+            *self = self.with_room(len, capacity)?;
+            return Ok(());
+        }
         let keep = needed.saturating_sub(REWIND).max(self.first);
-        if len - keep + new > self.columns() {
+        if !self.frozen.is_empty() || len - keep + new > self.columns() {
             *self = self.moved(keep, len, len + new, capacity)?;
             return Ok(());
         }
-        for x in [&self.keys, &self.values] {
+        for x in &self.own {
             let kept = x.f_narrow(2, (keep - self.first) as i64, (len - keep) as i64)?.f_alias_copy()?;
-            write(&mut held(x, keep..len)?, &kept)?;
+            write(&mut x.f_narrow(2, 0, (len - keep) as i64)?, &kept)?;
         }
         self.first = keep;
         Ok(())
@@ -141,10 +300,11 @@ impl LayerMemory {
         Ok(())
     }
 
-    /// Writes new keys and values, `[batch, kv_head, pos, width]`, behind those of the positions up to `len`, and gives all that are held.
-    pub(super) fn extend(&self, len: usize, k: &Tensor, v: &Tensor, records: bool) -> Result<(Tensor, Tensor)> {
-        let past = (len - self.first) as i64;
-        let extended = |memory: &Tensor, new: &Tensor| -> Result<Tensor> {
+    /// Writes new columns, `[batch, head, pos, width]`, behind those of the positions up to `len`, and gives all that are held, block by
+    /// block.
+    pub(super) fn extend(&self, len: usize, new: &[Tensor], records: bool) -> Result<Vec<Vec<Tensor>>> {
+        let past = (len - self.own_first()) as i64;
+        let extended = |(memory, new): (&Tensor, &Tensor)| -> Result<Tensor> {
             let n = new.size()[2];
             write(&mut memory.f_narrow(2, past, n)?, &new.f_detach()?)?;
             match records {
@@ -153,14 +313,18 @@ impl LayerMemory {
                 false => Ok(memory.f_narrow(2, 0, past + n)?),
             }
         };
-        Ok((extended(&self.keys, k)?, extended(&self.values, v)?))
+        let own = self.own.iter().zip(new).map(extended).collect::<Result<_>>()?;
+        let handles = |block: &Frozen| block.parts.iter().map(Tensor::shallow_clone).collect();
+        Ok(self.frozen.iter().map(handles).chain([own]).collect())
     }
 
-    /// Fills in keys and values of `first..len`, `[batch, kv_head, key, width]`.
-    pub(super) fn fill(&mut self, first: usize, len: usize, k: &Tensor, v: &Tensor) -> Result<()> {
+    /// Fills in the columns of `first..len`, `[batch, head, key, width]`.
+    pub(super) fn fill(&mut self, first: usize, len: usize, parts: &[Tensor]) -> Result<()> {
         self.first = first;
-        write(&mut self.keys(len)?, k)?;
-        write(&mut self.values(len)?, v)
+        for (to, from) in self.own.iter().zip(parts) {
+            write(&mut to.f_narrow(2, 0, (len - first) as i64)?, from)?;
+        }
+        Ok(())
     }
 }
 
@@ -172,9 +336,23 @@ fn bound(window: Option<usize>, capacity: usize) -> usize {
     }
 }
 
-/// The columns of some positions, of which the first is the memory's first.
-fn held(x: &Tensor, positions: Range<usize>) -> Result<Tensor> {
-    Ok(x.f_narrow(2, 0, positions.len() as i64)?)
+/// Some columns of each: `[row, head, column, width]`.
+fn narrowed(parts: &[Tensor], start: usize, n: usize) -> Result<Vec<Tensor>> {
+    parts.iter().map(|x| Ok(x.f_narrow(2, start as i64, n as i64)?)).collect()
+}
+
+/// Copies some rows of `parts` to the first columns of `own`.
+fn fill_rows(own: &[Tensor], parts: &[Tensor], rows: &[usize]) -> Result<()> {
+    let numbers: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+    for (to, from) in own.iter().zip(parts) {
+        let index = Tensor::f_from_slice(&numbers)?.f_to_device(from.device())?;
+        write(&mut to.f_narrow(2, 0, from.size()[2])?, &from.f_index_select(0, &index)?)?;
+    }
+    Ok(())
+}
+
+fn bytes(parts: &[Tensor]) -> u64 {
+    parts.iter().map(|x| x.numel() as u64 * x.kind().elt_size_in_bytes() as u64).sum()
 }
 
 /// Copies `from` into `to`'s memory.

@@ -8,10 +8,12 @@ use tch::{Kind, Tensor};
 use super::hooks::{HookError, HookResult};
 use crate::hook::HookPoint;
 use crate::tensor::columns::Columns;
+use crate::text::input::Tokens;
 use crate::Error;
 
 pub(crate) use budget::Budget;
 pub use file::FileSink;
+pub(crate) use file::{FIELD, TOKENS};
 
 /// Where the activations go that a run keeps, in place of the memory of its cache: [`RunOptions::sink`](crate::RunOptions::sink).
 ///
@@ -28,6 +30,17 @@ pub use file::FileSink;
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
 pub trait Sink {
+    /// May learn of which run the activations are: before they come, and again when all have come and it is known what hooks changed. The
+    /// description is made where `run` is called; it has the hash of the weights, which takes a pass over them the first time.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the run.
+    fn describe(&mut self, run: &dyn Fn() -> crate::Result<RunDescription>) -> Result<(), HookError> {
+        let _ = run;
+        Ok(())
+    }
+
     /// Learns what will come, in the order in which it comes, before the run computes anything.
     ///
     /// # Errors
@@ -66,6 +79,14 @@ pub struct PlannedEntry {
     pub kind: Kind,
 }
 
+/// What the file of a run's activations says of the run: its tokens, positions, rows and model, and what hooks changed.
+#[derive(Clone, Debug)]
+pub struct RunDescription {
+    /// JSON.
+    pub(crate) text: String,
+    pub(crate) tokens: Tokens,
+}
+
 /// What a [`Sink`] gets: an activation as a run's cache would hold it.
 #[derive(Debug)]
 pub struct SinkEntry<'r> {
@@ -86,7 +107,7 @@ impl<R: HookResult, F: FnMut(SinkEntry<'_>) -> R> Sink for F {
 }
 
 /// A sink's error: the crate's own as it is, any other with the point at which it came.
-pub(super) fn failed(point: Option<HookPoint>, source: HookError) -> Error {
+pub(crate) fn failed(point: Option<HookPoint>, source: HookError) -> Error {
     match source.downcast::<Error>() {
         Ok(error) => *error,
         Err(source) => {
