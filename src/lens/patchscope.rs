@@ -9,6 +9,7 @@ use crate::hook::{self, HookName, HookPoint};
 use crate::layer::Layer;
 use crate::run::{Hooks, Patch};
 use crate::text::input::{Input, Tokens};
+use crate::text::positions::Positions;
 use crate::{Error, GenerateOptions, Generated, HookedTransformer, Result, RunOptions, StepOptions};
 
 /// How many streams are read in one run.
@@ -126,7 +127,8 @@ impl Patchscope {
     /// # Errors
     ///
     /// Those of [`ActivationCache::get`] and [`HookedTransformer::generate`]; [`Error::WrongInput`] for a point that is no residual stream;
-    /// [`Error::NoPosition`]; [`Error::Shape`] for a stream of another width.
+    /// [`Error::SliceOutOfRange`], [`Error::PaddingChosen`] and [`Error::NoPosition`] for the position; [`Error::Shape`] for a stream of another
+    /// width.
     pub fn generate(
         &self,
         cache: &ActivationCache,
@@ -142,10 +144,11 @@ impl Patchscope {
                 "`{point}` is no residual stream, such as `blocks.0.hook_resid_post`"
             )));
         }
-        let (held, length) = (cache.positions_of(point)?.of_row(0), cache.past() + cache.tokens().ids.size()[1]);
-        let column = if position < 0 { position + length } else { position };
-        let Some(place) = held.iter().position(|held| *held == column) else {
-            let held = cache.positions_of(point)?.to_string();
+        let columns = Positions::from(position).columns(&cache.columns_of_rows(vec![0])?)?.of_row(0);
+        let held = cache.positions_of(point)?;
+        let place = columns.first().and_then(|column| held.of_row(0).iter().position(|held| held == column));
+        let Some(place) = place else {
+            let held = held.to_string();
             return Err(Error::NoPosition { what: format!("`{point}`"), position, held, hint: String::new() });
         };
         let entry = cache.get(point)?;
@@ -157,6 +160,10 @@ impl Patchscope {
     /// The logits at the end of the target prompt with each of these streams in it: `[stream, d_model]` to `[stream, d_vocab_out]`.
     fn logits(&self, point: HookPoint, streams: &Tensor) -> Result<Tensor> {
         let n = streams.size()[0];
+        if n == 0 {
+            let d_vocab_out = self.model.config().d_vocab_out as i64;
+            return Ok(Tensor::f_zeros([0, d_vocab_out], (self.model.kind(), self.model.device()))?);
+        }
         let mut logits = Vec::new();
         for first in (0..n).step_by(AT_ONCE as usize) {
             let some = streams.f_narrow(0, first, AT_ONCE.min(n - first))?;

@@ -96,22 +96,24 @@ impl ProbeData {
         let (columns, past) = (cache.positions_of(point)?, cache.past());
         let vectors = activation.f_flatten(2, -1)?; // [batch, pos, d]
         let n_pos = vectors.size()[1];
-        let ids = &cache.tokens().ids;
+        let ids = Vec::<Vec<i64>>::try_from(cache.tokens().ids.f_to_device(tch::Device::Cpu)?)?;
+        let mask = match &cache.tokens().mask {
+            Some(mask) => Some(Vec::<Vec<i64>>::try_from(mask.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Int64)?)?),
+            None => None,
+        };
         let (mut places, mut labels, mut groups, mut kinds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for row in 0..vectors.size()[0] {
+        for (row, ids) in (0i64..).zip(&ids) {
             for (place, position) in columns.of_row(row as usize).into_iter().enumerate() {
-                let column = position - past;
-                if let Some(mask) = &cache.tokens().mask
-                    && mask.f_int64_value(&[row, column])? == 0
-                {
-                    continue;
-                }
-                let example = ProbeExample { row: row as usize, position, token: ids.f_int64_value(&[row, column])? };
-                if let Some(label) = label(example) {
+                let column = (position - past) as usize;
+                let is_padding = mask
+                    .as_ref()
+                    .is_some_and(|mask| mask.get(row as usize).and_then(|row| row.get(column)) == Some(&0));
+                let Some(token) = ids.get(column).copied().filter(|_| !is_padding) else { continue };
+                if let Some(label) = label(ProbeExample { row: row as usize, position, token }) {
                     places.push(row * n_pos + place as i64);
                     labels.push(label);
                     groups.push(row);
-                    kinds.push(example.token);
+                    kinds.push(token);
                 }
             }
         }

@@ -351,7 +351,7 @@ fn what_a_lens_cannot_do_is_an_error() {
         (scope().position(2).map(drop), "index 2 is out of range for the position axis"),
         (scope().read(&wide, LensOptions::new()).map(drop), "the width of the target's model"),
         (scope().generate(&cache, hook::z(0), -1, &generate).map(drop), "is no residual stream"),
-        (scope().generate(&cache, hook::resid_pre(0), 5, &generate).map(drop), "has no position 5, only 0 to 2"),
+        (scope().generate(&cache, hook::resid_pre(0), 5, &generate).map(drop), "index 5 is out of range"),
         (
             cache
                 .logit_lens(LensOptions::new())
