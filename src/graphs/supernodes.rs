@@ -3,6 +3,8 @@
 use tch::Tensor;
 
 use super::graph::AttributionGraph;
+use super::intervene::FeatureIntervention;
+use super::node::AttributionNode;
 use crate::{Error, Result};
 
 /// Nodes of a graph that are looked at as one.
@@ -67,5 +69,26 @@ impl AttributionGraph {
             })?;
         }
         Ok(Tensor::f_from_slice(&sums)?.f_view([n as i64, n as i64])?)
+    }
+
+    /// The interventions that give each feature of a supernode a multiple of the activation that it has in the run: 0 takes them away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongInput`] for a node that does not exist, or that is no feature.
+    pub fn interventions(&self, supernode: &Supernode, factor: f64) -> Result<Vec<FeatureIntervention>> {
+        let intervention = |member: &usize| {
+            let value = factor * self.activation(*member)?;
+            match self.nodes[*member] {
+                AttributionNode::Feature { layer, pos, feature } => {
+                    Ok(FeatureIntervention { layer, pos, feature, value })
+                }
+                other => Err(Error::wrong_input(format!(
+                    "`{other}` of the supernode `{}` is no feature: an intervention is on features",
+                    supernode.name
+                ))),
+            }
+        };
+        supernode.members.iter().map(intervention).collect()
     }
 }

@@ -46,6 +46,7 @@
 //! | [`IntegratedGradients`](crate::gradient::IntegratedGradients) | tokens coloured by their share |
 //! | [`AttributionPatching::map`](crate::gradient::AttributionPatching::map) | estimates by layer, head and position |
 //! | [`ProbeResult`](crate::probe::ProbeResult), [`ProbeSweep`](crate::probe::ProbeSweep) | accuracies of a probe and of its control |
+//! | [`PrunedGraph`](crate::graphs::PrunedGraph) | tokens, heads, units, errors and logits in layers, with the largest edges between them |
 //! | [`TokenLogProbs`] | tokens coloured by log-probability, with the likeliest tokens at each position |
 //!
 //! The parts are public as well, for results of your own: [`TokenStrip`], [`HeatMap`], [`Table`], [`BarChart`], [`LinePlot`] and

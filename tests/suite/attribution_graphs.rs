@@ -327,6 +327,7 @@ fn what_cannot_be_a_graph_says_why() {
         (small.edge(0, n).unwrap_err().to_string(), "beyond"),
         (small.prune(PruneOptions::new().nodes(1.5)).unwrap_err().to_string(), "between 0 and 1"),
         (small.supernode_edges(&[Supernode::new("a", [0, 0])]).unwrap_err().to_string(), "twice"),
+        (small.interventions(&Supernode::new("a", [0]), 0.0).unwrap_err().to_string(), "no feature"),
         (small.write_files(&GraphFile::new("a/b"), std::env::temp_dir()).unwrap_err().to_string(), "name for a file"),
         (intervene(22, 1, 0.0, Freeze::All), "22 features"),
         (intervene(0, 99, 0.0, Freeze::All), "positions"),
@@ -426,13 +427,7 @@ fn edges_are_what_interventions_change() {
         sources.sort_by(|a, b| influence[*b].total_cmp(&influence[*a]));
         // The two features with most influence, each by itself, and both at once.
         for group in [vec![sources[0]], vec![sources[1]], vec![sources[0], sources[1]]] {
-            let intervention = |source: &usize| match graph.nodes()[*source] {
-                AttributionNode::Feature { layer, pos, feature } => {
-                    FeatureIntervention { layer, pos, feature, value: 3.0 * graph.activation(*source).unwrap() }
-                }
-                other => panic!("{other}"),
-            };
-            let interventions: Vec<FeatureIntervention> = group.iter().map(intervention).collect();
+            let interventions = graph.interventions(&Supernode::new("chosen", group.clone()), 3.0).unwrap();
             let run = reference
                 .model
                 .feature_intervention(&tokens, &reference.transcoders, &interventions, Freeze::All)
