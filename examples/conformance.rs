@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use tch_lens::config::NormPosition;
 use tch_lens::tch::{Kind, Tensor};
 use tch_lens::{
-    hook, Config, DecomposeOptions, FullOptions, HookFilter, HookPoint, HookedTransformer, KeyValueStore, LoadOptions,
-    PaddingSide, RunOptions, Target, Tokens,
+    hook, ActivationCache, Config, DecomposeOptions, FullOptions, GenerateOptions, HeadOptions, HookFilter, HookPoint,
+    HookedTransformer, KeyValueStore, LoadOptions, PaddingSide, RunOptions, StepOptions, Target, Tokens,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -56,7 +56,94 @@ fn main() -> Result<()> {
     }
     println!("\n{rows} checkpoints are compared. These are refused:\n\n| checkpoint | why |\n| --- | --- |");
     refused.iter().for_each(|row| println!("{row}"));
+    encoder_decoders(&fixtures.join("encoder_decoders"))
+}
+
+const HEAD_OF_TWO: &str = "
+## Encoder-decoders
+
+The activations are the residual streams and the attention patterns of both stacks, those of cross-attention included. The sums are of
+both streams. Inputs of the encoder are padded. Five tokens are generated with a store of keys and values, and the last logits compared
+with those of a whole run.
+
+| checkpoint | architecture | logits | activations | sums | padded | cached |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |";
+
+/// The table of encoder-decoders.
+fn encoder_decoders(folder: &Path) -> Result<()> {
+    println!("{HEAD_OF_TWO}");
+    let mut folders = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    folders.sort();
+    for folder in folders {
+        let expected: BTreeMap<String, Tensor> =
+            Tensor::read_safetensors(folder.join("expected.safetensors"))?.into_iter().collect();
+        let (tokens, decoder_tokens) = (&expected["tokens"], &expected["decoder_tokens"]);
+        let model = LoadOptions::new().open_encoder_decoder(&folder)?;
+        let (logits, cache) = model.run_with_cache(tokens, decoder_tokens)?;
+        let (mut count, mut of_activations) = (0, 0f64);
+        for (key, theirs) in &expected {
+            let stacks = [("encoder", &cache.encoder), ("decoder", &cache.decoder)];
+            let Some((cache, rest)) = stacks.iter().find_map(|(stack, cache)| Some((cache, key.strip_prefix(stack)?)))
+            else {
+                continue;
+            };
+            let last = cache.model().config().n_layers - 1;
+            let point = match rest.trim_start_matches('.').split_once('.') {
+                Some(("hidden", layer)) if layer.parse::<usize>()? <= last => hook::resid_pre(layer.parse::<usize>()?),
+                Some(("pattern", layer)) => hook::pattern(layer.parse::<usize>()?),
+                Some(("cross", layer)) => hook::cross_pattern(layer.parse::<usize>()?),
+                _ => continue,
+            };
+            (count, of_activations) = (count + 1, of_activations.max(difference(cache.get(point)?, theirs)));
+        }
+        let mask = expected["pad.attention_mask"].to_kind(Kind::Bool);
+        let padded = Tokens { mask: Some(mask), ..Tokens::new(&expected["pad.tokens"])? };
+        let of_padding = difference(&model.forward(&padded, decoder_tokens)?, &expected["pad.logits"]);
+        let double = LoadOptions::new().kind(Kind::Double).open_encoder_decoder(&folder)?;
+        let (_, cache) = double.run_with_cache(tokens, decoder_tokens)?;
+        let of_sums = sums_of_cache(&cache.encoder)?.max(sums_of_cache(&cache.decoder)?);
+        let options = GenerateOptions::new().do_sample(false).stop_at_eos(false).max_new_tokens(5);
+        let steps = StepOptions::new().logits(true);
+        let start = vec![vec![double.start_token()?]; tokens.size()[0] as usize];
+        let generated = double.generate_with(tokens, start, &options, steps)?;
+        let whole = double.forward(tokens, &generated.tokens)?;
+        let mut of_generation = 0f64;
+        for (row, logits) in generated.logits.iter().flatten().enumerate() {
+            let whole = whole.select(0, row as i64).narrow(0, 0, logits.size()[0]);
+            of_generation = of_generation.max(difference(logits, &whole));
+        }
+        let cells = [
+            shown(difference(&logits, &expected["logits"])),
+            format!("{count}: {}", shown(of_activations)),
+            shown(of_sums),
+            shown(of_padding),
+            shown(of_generation),
+        ];
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        println!("| {name} | {} | {} |", model.decoder().config().original_architecture, cells.join(" | "));
+    }
     Ok(())
+}
+
+/// Decompositions of one stack's stream at every target.
+fn sums_of_cache(cache: &ActivationCache) -> Result<f64> {
+    let config = cache.model().config();
+    let mut targets = vec![Target::Unembed];
+    for layer in 0..config.n_layers {
+        targets.extend([Target::attn(layer), Target::mlp(layer)]);
+        if config.attention.cross.is_some() {
+            targets.push(Target::cross_attn(layer));
+        }
+    }
+    let mut worst = 0f64;
+    for target in targets {
+        let heads = cache.stack_head_results(HeadOptions::new().target(target).incl_remainder(true))?;
+        let whole = heads.sum()?;
+        let sublayers = cache.decompose_resid(DecomposeOptions::new().target(target))?;
+        let full = cache.get_full_resid_decomposition(FullOptions::new().target(target))?;
+        worst = worst.max(difference(&sublayers.sum()?, &whole)).max(difference(&full.sum()?, &whole));
+    }
+    Ok(worst)
 }
 
 /// Every folder with a checkpoint and what is expected of it.

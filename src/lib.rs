@@ -90,7 +90,7 @@ pub use error::{
 };
 pub use format::FormatError;
 pub use generate::{Continuation, GenerateOptions, Sampler, SamplingOptions, StopReason};
-pub use gradient::{GradientCache, GradientOutput, Jacobian};
+pub use gradient::{EncoderDecoderGradients, GradientCache, GradientOutput, Jacobian};
 pub use hook::{HookFilter, HookPoint};
 pub use hooked_encoder_decoder::{EncoderDecoderCache, EncoderDecoderOutput, HookedEncoderDecoder};
 pub use hooked_transformer::{

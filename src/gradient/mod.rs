@@ -3,6 +3,7 @@
 //! | question | item |
 //! | --- | --- |
 //! | how does this number change with each activation? | [`run_with_grad`](crate::HookedTransformer::run_with_grad) |
+//! | the same of an encoder-decoder, through both stacks | [`HookedEncoderDecoder::run_with_grad`](crate::HookedEncoderDecoder::run_with_grad) |
 //! | how does one activation change with another? | [`Jacobian`]: products with vectors, from both sides |
 //! | which entries of an activation make the difference to a baseline? | [`integrated_gradients`](crate::HookedTransformer::integrated_gradients) |
 //! | what would patches do, to first order? | [`attribution_patching`](crate::HookedTransformer::attribution_patching) |
@@ -15,12 +16,14 @@
 
 mod attribution_patching;
 mod cache;
+mod encoder_decoder;
 mod integrated;
 mod jacobian;
 mod run;
 
 pub use attribution_patching::{AttributionPatching, AttributionPatchingOptions};
 pub use cache::GradientCache;
+pub use encoder_decoder::EncoderDecoderGradients;
 pub use integrated::{IntegratedGradients, IntegratedGradientsOptions, Quadrature};
 pub use jacobian::Jacobian;
 pub use run::GradientOutput;

@@ -70,7 +70,7 @@ impl HookedTransformer {
 }
 
 /// The one entry of the tensor that is differentiated.
-fn number(scalar: &Tensor) -> Result<f64> {
+pub(super) fn number(scalar: &Tensor) -> Result<f64> {
     if !scalar.defined() || scalar.numel() != 1 {
         let found = if scalar.defined() { scalar.size() } else { Vec::new() };
         return Err(Error::Shape { what: "the number to differentiate".into(), found, expected: "one entry".into() });
@@ -94,7 +94,7 @@ fn gradients(cache: &ActivationCache, backward: BackwardPass<'_>, scalar: &Tenso
 }
 
 /// What the run gave, without the record of gradients.
-fn detached(output: RunOutput) -> Result<RunOutput> {
+pub(super) fn detached(output: RunOutput) -> Result<RunOutput> {
     let detach = |x: Option<Tensor>| x.map(|x| x.f_detach()).transpose();
     let entries = output.cache.items().map(|(point, x)| Ok((point, x.f_detach()?)));
     let cache = output.cache.with_entries(entries.collect::<Result<Vec<_>>>()?);

@@ -34,7 +34,11 @@ impl EncoderDecoderCache {
             ))),
             (Ok(point), Err(_)) => self.encoder.get(point),
             (Err(_), Ok(point)) => self.decoder.get(point),
-            (Err(Error::HookNotInModel { .. }), Err(error)) | (Err(error), Err(_)) => Err(error),
+            (Err(error), Err(Error::HookNotInModel { .. })) => Err(error),
+            (Err(Error::UnknownHook { name, nearest }), Err(_)) if name.starts_with("encoder") => {
+                Err(Error::UnknownHook { name, nearest })
+            }
+            (Err(_), Err(error)) => Err(error),
         }
     }
 

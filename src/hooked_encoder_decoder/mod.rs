@@ -31,13 +31,19 @@ pub use run::EncoderDecoderOutput;
 /// [`decoder_of`](Self::decoder_of) is the decoder that reads the encoder's output for an input. A clone is cheap, because clones share the
 /// weights.
 ///
-/// ```no_run
-/// use tch_lens::HookedEncoderDecoder;
-/// let model = HookedEncoderDecoder::from_pretrained("google-t5/t5-small")?;
-/// let (logits, cache) = model.run_with_cache("translate English to German: The house is small.", [0, 644, 4598])?;
-/// assert_eq!(cache["decoder.0.cross_attn.hook_pattern"].size()[1], 8); // [batch, head, query, encoder_pos]
-/// // What each head of the decoder, and each of its cross-attention, wrote.
-/// let heads = cache.decoder.stack_head_results(Default::default())?;
+/// ```
+/// use tch_lens::{analysis::HeadOptions, HookedEncoderDecoder, HookedTransformer, Config};
+/// # let encoder = Config::new(2, 16, 2, 50, 12).encoder();
+/// # let decoder = HookedTransformer::init(Config::new(2, 16, 2, 50, 12).decoder_of(&encoder), 1)?;
+/// # let model = HookedEncoderDecoder::new(HookedTransformer::init(encoder, 0)?, decoder, Some(0))?;
+/// // let model = HookedEncoderDecoder::from_pretrained("google-t5/t5-small")?;
+/// let (logits, cache) = model.run_with_cache([8, 2, 30, 5, 1], [0, 7, 4])?;
+/// assert_eq!(logits.size()[1], 3);
+/// assert_eq!(cache["encoder.1.attn.hook_pattern"].size(), [1, 2, 5, 5]); // [batch, head, query, key]
+/// assert_eq!(cache["decoder.0.cross_attn.hook_pattern"].size(), [1, 2, 3, 5]); // [batch, head, query, encoder_pos]
+/// // What each head wrote to the decoder's stream, those of cross-attention included.
+/// let heads = cache.decoder.stack_head_results(HeadOptions::new())?;
+/// assert_eq!(heads.labels()[..4], ["L0H0", "L0H1", "L0C0", "L0C1"]);
 /// # Ok::<(), tch_lens::Error>(())
 /// ```
 #[derive(Clone, Debug)]

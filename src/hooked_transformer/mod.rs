@@ -116,6 +116,17 @@ impl HookedTransformer {
     /// Everything that runs a model runs the handle: hooks, sweeps, gradients, generation. An output of one row is read by all rows of
     /// a run. [`HookedEncoderDecoder::decoder_of`](crate::HookedEncoderDecoder::decoder_of) makes it of an input.
     ///
+    /// ```
+    /// use tch_lens::{hook, tch, Config, EncoderOutput, HookedTransformer, Hooks, Patch};
+    /// let encoder = Config::new(2, 24, 2, 50, 12).encoder();
+    /// let decoder = HookedTransformer::init(Config::new(2, 16, 2, 50, 12).decoder_of(&encoder), 0)?;
+    /// let output = tch::Tensor::randn([1, 4, 24], (tch::Kind::Float, tch::Device::Cpu)); // [batch, encoder_pos, d_encoder]
+    /// let decoder = decoder.with_encoder_output(EncoderOutput::new(output, None)?)?;
+    /// let hooks = Hooks::new().patch(hook::cross_pattern(0).head(1), Patch::zero());
+    /// assert_eq!(decoder.run_with_hooks([0, 7, 4], hooks)?.size(), [1, 3, 50]);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Unsupported`] for a model without cross-attention; [`Error::Shape`] for an output of another width, and

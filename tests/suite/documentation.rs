@@ -16,7 +16,7 @@ fn the_readme_lists_the_architectures() {
     let (of_one, of_two) = section.split_once("### Encoder-decoders").unwrap();
     let listed = |section: &'static str| -> Vec<&str> {
         let quoted = section.split('`').skip(1).step_by(2);
-        let ends = ["ForCausalLM", "HeadModel", "Generation", "MTModel"];
+        let ends = ["ForCausalLM", "ForMaskedLM", "HeadModel", "Generation", "GenerationDecoder", "MTModel"];
         quoted.filter(|name| ends.iter().any(|end| name.ends_with(end))).collect()
     };
     assert_eq!(listed(of_one), HookedTransformer::supported());
@@ -28,7 +28,7 @@ fn the_readme_lists_the_architectures() {
 fn every_architecture_has_a_row_in_the_page_of_conformance() {
     let conformance = page("docs/conformance.md");
     let rows: BTreeSet<&str> = conformance.lines().filter_map(|line| line.split(" | ").nth(1)).collect();
-    for architecture in HookedTransformer::supported() {
+    for architecture in HookedTransformer::supported().into_iter().chain(HookedEncoderDecoder::supported()) {
         assert!(rows.contains(architecture), "{architecture} has no row: run the example `conformance`");
     }
 }

@@ -335,3 +335,101 @@ fn saved_models_are_the_same(#[values(0, 1, 2, 3)] stripe: usize) {
     }
     tally.finish("saved models");
 }
+
+/// Gradients with respect to both streams are the slopes that patches find.
+#[rstest]
+fn gradients_reach_both_stacks(#[values("t5", "fsmt")] name: &str) {
+    let case = Case::open(name);
+    let model = case.exact();
+    let (input, decoder_input) = case.inputs();
+    let points = [
+        hook::resid_pre(0).with_stack(Stack::Encoder),
+        hook::cross_z(0),
+        hook::resid_pre(1).with_stack(Stack::Decoder),
+    ];
+    let run = RunOptions::new().cache(points);
+    let found = model
+        .run_with_grad(input, decoder_input, run, |run| Ok(run.logits()?.i((.., -1, 5)).sum(Kind::Double)))
+        .unwrap();
+    let logit = |hooks: Hooks| {
+        model.run_with_hooks(input, decoder_input, hooks).unwrap().i((.., -1, 5)).sum(Kind::Double).double_value(&[])
+    };
+    assert!((found.value - logit(Hooks::new())).abs() < 1e-9);
+    for (point, gradients) in points.into_iter().zip([&found.encoder, &found.decoder, &found.decoder]) {
+        let gradient = gradients.get(point).unwrap();
+        let direction = gradient.ones_like().cumsum(-1, Kind::Double).sin();
+        let step = 1e-5;
+        let moved = |by: f64| logit(Hooks::new().patch(point, Patch::add(&direction * by)));
+        let slope = (moved(step) - moved(-step)) / (2.0 * step);
+        let expected = (gradient * &direction).sum(Kind::Double).double_value(&[]);
+        assert!((slope - expected).abs() < 1e-6 * expected.abs().max(1.0), "{name}, {point}: {slope} and {expected}");
+    }
+    let error = model.run_with_grad(
+        input,
+        decoder_input,
+        RunOptions::new().hooks(Hooks::new().patch("z", Patch::zero())),
+        |run| Ok(run.logits()?.sum(Kind::Double)),
+    );
+    assert!(error.unwrap_err().to_string().contains("decoder_of"));
+}
+
+/// Names say which stack they mean, and wrong ones are errors with the nearest name.
+#[test]
+fn names_mean_one_stack_or_both() {
+    let case = Case::open("t5");
+    let model = case.load("config.json").unwrap();
+    let (input, decoder_input) = case.inputs();
+    let (_, cache) = model.run_with_cache(input, decoder_input).unwrap();
+    for name in ["hook_embed", "decoder.hook_embed", "encoder_final_ln.hook_scale", "decoder_final_ln.hook_normalized"]
+    {
+        assert!(cache.contains(name), "{name}");
+    }
+    assert_eq!(cache["decoder.0.ln2.hook_scale"], cache.decoder[hook::cross_ln_scale(0)]);
+    assert_eq!(cache["decoder.0.ln3.hook_scale"], cache.decoder[hook::ln2_scale(0)]);
+    assert_eq!(cache["encoder.1.ln2.hook_scale"], cache.encoder[("scale", 1, "ln2")]);
+    assert_eq!(cache.decoder[("pattern", -1, "cross_attn")], cache["decoder.2.cross_attn.hook_pattern"]);
+    let keys: Vec<String> = cache.keys().map(|point| point.to_string()).collect();
+    assert!(keys.iter().all(|name| cache.get(name).is_ok()), "{keys:?}");
+    assert_eq!(model.encoder().hook_names().iter().filter(|name| name.contains("cross")).count(), 0);
+    let error = |name: &str| cache.get(name).unwrap_err().to_string();
+    assert!(error("q1").contains("decoder.1.attn.hook_q") && error("q1").contains("encoder.1.attn.hook_q"));
+    assert!(error("decoder.0.cross_attn.hook_patern").contains("`decoder.0.cross_attn.hook_pattern`"));
+    assert!(
+        error("encoder.0.cross_attn.hook_pattern").contains("encoder"),
+        "{}",
+        error("encoder.0.cross_attn.hook_pattern")
+    );
+    let both = model.run(input, decoder_input, RunOptions::new().cache("pattern")).unwrap().cache;
+    assert_eq!((both.encoder.len(), both.decoder.len()), (2, 3));
+    let one = model.run(input, decoder_input, RunOptions::new().cache("encoder.0.attn.hook_z")).unwrap().cache;
+    assert_eq!((one.encoder.len(), one.decoder.len()), (1, 0));
+    let none = model.run(input, decoder_input, RunOptions::new().cache("hook_nothing"));
+    assert!(none.unwrap_err().to_string().contains("there is no hook point `hook_nothing`"));
+}
+
+/// What a stack alone cannot do is an error that says so.
+#[test]
+fn a_stack_alone_says_what_it_lacks() {
+    let case = Case::open("t5");
+    let model = case.load("config.json").unwrap();
+    let (input, decoder_input) = case.inputs();
+    let says = |error: tch_lens::Error, what: &str| assert!(error.to_string().contains(what), "{error}");
+    says(model.decoder().forward(decoder_input).unwrap_err(), "with_encoder_output");
+    says(model.encoder().loss(input).unwrap_err(), "no logits");
+    says(model.encoder().generate(input, &GenerateOptions::new()).unwrap_err(), "no logits");
+    says(model.encoder().w_u().unwrap_err(), "unembedding");
+    let output = model.encode(input).unwrap();
+    says(model.encoder().with_encoder_output(output.clone()).unwrap_err(), "cross-attention");
+    let three = model.decoder().with_encoder_output(output.rows(&[0, 1, 0]).unwrap()).unwrap();
+    says(three.forward(decoder_input).unwrap_err(), "one row, or 2");
+    says(model.forward(input, decoder_input.narrow(0, 0, 1)).unwrap_err(), "2 rows");
+    says(LoadOptions::new().open(&case.folder).unwrap_err(), "HookedEncoderDecoder");
+    let lone = fixtures().join("gpt2");
+    says(HookedEncoderDecoder::from_pretrained(lone).unwrap_err(), "HookedTransformer");
+    let empty = Tokens {
+        mask: Some(Tensor::from_slice(&[true, true, false, false]).view([2, 2])),
+        ..Tokens::new(&input.narrow(1, 0, 2)).unwrap()
+    };
+    says(model.forward(&empty, decoder_input).unwrap_err(), "no token that is not padding");
+    assert!(model.loss(input, decoder_input).unwrap() > 0.0);
+}

@@ -45,6 +45,8 @@ pub(super) enum EmbeddingNorm {
     None,
     /// After positions are added.
     OfSum,
+    /// In the decoder before positions are added (Blenderbot Small).
+    OfTokensInDecoder,
 }
 
 /// BART's.
@@ -71,6 +73,12 @@ pub(super) fn config(json: &ConfigJson, style: &Style) -> Result<OfStacks<Config
     Ok(OfStacks { encoder, decoder })
 }
 
+/// A decoder that stands by itself, without cross-attention.
+pub(super) fn lone_decoder(json: &ConfigJson, style: &Style) -> Result<Config> {
+    json.ignore(&["encoder_layers", "encoder_ffn_dim", "encoder_attention_heads", "num_hidden_layers"]);
+    stack(json, style, Stack::Blocks)
+}
+
 fn stack(json: &ConfigJson, style: &Style, stack: Stack) -> Result<Config> {
     json.ignore(&["activation_dropout", "attention_dropout", "dropout", "encoder_layerdrop", "decoder_layerdrop"]);
     json.ignore(&["init_std", "classifier_dropout", "num_labels"]);
@@ -92,7 +100,11 @@ fn stack(json: &ConfigJson, style: &Style, stack: Stack) -> Result<Config> {
         last: (style.norms == NormPosition::InStream).then_some(Normalization::None),
         ..NormConfig::new(Normalization::LN)
     };
-    config.norms.after_full_embed = style.embedding_norm == EmbeddingNorm::OfSum;
+    match (style.embedding_norm, is_encoder) {
+        (EmbeddingNorm::None, _) => {}
+        (EmbeddingNorm::OfTokensInDecoder, false) => config.norms.after_embedding = true,
+        _ => config.norms.after_full_embed = true,
+    }
     let half = config.d_model / 2;
     config.positions = match style.positions {
         PositionStyle::Learned(_) => Positions::Learned,

@@ -1,6 +1,6 @@
 //! Families of encoder-decoders: each reads the shapes of two stacks, and has a table of names for each.
 
-use super::{blenderbot, fsmt, m2m_100, marian, mt5, pegasus, t5, t5gemma, umt5};
+use super::{bart, blenderbot, blenderbot_small, fsmt, m2m_100, marian, mbart, mt5, pegasus, t5, t5gemma, umt5};
 use crate::pretrained::config_json::ConfigJson;
 use crate::pretrained::parts::Entry;
 use crate::{Config, Error, Result};
@@ -37,10 +37,13 @@ pub(crate) const ENCODER_DECODERS: &[&EncoderDecoder] = &[
     &t5::FAMILY,
     &mt5::FAMILY,
     &umt5::FAMILY,
+    &bart::FAMILY,
+    &mbart::FAMILY,
     &pegasus::FAMILY,
     &marian::FAMILY,
     &m2m_100::FAMILY,
     &blenderbot::FAMILY,
+    &blenderbot_small::FAMILY,
     &fsmt::FAMILY,
     &t5gemma::FAMILY,
 ];

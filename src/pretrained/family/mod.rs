@@ -9,12 +9,15 @@ mod apertus;
 mod arcee;
 mod aria_text;
 mod axk1;
+mod bart;
+mod bart_decoder;
 mod bart_style;
 mod bert;
 mod bert_style;
 mod biogpt;
 mod bitnet;
 mod blenderbot;
+mod blenderbot_small;
 mod bloom;
 mod codegen;
 mod cohere;
@@ -85,6 +88,7 @@ mod llama4;
 mod llama_style;
 mod m2m_100;
 mod marian;
+mod mbart;
 mod megatron_bert;
 mod mellum;
 mod mimo;
@@ -134,6 +138,7 @@ mod t5;
 mod t5_style;
 mod t5gemma;
 pub(crate) mod transformer_lens;
+mod trocr;
 mod umt5;
 mod vaultgemma;
 mod xglm;
@@ -264,6 +269,8 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &xglm::FAMILY,
     &openai_gpt::FAMILY,
     &diffllama::FAMILY,
+    &bart_decoder::FAMILY,
+    &trocr::FAMILY,
     &modernbert_decoder::FAMILY,
     &qwen2_vl::FAMILY,
     &qwen2_vl::FAMILY_2_5,

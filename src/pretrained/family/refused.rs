@@ -7,6 +7,10 @@ const TWO_ATTENTIONS: &str = "a block has two attentions, and here it has one";
 const STATE: &str = "a state that passes from token to token stands in for attention";
 const STREAM_SCALE: &str = "layers multiply the whole residual stream, and here they add to it";
 
+const CAPACITY: &str = "experts have no gates and take only so many tokens, so what a token gets depends on others";
+const BLOCKS_OF_KEYS: &str =
+    "attention is to blocks of keys, and to some keys drawn or made of others, and here masks are fixed";
+
 /// transformers' `model_type`s and what the names of their architectures begin with.
 const REFUSED: &[(&[&str], &[&str], &str)] = &[
     (&["gemma3n_text", "gemma3n"], &["Gemma3n"], STREAMS),
@@ -17,6 +21,8 @@ const REFUSED: &[(&[&str], &[&str], &str)] = &[
     (&["dots3_note", "dots3_note_text"], &["Dots3Note"], CHOSEN_KEYS),
     (&["minimax_m3_vl_text", "minimax_m3_vl"], &["MiniMaxM3"], CHOSEN_KEYS),
     (&["longcat_flash"], &["LongcatFlash"], TWO_ATTENTIONS),
+    (&["switch_transformers", "nllb-moe"], &["SwitchTransformers", "NllbMoe"], CAPACITY),
+    (&["bigbird_pegasus", "longt5"], &["BigBirdPegasus", "LongT5"], BLOCKS_OF_KEYS),
     (&["gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"], &["Gemma4"], STREAM_SCALE),
     (&["beam"], &["Beam"], STREAM_SCALE),
     (&["mamba", "mamba2", "falcon_mamba", "bamba"], &["Mamba", "FalconMamba", "Bamba"], STATE),
