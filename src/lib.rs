@@ -49,6 +49,7 @@ mod cache;
 pub mod circuits;
 mod component;
 pub mod config;
+pub mod dictionary_learning;
 mod error;
 mod format;
 pub mod generate;
@@ -76,8 +77,8 @@ pub mod view;
 pub mod weights;
 
 pub use analysis::{
-    AccumulateOptions, Answer, DecomposeOptions, FullOptions, HeadOptions, LensOptions, Mode, NeuronOptions,
-    NeuronResultOptions,
+    AccumulateOptions, Answer, DecomposeOptions, FeatureOptions, FullOptions, HeadOptions, LensOptions, Mode,
+    NeuronOptions, NeuronResultOptions,
 };
 pub use cache::ActivationCache;
 /// The tensors of every interface, in the version that this crate was built with.

@@ -8,6 +8,7 @@
 //! all edges by EAP, all runs included); `memory`, the largest memory so far over that of the weights; `bandwidth`, the rate in GB/s at
 //! which one sum reads 400 MB; `weights`, the MB that one position reads.
 //!
+//! `saes_relu B P` and `saes_topk B P` (a run with 12 dictionaries of 24,576 features);
 //! `generate B P N` (N tokens after P, greedily), `late P` (a token behind P positions: the mean of eight), `prefix P B N` (N tokens
 //! in each of B rows behind a prefix of P that is run once), `apart P B N` (the same B rows, each run by itself).
 
@@ -17,9 +18,10 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 use tch_lens::circuits::{Ablation, CircuitTask, EdgeMethod};
+use tch_lens::sae::{DictionaryConfig, DictionaryWeights, FeatureActivation, SaeOptions};
 use tch_lens::{
-    hook, patching, FullOptions, GenerateOptions, HeadOptions, HookedTransformer, KeyValueStore, Metric, ReturnType,
-    RunOptions, StepOptions,
+    hook, patching, Dictionary, FullOptions, GenerateOptions, HeadOptions, HookedTransformer, KeyValueStore, Metric,
+    ReturnType, RunOptions, StepOptions,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -28,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = HookedTransformer::from_pretrained(&folder)?;
     let _ = model.forward(tokens(1, 16))?;
     println!("first");
+    let mut spliced: Option<(String, HookedTransformer)> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -36,6 +39,18 @@ fn main() -> Result<(), Box<dyn Error>> {
             continue;
         }
         let numbers = words.iter().skip(1).map(|word| word.parse()).collect::<Result<Vec<i64>, _>>()?;
+        if let Some(kind) = words.first().and_then(|word| word.strip_prefix("saes_")) {
+            if spliced.as_ref().is_none_or(|(of, _)| of != kind) {
+                spliced = None;
+                spliced = Some((kind.into(), saes(&model, kind)?));
+            }
+            if let (Some((_, spliced)), [batch, pos]) = (&spliced, &numbers[..]) {
+                let start = Instant::now();
+                drop(spliced.forward(tokens(*batch, *pos))?);
+                println!("{}", start.elapsed().as_secs_f64() * 1e3);
+            }
+            continue;
+        }
         let cache = match (words.first(), &numbers[..]) {
             (Some(&("full" | "heads")), [batch, pos]) => Some(model.run_with_cache(tokens(*batch, *pos))?.1),
             _ => None,
@@ -146,6 +161,38 @@ fn prompts() -> (Tensor, Tensor) {
     let clean = tokens(2, 15);
     let corrupted = Tensor::cat(&[clean.narrow(1, 0, 1), clean.narrow(1, 1, 14) + 1], 1);
     (clean, corrupted)
+}
+
+/// The model with 12 dictionaries of 24,576 features at `resid_pre`: random directions, with biases at which 60 features of a token are
+/// active on average, or TopK 32.
+fn saes(model: &HookedTransformer, kind: &str) -> Result<HookedTransformer, Box<dyn Error>> {
+    let (_, cache) = model.run_with_cache_of(tokens(1, 128), "resid_pre")?;
+    let mut saes = Vec::new();
+    for layer in 0..model.config().n_layers {
+        let drawn = Tensor::randn([24576, 768], (Kind::Float, Device::Cpu));
+        let directions = &drawn / drawn.square().sum_dim_intlist([-1i64].as_slice(), true, Kind::Float).sqrt();
+        let point = hook::resid_pre(layer);
+        let (activation, bias) = match kind {
+            "topk" => (FeatureActivation::TopK(32), 0.0),
+            _ => {
+                let pre = cache.get(point)?.select(0, 0).matmul(&directions.tr()).flatten(0, -1);
+                (FeatureActivation::Relu, -pre.topk(60 * 128, 0, true, false).0.min().double_value(&[]))
+            }
+        };
+        let zeros = |n: i64| Tensor::zeros([n], (Kind::Float, Device::Cpu));
+        let weights = DictionaryWeights {
+            w_dec: directions.copy(),
+            w_enc: directions,
+            b_enc: zeros(24576) + bias,
+            b_dec: zeros(768),
+            w_skip: None,
+            threshold: None,
+            b_gate: None,
+            r_mag: None,
+        };
+        saes.push(Dictionary::new(DictionaryConfig::new(point, activation), weights)?);
+    }
+    Ok(model.with_saes(saes, SaeOptions::new())?)
 }
 
 /// So many of the most likely tokens, whatever they are.

@@ -1,6 +1,6 @@
 """Starts all peers, asks them in turns, and prints tables of ratios: medians of rounds, with their spread.
 
-Groups of measurements: start, graphs, sizes, layers, parts, sweeps, circuits, generation, llama.
+Groups of measurements: start, graphs, sizes, layers, parts, sweeps, circuits, generation, llama, sae.
 """
 
 import os
@@ -24,7 +24,8 @@ class Peer:
         if name == "ours":
             command = [ours, checkpoint]
         else:
-            command = [python, os.path.join(here, "peer.py"), name, checkpoint]
+            own = os.environ["PEERS_SAELENS"] if name == "saelens" else python
+            command = [own, os.path.join(here, "peer.py"), name, checkpoint]
             folder = {"tl39": "PEERS_TL39", "tl43": "PEERS_TL43"}.get(name)
             if folder and os.environ.get(folder):
                 environment["PYTHONPATH"] = os.environ[folder]
@@ -242,7 +243,20 @@ def graphs():
             row(f"graph of {nodes} nodes, {what}{budget}: difference of the sum of edges", (max(apart), 0), 0.001)
 
 
-GROUPS = {"start": start, "graphs": graphs, "sizes": sizes, "layers": layers, "parts": parts, "sweeps": sweeps, "circuits": circuits, "generation": generation, "llama": of_llama}
+def sae():
+    saelens = Peer("saelens")
+    for kind, what in [("relu", "ReLU, 60 features a token"), ("topk", "TopK 32")]:
+        line = f"saes_{kind} 1 128"
+        order = [(us, "forward 1 128"), (us, line), (saelens, "forward 1 128"), (saelens, line)]
+        times = in_turns(order)
+        over = {peer: [b - a for a, b in zip(times[peer, "forward 1 128"], times[peer, line])] for peer in (us, saelens)}
+        took = ", ".join(f"{peer.name} {median(t):.1f} (± {spread(t):.0f} %)" for peer, t in over.items())
+        print(f"12 SAEs of 24,576 features ({what}) over the bare pass at 1 x 128: {took}", flush=True)
+        row(f"12 SAEs of 24,576 features ({what}) over the bare pass / SAELens'", ratio(over, us, saelens), 0.5)
+    saelens.end()
+
+
+GROUPS = {"start": start, "graphs": graphs, "sizes": sizes, "layers": layers, "parts": parts, "sweeps": sweeps, "circuits": circuits, "generation": generation, "llama": of_llama, "sae": sae}
 chosen = sys.argv[5:] or list(GROUPS)
 unknown = [name for name in chosen if name not in GROUPS]
 if unknown:

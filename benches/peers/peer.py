@@ -35,7 +35,7 @@ if which == "transformers":
         return model.generate(ids, attention_mask=mask, do_sample=False, min_new_tokens=new, max_new_tokens=new, pad_token_id=0)
 
     cache = resid = None
-elif which == "tl39":
+elif which in ("tl39", "saelens"):
     from transformer_lens import HookedTransformer
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -44,6 +44,12 @@ elif which == "tl39":
     model = HookedTransformer.from_pretrained("gpt2", hf_model=hf, tokenizer=AutoTokenizer.from_pretrained(folder))
     del hf
     forward = model
+    if which == "saelens":
+        from sae_lens import HookedSAETransformer
+
+        model.__class__ = HookedSAETransformer
+        model.add_hook_in_to_mlp = lambda *_: None
+        model.acts_to_saes = {}
 elif which == "tl43":
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -144,6 +150,30 @@ if which != "transformers":
         return took
 
 
+def saes(kind):
+    """12 SAEs at resid_pre: random directions, with biases at which 60 features of a token are active on average (or TopK 32)."""
+    from sae_lens import SAE, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
+
+    ids = tokens(1, 128)
+    _, activations = model.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_resid_pre"))
+    made = []
+    for layer in range(12):
+        name = f"blocks.{layer}.hook_resid_pre"
+        sizes = dict(d_in=768, d_sae=24576, dtype="float32", device="cpu")
+        sae = StandardSAE(StandardSAEConfig(**sizes)) if kind == "relu" else TopKSAE(TopKSAEConfig(k=32, **sizes))
+        sae.cfg.metadata.hook_name = name
+        directions = torch.nn.functional.normalize(torch.randn(24576, 768), dim=-1)
+        sae.W_enc.data, sae.W_dec.data = directions.T.contiguous(), directions.clone()
+        pre = activations[name][0] @ sae.W_enc.data
+        if kind == "relu":
+            sae.b_enc.data.fill_(-pre.flatten().topk(60 * 128).values[-1])
+        made.append(sae)
+    return made
+
+
+made = {}
+
+
 def product(x, w):
     """GFLOP/s: the median of five, by the faster library."""
 
@@ -174,6 +204,13 @@ for line in sys.stdin:
         print(with_parts(eap), flush=True)
         continue
     size = [int(n) for n in size]
+    if what.startswith("saes_"):
+        kind = what.removeprefix("saes_")
+        if kind not in made:
+            made.clear()
+            made[kind] = saes(kind)
+        print(1e3 * seconds(lambda: model.run_with_saes(tokens(*size), saes=made[kind])), flush=True)
+        continue
     if what == "generate":
         print(1e3 * seconds(lambda: generate(tokens(*size[:2]), size[2])), flush=True)
         continue

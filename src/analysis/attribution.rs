@@ -7,7 +7,7 @@ use super::frozen_head::FrozenHead;
 use super::frozen_norm::FrozenNorm;
 use super::interventions;
 use super::labelled::{Additive, LabelledTensor, Quantity};
-use super::options::{FullOptions, HeadOptions, NeuronOptions};
+use super::options::{FeatureOptions, FullOptions, HeadOptions, NeuronOptions};
 use super::readout::Readout;
 use super::recipe::{Recipe, RowValues, StackOptions};
 use super::row_form::{Directions, RowForm};
@@ -82,6 +82,8 @@ pub enum Attributed<'a> {
     Neurons(NeuronOptions),
     /// All that there is.
     Full(FullOptions),
+    /// Each feature of the run's dictionaries.
+    Features(FeatureOptions),
 }
 
 impl<'a> From<&'a ResidualStack> for Attributed<'a> {
@@ -108,13 +110,19 @@ impl From<FullOptions> for Attributed<'_> {
     }
 }
 
+impl From<FeatureOptions> for Attributed<'_> {
+    fn from(options: FeatureOptions) -> Self {
+        Attributed::Features(options)
+    }
+}
+
 impl ActivationCache {
     /// How much each row adds to the answer's logit: direct logit attribution, `[component, batch, pos]`.
     ///
     /// Each row passes through the linear part of the last norm at the scale that it had in the run, and is projected onto the
     /// answer's column of `W_U`: `attr = (x − mean) / scale · w · W_U[:, answer]`. The neurons of a prediction head are linear at their
-    /// gates `act(x) / x` and their norm's scale in the run, and what their biases add is a constant, `head`. Given [`HeadOptions`], [`NeuronOptions`] or
-    /// [`FullOptions`] in place of a stack, rows are projected without being formed, which needs neither `[…, heads, d_model]` nor
+    /// gates `act(x) / x` and their norm's scale in the run, and what their biases add is a constant, `head`. Given [`HeadOptions`], [`NeuronOptions`],
+    /// [`FeatureOptions`] or [`FullOptions`] in place of a stack, rows are projected without being formed, which needs neither `[…, heads, d_model]` nor
     /// `[…, d_mlp, d_model]`.
     ///
     /// # Errors
@@ -138,6 +146,9 @@ impl ActivationCache {
                 self.refuse_without_neurons()?;
                 let recipe = Recipe::Neurons { neurons, incl_remainder };
                 self.attribute(&recipe, StackOptions { target, apply_ln, window, project }, &answer)
+            }
+            Attributed::Features(FeatureOptions { target, apply_ln, window, project }) => {
+                self.attribute(&Recipe::Features, StackOptions { target, apply_ln, window, project }, &answer)
             }
             Attributed::Full(FullOptions { target, apply_ln, window, expand_neurons, project }) => {
                 let recipe = Recipe::Full { expand_neurons };

@@ -6,6 +6,7 @@
 //! | what does the model believe after each layer? | [`accumulated_resid`](crate::ActivationCache::accumulated_resid), [`logit_lens`](crate::ActivationCache::logit_lens) |
 //! | what did each head write? | [`stack_head_results`](crate::ActivationCache::stack_head_results) |
 //! | what did each neuron write? | [`stack_neuron_results`](crate::ActivationCache::stack_neuron_results), [`get_neuron_results`](crate::ActivationCache::get_neuron_results) |
+//! | what did each feature of a dictionary write? | [`stack_feature_results`](crate::ActivationCache::stack_feature_results) |
 //! | what is the stream made of, to the last part? | [`get_full_resid_decomposition`](crate::ActivationCache::get_full_resid_decomposition) |
 //! | who pushes towards this answer? | [`logit_attrs`](crate::ActivationCache::logit_attrs) |
 //!
@@ -15,6 +16,7 @@
 
 mod answer;
 mod attribution;
+mod features;
 pub(crate) mod frozen_head;
 pub(crate) mod frozen_norm;
 mod full;
@@ -40,7 +42,7 @@ pub use attribution::{Attributed, Attribution, LogitShares};
 pub use labelled::LabelledTensor;
 pub use lens::{LikelyTokens, LogitLens, Logits, Ranks};
 pub use options::{
-    AccumulateOptions, DecomposeOptions, FullOptions, HeadOptions, LensOptions, Mode, NeuronOptions,
+    AccumulateOptions, DecomposeOptions, FeatureOptions, FullOptions, HeadOptions, LensOptions, Mode, NeuronOptions,
     NeuronResultOptions, Scale,
 };
 pub use ranking::Ranking;

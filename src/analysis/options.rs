@@ -124,6 +124,16 @@ pub struct NeuronResultOptions {
     pub(crate) project: Option<Tensor>,
 }
 
+/// What [`stack_feature_results`](crate::ActivationCache::stack_feature_results) is asked, and, given to
+/// [`logit_attrs`](crate::ActivationCache::logit_attrs) in place of a stack, an attribution by features of dictionaries.
+#[derive(Debug, Default)]
+pub struct FeatureOptions {
+    pub(crate) target: Target,
+    pub(crate) apply_ln: bool,
+    pub(crate) window: WindowOptions,
+    pub(crate) project: Option<Tensor>,
+}
+
 /// What [`get_full_resid_decomposition`](crate::ActivationCache::get_full_resid_decomposition) is asked, and, given to
 /// [`logit_attrs`](crate::ActivationCache::logit_attrs) in place of a stack, an attribution by everything.
 #[derive(Debug)]
@@ -235,10 +245,10 @@ macro_rules! setting {
     };
 }
 
-setting!(window: DecomposeOptions, AccumulateOptions, LensOptions, HeadOptions, NeuronOptions, NeuronResultOptions, FullOptions);
-setting!(target: DecomposeOptions, AccumulateOptions, LensOptions, HeadOptions, NeuronOptions, FullOptions);
-setting!(apply_ln: DecomposeOptions, AccumulateOptions, HeadOptions, NeuronOptions, FullOptions);
+setting!(window: DecomposeOptions, AccumulateOptions, LensOptions, HeadOptions, NeuronOptions, NeuronResultOptions, FullOptions, FeatureOptions);
+setting!(target: DecomposeOptions, AccumulateOptions, LensOptions, HeadOptions, NeuronOptions, FullOptions, FeatureOptions);
+setting!(apply_ln: DecomposeOptions, AccumulateOptions, HeadOptions, NeuronOptions, FullOptions, FeatureOptions);
 setting!(incl_mid: AccumulateOptions, LensOptions);
 setting!(neurons: NeuronOptions, NeuronResultOptions);
 setting!(incl_remainder: HeadOptions, NeuronOptions);
-setting!(project: HeadOptions, NeuronOptions, NeuronResultOptions, FullOptions);
+setting!(project: HeadOptions, NeuronOptions, NeuronResultOptions, FullOptions, FeatureOptions);

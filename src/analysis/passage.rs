@@ -26,6 +26,11 @@ impl Written {
         }
     }
 
+    /// Before the sublayer of this number.
+    pub(crate) fn before(number: usize) -> Self {
+        Written(number.saturating_sub(1))
+    }
+
     /// By a sublayer.
     pub(crate) fn by(layer: usize, sublayer: Sublayer) -> Self {
         Written(3 * layer + sublayer as usize + 1)

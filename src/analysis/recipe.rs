@@ -24,6 +24,8 @@ pub(crate) enum Recipe {
     Neurons { neurons: Slice, incl_remainder: bool },
     /// Heads, neurons (or whole MLPs), embeddings and biases.
     Full { expand_neurons: bool },
+    /// Features of dictionaries, and what sublayers without one write.
+    Features,
 }
 
 /// Rows with what they are: `[row, batch, pos, last]`.
@@ -57,7 +59,7 @@ impl Recipe {
     pub(crate) fn is_complete(&self) -> bool {
         match self {
             Recipe::Heads { incl_remainder } | Recipe::Neurons { incl_remainder, .. } => *incl_remainder,
-            Recipe::Full { .. } => true,
+            Recipe::Full { .. } | Recipe::Features => true,
         }
     }
 
@@ -67,7 +69,7 @@ impl Recipe {
         let mut components = Vec::new();
         let mut rows = Vec::new();
         let passage = Passage::of(view, reach)?;
-        let has_heads = !matches!(self, Recipe::Neurons { .. });
+        let has_heads = !matches!(self, Recipe::Neurons { .. } | Recipe::Features);
         let attentions = reach.sublayers(view.model().config()).filter(|(_, sublayer)| sublayer.is_attention());
         for (layer, sublayer) in attentions.filter(|_| has_heads) {
             components.extend(view.head_components(layer, sublayer));
@@ -77,7 +79,7 @@ impl Recipe {
         let neurons = match self {
             Recipe::Neurons { neurons, .. } => Some(neurons),
             Recipe::Full { expand_neurons: true } => Some(&Slice::All),
-            Recipe::Heads { .. } | Recipe::Full { expand_neurons: false } => None,
+            Recipe::Heads { .. } | Recipe::Full { expand_neurons: false } | Recipe::Features => None,
         };
         for layer in 0..neurons.map_or(0, |_| reach.mlp_layers) {
             if let Some(neurons) = neurons {
@@ -85,6 +87,11 @@ impl Recipe {
                 let written = Written::by(layer, Sublayer::Mlp);
                 rows.push(passage.rows(written, form, |form| view.neuron_rows(layer, neurons, form))?);
             }
+        }
+        if let Recipe::Features = self {
+            let features = view.feature_rows(reach, &passage, form)?;
+            components.extend(features.components);
+            rows.extend(features.rows);
         }
         if let Recipe::Full { expand_neurons } = self {
             let mlps = (0..if *expand_neurons { 0 } else { reach.mlp_layers })
@@ -114,6 +121,14 @@ impl Recipe {
             Recipe::Full { expand_neurons } => {
                 if interventions::breaks(interventions::Parts { heads: true, neurons: *expand_neurons }, view, reach)? {
                     let missing = form.rows(&view.stream(reach)?)?.f_sub(&rows.sum()?)?;
+                    rows.intervene(&missing)?;
+                }
+            }
+            Recipe::Features => {
+                // What hooks changed in the stream, and what norms of the stream add.
+                let missing = form.rows(&view.stream(reach)?)?.f_sub(&rows.sum()?)?;
+                let parts = interventions::Parts { heads: false, neurons: false };
+                if interventions::breaks(parts, view, reach)? || passage.adds() {
                     rows.intervene(&missing)?;
                 }
             }

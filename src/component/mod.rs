@@ -10,6 +10,8 @@ pub(crate) use sublayer::Sublayer;
 pub(crate) use target::Reach;
 pub use target::Target;
 
+use crate::hook::{HookPoint, Site};
+
 /// The component of the model that a row of a stack belongs to. Prints as TransformerLens' label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Component {
@@ -55,6 +57,22 @@ pub enum Component {
         /// The neuron.
         neuron: usize,
     },
+    /// `L3F100`: a feature of the dictionary that reconstructs what the MLP of layer 3 writes; `L3F100.attn_out` of another one, and
+    /// `L3F100→5` what a feature of a cross-layer transcoder writes to another layer.
+    Feature {
+        /// The activation that its dictionary reconstructs.
+        hook: HookPoint,
+        /// The feature.
+        feature: usize,
+        /// The later activation to which it writes, of a cross-layer transcoder.
+        to: Option<HookPoint>,
+    },
+    /// `3_mlp_out_bias`: `b_dec` of the dictionary that reconstructs this activation.
+    DictionaryBias(HookPoint),
+    /// `3_mlp_out_skip`: what its skip connection adds.
+    DictionarySkip(HookPoint),
+    /// `3_mlp_out_error`: what its features, bias and skip connection leave out of what flowed on.
+    DictionaryError(HookPoint),
     /// `bias`: the sum of all biases that were added to the stream.
     Bias,
     /// `remainder`: the stream minus all other rows.
@@ -87,6 +105,10 @@ impl Component {
             | Component::ResidPre(layer)
             | Component::ResidMid(layer)
             | Component::ResidMidCross(layer) => Some(*layer),
+            Component::Feature { hook, .. }
+            | Component::DictionaryBias(hook)
+            | Component::DictionarySkip(hook)
+            | Component::DictionaryError(hook) => hook.layer(),
             _ => None,
         }
     }
@@ -112,7 +134,31 @@ impl fmt::Display for Component {
             Component::ResidPre(layer) => f.pad(&format!("{layer}_pre")),
             Component::ResidMid(layer) => f.pad(&format!("{layer}_mid")),
             Component::ResidMidCross(layer) => f.pad(&format!("{layer}_mid_cross")),
+            Component::Feature { hook, feature, to } => {
+                let place = match hook.site() {
+                    Site::MlpOut | Site::MlpHookOut => String::new(),
+                    site => format!(".{}", short_name(site)),
+                };
+                let to = to.and_then(HookPoint::layer).map_or(String::new(), |layer| format!("→{layer}"));
+                f.pad(&format!("L{}F{feature}{place}{to}", hook.layer().unwrap_or(0)))
+            }
+            Component::DictionaryBias(hook) => f.pad(&format!("{}_bias", place_name(*hook))),
+            Component::DictionarySkip(hook) => f.pad(&format!("{}_skip", place_name(*hook))),
+            Component::DictionaryError(hook) => f.pad(&format!("{}_error", place_name(*hook))),
             Component::Group(name) => f.pad(name),
         }
+    }
+}
+
+/// A site's name without its `hook_`.
+fn short_name(site: Site) -> &'static str {
+    site.name().strip_prefix("hook_").unwrap_or(site.name())
+}
+
+/// A layer and what is there: `3_mlp_out`.
+fn place_name(hook: HookPoint) -> String {
+    match hook.layer() {
+        Some(layer) => format!("{layer}_{}", short_name(hook.site())),
+        None => short_name(hook.site()).into(),
     }
 }

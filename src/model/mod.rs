@@ -46,8 +46,8 @@ use tch::{Device, Kind};
 pub use encoder_output::EncoderOutput;
 pub use key_value_store::KeyValueStore;
 
-use crate::hook::all_points;
-use crate::sae::Splices;
+use crate::hook::{all_points, HookPoint};
+use crate::sae::{Splice, Splices};
 use crate::{Config, Result};
 
 /// The bare network: a shape, weights, and the forward pass over them. It is one stack of blocks, with what stands before and after
@@ -116,6 +116,11 @@ impl Transformer {
         let mut config = self.config().clone();
         splices.attach_to(&mut config);
         Transformer { config: Arc::new(config), splices, ..self.clone() }
+    }
+
+    /// The activations that dictionaries reconstruct, in the order in which these were attached.
+    pub(crate) fn spliced_points(&self) -> Vec<HookPoint> {
+        self.splices.iter().map(Splice::hook_out).collect()
     }
 
     pub(crate) fn splices(&self) -> &Splices {

@@ -130,7 +130,7 @@ pub struct Dictionary {
     pub(super) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Inner {
     pub(super) config: DictionaryConfig,
     pub(super) w_enc: SharedTensor,
@@ -149,7 +149,7 @@ pub(super) struct Inner {
     pub(super) decoder_norms: Option<SharedTensor>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Gate {
     pub(super) b_gate: SharedTensor,
     pub(super) r_mag: SharedTensor,
@@ -353,6 +353,13 @@ impl Dictionary {
         };
         let outputs = vec![(config.hook_out, Decoder::Memory(w_dec.f_div(&norms)?.into()))];
         Dictionary::with_decoders(config.clone(), encoder, outputs)
+    }
+
+    /// The dictionary with the name of the model that it was trained on.
+    pub fn named(&self, model: impl Into<String>) -> Self {
+        let inner = &self.inner;
+        let config = DictionaryConfig { model_name: Some(model.into()), ..inner.config.clone() };
+        Dictionary { inner: Arc::new(Inner { config, ..Inner::clone(inner) }) }
     }
 
     /// Where it reads and writes, and what it computes.

@@ -80,10 +80,7 @@ impl Dictionary {
         let size = acts.size();
         self.check_features(&size)?;
         let leading = size.get(..size.len() - 1).unwrap_or_default();
-        let acts = match &self.inner.decoder_norms {
-            Some(norms) => acts.f_div(norms)?,
-            None => acts.shallow_clone(),
-        };
+        let acts = self.unscaled(acts)?;
         let bias = (output == 0).then_some(&*self.inner.b_dec);
         let sum = self.decoder(output)?.sum(&acts.f_reshape([-1, self.d_sae() as i64])?, bias)?;
         Ok(sum.f_reshape(shape(leading, self.d_out()))?)
@@ -259,6 +256,14 @@ impl Dictionary {
         }
         let (values, features) = best.ok_or(Error::Internal("a dictionary without features"))?;
         Ok((if by_size { values } else { values.f_relu()? }, features))
+    }
+
+    /// Activations, `[…, feature]`, divided by the decoder's norms where they were multiplied by them.
+    pub(crate) fn unscaled(&self, acts: &Tensor) -> Result<Tensor> {
+        match &self.inner.decoder_norms {
+            Some(norms) => Ok(acts.f_div(norms)?),
+            None => Ok(acts.shallow_clone()),
+        }
     }
 
     /// Sparse activations, divided by the decoder's norms where they were multiplied by them.

@@ -55,6 +55,15 @@ impl InputNormalization {
 }
 
 impl Undo {
+    /// A part of the reconstruction in the activation's own scale: `[…, d]`.
+    pub(crate) fn scale(&self, part: Tensor) -> Result<Tensor> {
+        match self {
+            Undo::Nothing => Ok(part),
+            Undo::Affine { scale, .. } => Ok(part.f_mul(scale)?),
+            Undo::Divide(factor) => Ok(part.f_div(factor)?),
+        }
+    }
+
     /// The reconstruction in the activation's own scale.
     pub(crate) fn apply(&self, recons: Tensor) -> Result<Tensor> {
         match self {

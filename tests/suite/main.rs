@@ -21,6 +21,8 @@ mod circuits;
 mod config_bounds;
 mod config_fields;
 mod dictionaries;
+mod dictionary_errors;
+mod dictionary_runs;
 mod documentation;
 mod encoder_decoders;
 mod equivalents;

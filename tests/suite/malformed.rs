@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use tch_lens::{Error, FormatError, HookedTransformer, LoadOptions};
+use tch_lens::{hook, DictionaryOptions, Error, FormatError, HookedTransformer, LoadOptions};
 
 fn fixture(name: &str) -> PathBuf {
     crate::common::fixtures().join("torch_files").join(name)
@@ -36,7 +36,12 @@ impl Folder {
     fn open_with(&self, file: &str, bytes: &[u8]) -> Option<String> {
         std::fs::write(self.0.path().join(file), bytes).unwrap();
         let start = Instant::now();
-        let opened = LoadOptions::new().open(self.0.path());
+        let opened = match file {
+            "params.npz" => DictionaryOptions::new().hook_in(hook::resid_post(0)).open(self.0.path()).map(drop),
+            "cfg.json" | "sae_weights.safetensors" => DictionaryOptions::new().open(self.0.path()).map(drop),
+            "config.yaml" => DictionaryOptions::new().open_set(self.0.path()).map(drop),
+            _ => LoadOptions::new().open(self.0.path()).map(drop),
+        };
         assert!(start.elapsed() < Duration::from_secs(60), "{file} took {:?}", start.elapsed());
         opened.err().map(|error| error.to_string())
     }
@@ -193,6 +198,23 @@ fn changed_torch_files() {
     let own = ["gpt2_zip", "gpt2_legacy"].map(|folder| fixture(folder).join("pytorch_model.bin"));
     seeds.extend(own);
     changed("gpt2_zip", "pytorch_model.bin", &seeds);
+}
+
+/// The files of dictionaries.
+#[test]
+fn changed_dictionaries() {
+    let sae = crate::common::fixtures().join("sae");
+    let npz = sae.join("gemma_scope_res/layer_1/width_16k/average_l0_8");
+    let sets = crate::common::fixtures().join("circuit_tracer/toy_plt");
+    let with = |target: &str, own: PathBuf| seeds(target).into_iter().chain([own]).collect::<Vec<_>>();
+    changed_in(&Folder::at(&npz), "params.npz", &with("npz", npz.join("params.npz")), 300);
+    changed_in(&Folder::at(&sets), "config.yaml", &with("yaml", sets.join("config.yaml")), 200);
+    let folder = Folder(tempfile::tempdir().unwrap());
+    let standard = sae.join("toy_standard");
+    for file in ["cfg.json", "sae_weights.safetensors"] {
+        std::fs::copy(standard.join(file), folder.0.path().join(file)).unwrap();
+    }
+    changed_in(&folder, "cfg.json", &[standard.join("cfg.json")], 200);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod exam;
 mod folder;
 mod language;
 mod lessons;
+mod transcoders;
 mod vocabulary;
 
 use std::error::Error;
@@ -35,7 +36,8 @@ Trains the toy model and examines it on what it never saw
   --steps N      steps of training (default: 6000)
   --seed N       of the weights and of the texts (default: 1)
   --threads N    one, so that the order of sums, and with it the model, does not depend on the machine's cores (default: 1)
-  --out FOLDER   the folder to write (default: models/toy)";
+  --out FOLDER   the folder to write (default: models/toy, or models/toy-transcoders)
+  --transcoders  trains the transcoders of the toy model instead, in 900 steps unless said otherwise";
 
 struct Options {
     steps: usize,
@@ -66,14 +68,17 @@ const ENOUGH: f64 = 0.95;
 
 fn main() -> Result<(), Box<dyn Error>> {
     tch_lens::tune_allocator();
+    let mut transcoders = false;
+    let (mut steps, mut out) = (None, None);
     let mut options = Options { steps: 6000, seed: 1, threads: 1, out: "models/toy".into() };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
-            Long("steps") => options.steps = arguments.value()?.parse()?,
+            Long("steps") => steps = Some(arguments.value()?.parse()?),
             Long("seed") => options.seed = arguments.value()?.parse()?,
             Long("threads") => options.threads = arguments.value()?.parse()?,
-            Long("out") => options.out = arguments.value()?.into(),
+            Long("out") => out = Some(PathBuf::from(arguments.value()?)),
+            Long("transcoders") => transcoders = true,
             Short('h') | Long("help") => {
                 println!("{HELP}");
                 return Ok(());
@@ -82,6 +87,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     tch::set_num_threads(options.threads);
+    if transcoders {
+        let out = out.unwrap_or_else(|| "models/toy-transcoders".into());
+        return transcoders::train(steps.unwrap_or(900), options.seed, &out);
+    }
+    options.steps = steps.unwrap_or(options.steps);
+    options.out = out.unwrap_or(options.out);
     let tokenizer = Tokenizer::from_bytes(
         vocabulary::tokenizer().to_string().as_bytes(),
         Some(vocabulary::tokenizer_config(N_CTX).to_string().as_bytes()),

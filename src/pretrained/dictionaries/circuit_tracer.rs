@@ -10,15 +10,15 @@ use crate::hook::{whole, HookPoint, Place};
 use crate::sae::{Decoder, Dictionary, DictionaryConfig, DictionarySet, Encoder, FeatureActivation};
 use crate::{Error, Result};
 
-const CONFIG: &str = "config.yaml";
+pub(super) const CONFIG: &str = "config.yaml";
 
 /// What `config.yaml` says.
-struct Config {
+pub(super) struct Config {
     model_name: Option<String>,
     hook_in: String,
     hook_out: String,
     cross_layer: bool,
-    scan: Option<String>,
+    pub(super) scan: Option<String>,
 }
 
 /// Fields that change nothing in what is computed.
@@ -28,6 +28,11 @@ const HARMLESS: &[&str] =
 impl Config {
     fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        Config::parse(&bytes, path)
+    }
+
+    /// The configuration in these bytes of the file at `path`.
+    pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         let malformed = |what: String| Error::malformed(path, what);
         let mut config = Config {
             model_name: None,
@@ -37,7 +42,7 @@ impl Config {
             scan: None,
         };
         let mut kind = None;
-        for (key, value) in yaml::read(&bytes).map_err(|what| Error::malformed(path, what))? {
+        for (key, value) in yaml::read(bytes).map_err(|what| Error::malformed(path, what))? {
             let scalar = match value {
                 yaml::Value::Scalar(text) => text,
                 yaml::Value::List(_) if key == "scan" => continue,
@@ -125,6 +130,11 @@ fn count(folder: &Path, prefix: &str) -> Result<usize> {
 fn transcoder(folder: &Path, config: &Config, layer: usize, options: &DictionaryOptions) -> Result<Dictionary> {
     let path = folder.join(format!("layer_{layer}.safetensors"));
     let tensors = Tensors::open(&path, safetensors::entries, options)?;
+    of_tensors(tensors, config, layer)
+}
+
+/// One layer of a transcoder set from the tensors of its file.
+pub(super) fn of_tensors(tensors: Tensors, config: &Config, layer: usize) -> Result<Dictionary> {
     let threshold = tensors.get("activation_function.threshold")?;
     let activation = if threshold.is_some() { FeatureActivation::JumpRelu } else { FeatureActivation::Relu };
     let encoder = Encoder {

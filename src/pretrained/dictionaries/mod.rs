@@ -12,5 +12,8 @@ mod options;
 mod saelens;
 mod sparsify;
 mod tensors;
+#[cfg(feature = "toy")]
+mod toy;
+mod write;
 
 pub use self::options::DictionaryOptions;

@@ -38,6 +38,12 @@ impl<'a> Tensors<'a> {
         Ok(Tensors { checkpoint, path: path.into(), options, asked: RefCell::default() })
     }
 
+    /// The tensors of a checkpoint in memory; `path` is its name in errors.
+    #[cfg(feature = "toy")]
+    pub(super) fn of(checkpoint: Checkpoint, path: &Path, options: &'a DictionaryOptions) -> Self {
+        Tensors { checkpoint: Arc::new(checkpoint), path: path.into(), options, asked: RefCell::default() }
+    }
+
     /// An error about this file.
     pub(super) fn malformed(&self, what: impl Into<String>) -> Error {
         Error::malformed(&self.path, what.into())
