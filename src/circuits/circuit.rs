@@ -107,7 +107,7 @@ impl Circuit {
     ///
     /// # Errors
     ///
-    /// [`Error::NoCircuitPart`] for a node that the model does not have, or that does not write; [`Error::OptionValue`] for a dimension that
+    /// [`Error::NoCircuitPart`] for a node that the model does not have, or that does not write; [`Error::Setting`] for a dimension that
     /// the stream does not have.
     pub fn with_dimensions(&self, node: CircuitNode, kept: impl IntoIterator<Item = usize>) -> Result<Self> {
         let (sender, d_model) = (self.graph.sender_index(node)?, self.graph.d_model);

@@ -305,7 +305,7 @@ impl NodeScores {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] where there are fewer dimensions.
+    /// [`Error::Setting`] where there are fewer dimensions.
     pub fn top_n_dimensions(&self, n: usize) -> Result<Circuit> {
         let dimensions = (self.graph.n_senders() - 1) * self.graph.d_model;
         if n > dimensions {

@@ -39,7 +39,7 @@ impl HookedEncoderDecoder {
     ///
     /// # Errors
     ///
-    /// Those of [`generate`](Self::generate); [`Error::OptionValue`] for several samples.
+    /// Those of [`generate`](Self::generate); [`Error::Setting`] for several samples.
     pub fn generate_text(&self, input: &str, options: &GenerateOptions) -> Result<String> {
         if options.n_samples() > 1 {
             return Err(Error::option_value("samples", options.n_samples(), "one text has one sample: use `generate`"));

@@ -92,7 +92,7 @@ impl HookedEncoderDecoder {
     ///
     /// # Errors
     ///
-    /// [`TokenizerError::NoTokenizer`](crate::TokenizerError::NoTokenizer).
+    /// [`TokenizerError::Missing`](crate::TokenizerError::Missing).
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.decoder.tokenizer()
     }
@@ -128,7 +128,7 @@ impl HookedEncoderDecoder {
     ///
     /// # Errors
     ///
-    /// [`TokenizerError::NoTokenizer`](crate::TokenizerError::NoTokenizer) and those of the tokenizer for texts; [`Error::Shape`] for other tensors.
+    /// [`TokenizerError::Missing`](crate::TokenizerError::Missing) and those of the tokenizer for texts; [`Error::Shape`] for other tensors.
     pub fn to_tokens(&self, input: impl Into<Input>) -> Result<Tokens> {
         match input.into() {
             Input::Texts(texts) => {

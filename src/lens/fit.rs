@@ -83,7 +83,7 @@ impl JacobianLens {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongInput`] for no prompts, and for one with too few tokens, which is named; [`Error::OptionValue`];
+    /// [`Error::WrongInput`] for no prompts, and for one with too few tokens, which is named; [`Error::Setting`];
     /// [`Error::LayerOutOfRange`]; those of [`HookedTransformer::run`].
     pub fn fit<I: Into<Input>>(
         model: &HookedTransformer,

@@ -181,7 +181,7 @@ impl JacobianLens {
     /// # Errors
     ///
     /// Those of [`JacobianLens::directions`]; [`Error::WrongInput`] for two tokens with the same direction, and without layers;
-    /// [`Error::OptionValue`] for a strength that is not finite.
+    /// [`Error::Setting`] for a strength that is not finite.
     pub fn swap<L: Into<Layer>>(
         &self,
         one: impl Into<OutputTokens>,

@@ -112,7 +112,7 @@ impl ProbeData {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`]; [`Error::WrongInput`] for fewer than two groups, a control whose labels are all the same, as where all examples are
+    /// [`Error::Setting`]; [`Error::WrongInput`] for fewer than two groups, a control whose labels are all the same, as where all examples are
     /// of one token, and where the logistic fit does not converge.
     pub fn fit(&self, options: &ProbeOptions) -> Result<ProbeResult> {
         options.check()?;

@@ -157,7 +157,7 @@ impl SteeringVector {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for a scale that is not finite.
+    /// [`Error::Setting`] for a scale that is not finite.
     pub fn patch(&self, scale: f64) -> Result<Patch> {
         if !scale.is_finite() {
             return Err(Error::option_value("scale", scale, "it must be a finite number"));
@@ -169,7 +169,7 @@ impl SteeringVector {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for a scale that is not finite.
+    /// [`Error::Setting`] for a scale that is not finite.
     pub fn hooks(&self, scale: f64, positions: impl Into<Positions>) -> Result<Hooks<'static>> {
         Ok(Hooks::new().patch(self.point, self.patch(scale)?.pos(positions)))
     }
