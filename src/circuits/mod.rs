@@ -9,6 +9,7 @@
 //! | how important is each edge? | [`CircuitTask::edge_scores`], by an [`EdgeMethod`]: EAP, EAP-IG, exact, … |
 //! | how important is each node, each dimension that it writes? | [`CircuitTask::node_scores`] |
 //! | which edges are the circuit? | [`EdgeScores::top_n`], [`EdgeScores::greedy`], [`EdgeScores::above`] |
+//! | which nodes, which dimensions of them? | [`NodeScores::top_n`], [`NodeScores::top_n_dimensions`] |
 //! | what does the model do with these edges alone? | [`CircuitTask::metric_of`], [`CircuitTask::faithfulness`] |
 //! | is something missing, is something superfluous? | [`CircuitTask::completeness`], [`CircuitTask::minimality`] |
 //! | how good are scores, over all sizes? | [`CircuitTask::faithfulness_curve`]: CPR and CMD of the MIB benchmark; [`EdgeScores::auroc`] |

@@ -26,6 +26,8 @@
 //! large as the memory budget allows ([`PatchingOptions::budget`]). Keys and values are patched by key-value head.
 
 mod axes;
+mod base;
+mod batch;
 mod groups;
 mod index;
 mod map;

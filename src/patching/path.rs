@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use tch::Tensor;
 
 use super::axes::MapAxis;
+use super::base::{aligned, shape};
+use super::batch::tiled;
 use super::groups::Resume;
 use super::map::{MetricMap, Swept};
-use super::sweep::{aligned, resolved, shape, tiled, Budget, Sweep, Write};
+use super::sweep::{resolved, Budget, Sweep, Write};
 use super::{PatchIndex, PatchingOptions};
 use crate::cache::ActivationCache;
 use crate::hook::{self, HookName, HookPart, HookPoint, Place, Site};

@@ -4,19 +4,17 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
+use super::base::{aligned, shape, Base};
 use super::groups::{chunks, Resume};
 use super::map::Swept;
 use super::PatchingOptions;
 use crate::cache::ActivationCache;
-use crate::config::AttentionDir;
-use crate::hook::{HookName, HookPart, HookPoint, Place, Site};
-use crate::hooked_transformer::{HookedTransformer, RunOptions};
-use crate::metric::{Metric, MetricValues, ResolvedMetric};
-use crate::model::KeyValueStore;
-use crate::run::{Hooks, Part, Selected};
+use crate::hook::{HookName, HookPart, HookPoint, Site};
+use crate::hooked_transformer::HookedTransformer;
+use crate::metric::{Metric, ResolvedMetric};
+use crate::run::Selected;
 use crate::tensor::columns::Columns;
 use crate::text::input::Tokens;
-use crate::text::positions::Positions;
 use crate::{Error, HookFailure, Result};
 
 /// The metric of the corrupted run with each of the patches, whose values are those of the clean cache.
@@ -67,90 +65,10 @@ pub(super) struct Write {
     pub(super) value: Tensor,
 }
 
-/// The run that is patched.
-pub(super) struct Base {
-    pub(super) cache: ActivationCache,
-    /// At the metric's positions: `[batch, pos, d_vocab_out]`.
-    logits: Tensor,
-    /// What runs that start behind some positions continue; absent where they cannot.
-    store: Option<KeyValueStore>,
-}
-
-impl Base {
-    fn run(
-        model: &HookedTransformer,
-        tokens: &Tokens,
-        metric: &Metric<'_>,
-        kept: Vec<HookPoint>,
-        shares_prefix: bool,
-    ) -> Result<Self> {
-        let causal = model.config().attention_dir() == AttentionDir::Causal;
-        let (batch, pos) = shape(tokens);
-        let mut store = match causal && tokens.mask.is_none() && shares_prefix && pos > 1 {
-            true => Some(KeyValueStore::with_all_positions(model, batch as usize, pos as usize)?),
-            false => None,
-        };
-        let run = RunOptions::new().cache(kept).logits_at(metric.positions().clone());
-        let run = match &mut store {
-            Some(store) => run.past(store),
-            None => run,
-        };
-        let mut output = model.run(tokens.clone(), run)?;
-        let logits = output.take_logits()?;
-        Ok(Base { cache: output.cache, logits, store })
-    }
-}
-
-/// The rows and positions of tokens.
-pub(super) fn shape(tokens: &Tokens) -> (i64, i64) {
-    let size = tokens.ids.size();
-    (size.first().copied().unwrap_or(0), size.get(1).copied().unwrap_or(0))
-}
-
-/// The clean activation of each point, as large as that of the base run.
-pub(super) fn aligned(
-    clean: &ActivationCache,
-    base: &Base,
-    points: &[HookPoint],
-) -> Result<BTreeMap<HookPoint, Tensor>> {
-    let mut values = BTreeMap::new();
-    if !clean.has_batch_dim() {
-        return Err(Error::no_axis("batch", "a clean cache needs its batch dimension, which was removed"));
-    }
-    for point in points.iter().copied() {
-        if values.contains_key(&point) {
-            continue;
-        }
-        let (found, corrupted) = (clean.get(point)?, base.cache.get(point)?);
-        let (held, wanted) = (clean.positions_of(point)?, base.cache.positions_of(point)?);
-        let differs = || Error::Shape {
-            what: format!("the clean `{point}`, at positions {held},"),
-            found: found.size(),
-            expected: format!("{:?} at positions {wanted}, as in the corrupted run", corrupted.size()),
-        };
-        let mut size = found.size();
-        let batch = corrupted.size()[0];
-        if size.len() != corrupted.dim() || (size[0] != 1 && size[0] != batch) {
-            return Err(differs());
-        }
-        size[0] = batch;
-        let mut found = found.f_expand(&size, false)?;
-        if let Some(axis) = point.axes().position {
-            found = held.places(wanted).map_err(|_| differs())?.select(&found, axis as i64)?;
-        }
-        if found.size() != corrupted.size() {
-            return Err(differs());
-        }
-        let found = found.f_to_device(corrupted.device())?.f_to_kind(corrupted.f_kind()?)?;
-        values.insert(point, found);
-    }
-    Ok(values)
-}
-
 /// A patch, and the first column at which it changes anything.
-struct Item<'s> {
+pub(super) struct Item<'s> {
     index: usize,
-    writes: Vec<(Selected<'s>, &'s Write)>,
+    pub(super) writes: Vec<(Selected<'s>, &'s Write)>,
     first: i64,
 }
 
@@ -158,8 +76,8 @@ struct Item<'s> {
 pub(super) struct Sweep<'s, 'm, 'a> {
     pub(super) model: &'s HookedTransformer,
     pub(super) tokens: &'s Tokens,
-    metric: ResolvedMetric<'m, 'a>,
-    needs: Vec<HookPoint>,
+    pub(super) metric: ResolvedMetric<'m, 'a>,
+    pub(super) needs: Vec<HookPoint>,
     pub(super) base: Base,
 }
 
@@ -332,124 +250,4 @@ impl<'s, 'm, 'a> Sweep<'s, 'm, 'a> {
             most => Ok(most),
         }
     }
-
-    /// The metric of each of some patches, which all change only columns from `from` on.
-    fn run_chunk(&self, resume: &Resume, items: &[Item], from: i64) -> Result<MetricValues> {
-        let (model, config) = (self.model, self.model.config());
-        let (batch, pos) = shape(self.tokens);
-        let n = items.len() as i64;
-        let columns = Columns::range(from, pos);
-        let layers = resume.layer.unwrap_or(0)..config.n_layers;
-        let mut store = match &self.base.store {
-            Some(store) if from > 0 => Some(store.prefix(from as usize, pos as usize, n as usize, layers)?),
-            _ => None,
-        };
-        let new = |x: &Tensor, point: HookPoint| -> Result<Tensor> {
-            match point.axes().position {
-                Some(axis) if point.place() != Place::After => Ok(x.f_narrow(axis as i64, from, pos - from)?),
-                _ => Ok(x.shallow_clone()),
-            }
-        };
-        // Of each point, the entries to write and their values, by patch.
-        let mut writes: BTreeMap<HookPoint, Vec<(i64, Part, Tensor)>> = BTreeMap::new();
-        for (i, item) in items.iter().enumerate() {
-            for (selected, Write { part, value }) in &item.writes {
-                let (point, value) = (part.point, new(value, part.point)?);
-                let held = match point.place() {
-                    Place::After => self.base.cache.logit_positions(),
-                    _ => &columns,
-                };
-                let Some(selected) = selected.within(held) else { continue };
-                let part = selected.part_of(point, config, &held.of_rows(selected.rows()), &value.size())?;
-                let value = part.read_undropped(&value)?;
-                writes.entry(point).or_default().push((i as i64 * batch, part, value));
-            }
-        }
-        let write = |activation: &Tensor, writes: &[(i64, Part, Tensor)]| -> Result<()> {
-            for (row, part, value) in writes {
-                part.write(&activation.f_narrow(0, *row, batch)?, |_| Ok(value.shallow_clone()))?;
-            }
-            Ok(())
-        };
-
-        let mut stream: Option<Tensor> = None;
-        for term in resume.terms(config) {
-            let term = term.resolve(config)?;
-            let mut activation = tiled(&new(self.base.cache.get(term)?, term)?, n)?;
-            if resume.direct == Some(term) {
-                // Rows that are repeated, or one patch alone, may be views of the corrupted run.
-                let mut own = Tensor::f_empty(activation.size(), (activation.f_kind()?, activation.device()))?;
-                own.f_copy_(&activation)?;
-                activation = own;
-                write(&activation, writes.get(&term).map_or(&[], Vec::as_slice))?;
-            }
-            stream = Some(match stream {
-                Some(sum) => sum.f_add(&activation)?,
-                None => activation,
-            });
-        }
-        let mut hooks = Hooks::new();
-        if resume.direct.is_none() {
-            for (point, writes) in &writes {
-                hooks = hooks.edit(*point, move |activation, _| write(activation, writes));
-            }
-        }
-        let tokens = Tokens {
-            ids: tiled(&self.tokens.ids.f_narrow(1, from, pos - from)?, n)?,
-            mask: self.tokens.mask.as_ref().map(|mask| tiled(mask, n)).transpose()?,
-            types: self
-                .tokens
-                .types
-                .as_ref()
-                .map(|types| tiled(&types.f_narrow(1, from, pos - from)?, n))
-                .transpose()?,
-        };
-        let logit_columns = self.base.cache.logit_positions();
-        let (fresh, places) = fresh_columns(logit_columns, from);
-        let at = match logit_columns.row_count() {
-            Some(_) => {
-                let of_rows = (0..n * batch).flat_map(|row| logit_columns.of_row((row % batch) as usize));
-                Positions::PerRow(of_rows.collect())
-            }
-            None => Positions::from(fresh),
-        };
-        let mut run = RunOptions::new().hooks(hooks).logits_at(at.with_padding());
-        if !self.needs.is_empty() {
-            run = run.cache(self.needs.clone());
-        }
-        if let Some(store) = &mut store {
-            run = run.past(store);
-        }
-        let mut output = match (stream, resume.layer) {
-            (Some(stream), Some(layer)) => model.run(stream, run.start_at_layer(layer).tokens(&tokens))?,
-            _ => model.run(tokens, run)?,
-        };
-        let logits = output.take_logits()?;
-        let logits = match places {
-            None => logits,
-            // The logits before the first column are those of the corrupted run.
-            Some(places) => {
-                let index = Tensor::f_from_slice(&places)?.f_to_device(logits.device())?;
-                tiled(&self.base.logits, n)?.f_index_copy(1, &index, &logits)?
-            }
-        };
-        self.metric.values(&logits, n, Some(&output.cache))
-    }
-}
-
-/// The columns from `from` on, and their places among all columns where there are others.
-fn fresh_columns(columns: &Columns, from: i64) -> (Vec<i64>, Option<Vec<i64>>) {
-    let all = columns.of_row(0);
-    let fresh: Vec<(i64, i64)> =
-        (0i64..).zip(&all).filter(|(_, column)| **column >= from).map(|(i, c)| (i, *c)).collect();
-    let places = (fresh.len() < all.len()).then(|| fresh.iter().map(|(place, _)| *place).collect());
-    (fresh.into_iter().map(|(_, column)| column).collect(), places)
-}
-
-/// All rows, `n` times: `[batch, …]` to `[n · batch, …]`.
-pub(super) fn tiled(x: &Tensor, n: i64) -> Result<Tensor> {
-    let size = x.size();
-    let expanded: Vec<i64> = std::iter::once(n).chain(size.iter().copied()).collect();
-    let merged: Vec<i64> = std::iter::once(n * size[0]).chain(size[1..].iter().copied()).collect();
-    Ok(x.f_unsqueeze(0)?.f_expand(&expanded, false)?.f_reshape(&merged)?)
 }

@@ -106,6 +106,19 @@ fn integrated_gradients_are_complete() {
     tally.finish("completeness of integrated gradients");
 }
 
+/// A masked score is −∞ in both runs, and its estimate is zero.
+#[test]
+fn masked_scores_have_no_effect() {
+    let model = in_double("gpt2");
+    let (clean, corrupted, metric) = pair();
+    let options = AttributionPatchingOptions::new().points("attn_scores");
+    let estimates = model.attribution_patching(&corrupted, &clean, &metric, options).unwrap();
+    let of_layer = estimates.get(hook::attn_scores(1)).unwrap(); // [batch, head, query, key]
+    let masked = of_layer.triu(1);
+    assert_eq!(masked, masked.zeros_like());
+    assert!(bool::try_from(of_layer.isfinite().all()).unwrap() && of_layer.abs().max().double_value(&[]) > 1e-6);
+}
+
 #[test]
 fn what_has_no_estimate_is_refused() {
     let model = in_double("mixtral");

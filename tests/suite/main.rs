@@ -11,6 +11,7 @@ mod any_run;
 mod architecture;
 mod attribution_graphs;
 mod attribution_patching;
+mod backward_hooks;
 mod budget;
 mod changed_runs;
 #[cfg(feature = "chat")]
