@@ -2,13 +2,11 @@
 
 use crate::common::models::in_fp64;
 use crate::common::pairs::{in_double, STRUCTURES};
-use crate::common::{families, max_diff, raw, shaped_like, Tally};
-use crate::run_with_grad::{compare, graded, random_like, score, tokens};
+use crate::common::{max_diff, Tally};
+use crate::run_with_grad::{compare, graded};
 use rstest::rstest;
-use tch::{Kind, Tensor};
-use tch_lens::{
-    hook, BackwardRules, GradientOutput, HookFilter, HookPoint, HookedTransformer, Hooks, RunOptions, RunOutput,
-};
+use tch::Tensor;
+use tch_lens::{hook, BackwardRules, HookFilter, HookPoint, Hooks, RunOptions};
 
 /// Cutting the graph at every point changes no gradient, and every hook sees the gradient that the cache has, from the last point to the
 /// first.

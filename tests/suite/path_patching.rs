@@ -119,6 +119,24 @@ fn path_patching_is_three_runs_by_hand(#[case] family: &str) {
     tally.finish(family);
 }
 
+/// What senders tell is kept for some of them at a time, where the budget is small.
+#[test]
+fn a_budget_changes_no_figure() {
+    let model = raw("gpt2");
+    let base = vec![vec![1i64, 5, 3, 8, 2, 9], vec![4, 4, 9, 1, 7, 2]];
+    let (_, source) = model.run_with_cache(vec![vec![1i64, 5, 6, 8, 1, 9], vec![4, 4, 9, 3, 7, 5]]).unwrap();
+    let metric = Metric::logit_diff(1, 3);
+    let senders = PatchIndex::new("z", [PatchAxis::Layer, PatchAxis::Pos, PatchAxis::Head]);
+    let receivers = [hook::q(1), hook::k(1), hook::v(1), hook::mlp_in(1), hook::resid_pre(1), hook::resid_post(-1)];
+    let receivers = PatchIndex::of(receivers.map(HookPart::from));
+    let map = |options: PathOptions| {
+        path_patch(&model, base.clone(), &source, &metric, &senders, &receivers, options).unwrap().rows().unwrap()
+    };
+    let (whole, parts) = (map(PathOptions::new()), map(PathOptions::new().budget(250_000)));
+    assert_eq!(whole.size(), parts.size());
+    assert!(max_diff("paths within a small budget", &parts, &whole) < SAME);
+}
+
 #[test]
 fn paths_of_all_kinds_add_up_to_the_whole_effect() {
     // Through every node, a path from the stream is a patch of the stream.

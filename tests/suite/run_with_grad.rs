@@ -1,14 +1,9 @@
 //! `run_with_grad` and Jacobians: against TransformerLens and finite differences.
 
-use crate::common::models::in_fp64;
 use crate::common::pairs::{in_double, STRUCTURES};
-use crate::common::{families, max_diff, processed_like_transformer_lens, raw, shaped_like, Fixture, Tally};
-use rstest::rstest;
+use crate::common::{families, processed_like_transformer_lens, raw, shaped_like, Fixture, Tally};
 use tch::{Kind, Tensor};
-use tch_lens::{
-    hook, BackwardRules, GradientOutput, HookFilter, HookPoint, HookedTransformer, Hooks, ReturnType, RunOptions,
-    RunOutput, Tokens,
-};
+use tch_lens::{hook, GradientOutput, HookFilter, HookedTransformer, Hooks, ReturnType, RunOptions, RunOutput, Tokens};
 
 /// Half of a central difference's distance: errors of rounding and of the third derivative are both near 1e-10 in fp64.
 const STEP: f64 = 1e-5;
