@@ -464,3 +464,27 @@ fn the_environment_says_which_hub_cache_and_token() {
     run(&[("HF_HUB_OFFLINE", "1")]).unwrap();
     assert_eq!(server.requests(), [] as [String; 0]);
 }
+
+/// A dictionary in a folder of a repository: only the files of that folder come.
+#[test]
+fn a_dictionary_of_a_folder_is_fetched() {
+    let of = |file: &str| std::fs::read(crate::common::fixtures().join("sae/toy_standard").join(file)).unwrap();
+    let mut files = BTreeMap::new();
+    for file in ["cfg.json", "sae_weights.safetensors"] {
+        files.insert(format!("saes/layer_1/{file}"), of(file));
+        files.insert(format!("saes/layer_2/{file}"), of(file));
+    }
+    let server = Server::with("org/saes", Repo { commit: "5ae".repeat(14)[..40].into(), files, token: None });
+    let client = client(&server);
+    let options = tch_lens::DictionaryOptions::new().hub(client.hub.clone());
+    let sae = options.open_hub("org/saes", "saes/layer_1").unwrap();
+    assert_eq!(sae.hook_in().to_string(), "blocks.1.hook_resid_pre");
+    let requests = server.requests();
+    assert!(!requests.iter().any(|request| request.contains("layer_2")), "{requests:?}");
+    let offline = options.clone().hub(client.hub.clone().offline(true));
+    assert_eq!(offline.open_hub("org/saes", "saes/layer_1").unwrap().d_sae(), sae.d_sae());
+    for (folder, what) in [("saes/layer_3", "saes/layer_3"), ("../saes", "../saes")] {
+        let error = options.open_hub("org/saes", folder).unwrap_err().to_string();
+        assert!(error.contains(what) && !error.contains('\n'), "{error}");
+    }
+}

@@ -6,6 +6,8 @@ use tch::{Device, Kind};
 
 use super::{circuit_tracer, dictionary_learning, gemma_scope, llama_scope, openai, saelens, sparsify};
 use crate::hook::HookPoint;
+#[cfg(feature = "hub")]
+use crate::pretrained::hub::Hub;
 use crate::sae::{Dictionary, DictionarySet, FeatureActivation, InputNormalization};
 use crate::unchecked::mapped::Access;
 use crate::{Error, Result};
@@ -28,6 +30,10 @@ pub struct DictionaryOptions {
     pub(super) hook_out: Option<HookPoint>,
     pub(super) activation: Option<FeatureActivation>,
     pub(super) normalization: Option<InputNormalization>,
+    #[cfg(feature = "hub")]
+    hub: Hub,
+    #[cfg(feature = "hub")]
+    revision: Option<String>,
 }
 
 impl Default for DictionaryOptions {
@@ -41,6 +47,10 @@ impl Default for DictionaryOptions {
             hook_out: None,
             activation: None,
             normalization: None,
+            #[cfg(feature = "hub")]
+            hub: Hub::default(),
+            #[cfg(feature = "hub")]
+            revision: None,
         }
     }
 }
@@ -148,6 +158,49 @@ impl DictionaryOptions {
                 Err(Error::malformed(path, what))
             }
         }
+    }
+
+    /// Which hub, with which cache and token, where it should be others than the environment says.
+    #[cfg(feature = "hub")]
+    pub fn hub(mut self, hub: Hub) -> Self {
+        self.hub = hub;
+        self
+    }
+
+    /// The revision on the hub: a branch, tag or commit; `main`, unless said otherwise.
+    #[cfg(feature = "hub")]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// Reads one dictionary of a repository of the Hugging Face hub: the folder `folder` within it, or the repository itself with `""`. Only the
+    /// files of that folder are downloaded.
+    ///
+    /// ```no_run
+    /// use tch_lens::DictionaryOptions;
+    /// let sae = DictionaryOptions::new().open_hub("google/gemma-scope-2b-pt-res", "layer_12/width_16k/average_l0_82")?;
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hub`]; those of [`DictionaryOptions::open`].
+    #[cfg(feature = "hub")]
+    pub fn open_hub(&self, repository: &str, folder: &str) -> Result<Dictionary> {
+        let revision = self.revision.as_deref().unwrap_or("main");
+        self.open(self.hub.fetch_folder(repository, revision, folder)?)
+    }
+
+    /// Reads circuit-tracer's set of a repository of the Hugging Face hub, as [`open_hub`](DictionaryOptions::open_hub) does one dictionary.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hub`]; those of [`DictionaryOptions::open_set`].
+    #[cfg(feature = "hub")]
+    pub fn open_set_hub(&self, repository: &str, folder: &str) -> Result<DictionarySet> {
+        let revision = self.revision.as_deref().unwrap_or("main");
+        self.open_set(self.hub.fetch_folder(repository, revision, folder)?)
     }
 
     /// Reads circuit-tracer's transcoder set or cross-layer transcoder: a folder with `config.yaml` and `layer_0.safetensors`, …, or

@@ -103,18 +103,39 @@ impl Download<'_> {
         self.cache.join(self.repo(commit).folder_name()).join(".no_exist").join(commit).join(file)
     }
 
+    /// Downloads what the cache lacks of a folder within the repository, and gives that folder.
+    pub(super) fn folder(&self, within: &str) -> Result<PathBuf> {
+        let (api, info) = self.connect()?;
+        let snapshot = self.snapshot(&info.sha);
+        let mut found = false;
+        for sibling in &info.siblings {
+            let rest = match within {
+                "" => Some(sibling.rfilename.as_str()),
+                _ => sibling.rfilename.strip_prefix(within).and_then(|rest| rest.strip_prefix('/')),
+            };
+            if rest.is_some_and(is_of_dictionary) {
+                found = true;
+                self.file(&api, &info.sha, sibling, &snapshot)?;
+            }
+        }
+        if !found {
+            return Err(self.error(HubError::NoFile { file: format!("{within}/ (with a dictionary in it)") }));
+        }
+        let refs = Cache::new(self.cache.into()).repo(self.repo(self.revision));
+        refs.create_ref(&info.sha).map_err(Error::io(self.cache))?;
+        Ok(snapshot.join(within))
+    }
+
+    /// The snapshot of the revision in the cache, if there is one.
+    pub(super) fn cached_snapshot(&self) -> Option<PathBuf> {
+        let refs = self.cache.join(self.repo(self.revision).folder_name()).join("refs").join(self.revision);
+        let commit = std::fs::read_to_string(refs).map_or(self.revision.into(), |commit| commit.trim().to_string());
+        is_commit(&commit).then(|| self.snapshot(&commit))
+    }
+
     /// Downloads what the cache lacks, and gives the folder.
     pub(super) fn run(&self) -> Result<PathBuf> {
-        let builder = ApiBuilder::from_cache(Cache::new(self.cache.into()))
-            .with_endpoint(self.hub.endpoint.trim_end_matches('/').into())
-            .with_token(self.hub.token.clone())
-            .with_progress(std::io::stderr().is_terminal())
-            .with_user_agent("tch-lens", env!("CARGO_PKG_VERSION"));
-        let api = builder.build().map_err(|error| self.unreachable(&error))?;
-        let info = self.info(&api)?;
-        if !is_commit(&info.sha) {
-            return Err(self.error(HubError::BrokenAnswer { why: "it names no commit".into() }));
-        }
+        let (api, info) = self.connect()?;
         let siblings: BTreeMap<&str, &Sibling> =
             info.siblings.iter().map(|sibling| (sibling.rfilename.as_str(), sibling)).collect();
         let folder = self.snapshot(&info.sha);
@@ -151,6 +172,21 @@ impl Download<'_> {
         let refs = Cache::new(self.cache.into()).repo(self.repo(self.revision));
         refs.create_ref(&info.sha).map_err(Error::io(self.cache))?;
         Ok(folder)
+    }
+
+    /// The hub, and what it says of the revision.
+    fn connect(&self) -> Result<(Api, Info)> {
+        let builder = ApiBuilder::from_cache(Cache::new(self.cache.into()))
+            .with_endpoint(self.hub.endpoint.trim_end_matches('/').into())
+            .with_token(self.hub.token.clone())
+            .with_progress(std::io::stderr().is_terminal())
+            .with_user_agent("tch-lens", env!("CARGO_PKG_VERSION"));
+        let api = builder.build().map_err(|error| self.unreachable(&error))?;
+        let info = self.info(&api)?;
+        if !is_commit(&info.sha) {
+            return Err(self.error(HubError::BrokenAnswer { why: "it names no commit".into() }));
+        }
+        Ok((api, info))
     }
 
     /// What the hub says of the revision.
@@ -268,6 +304,13 @@ impl Download<'_> {
         }
         Ok(None)
     }
+}
+
+/// Whether a file of a folder may be one of a dictionary's.
+fn is_of_dictionary(name: &str) -> bool {
+    let name = name.strip_prefix("checkpoints/").unwrap_or(name); // Llama Scope's
+    let ends = [".json", ".yaml", ".safetensors", ".npz", ".pt"];
+    !name.contains('/') && ends.iter().any(|end| name.ends_with(end))
 }
 
 fn remove(path: &Path, blob: &Path) -> Result<()> {

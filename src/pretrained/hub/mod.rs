@@ -91,6 +91,28 @@ impl Hub {
         self
     }
 
+    /// The folder within the cache that has the files of a folder of a repository, downloaded where they are missing.
+    pub(crate) fn fetch_folder(&self, name: &str, revision: &str, within: &str) -> Result<PathBuf> {
+        let error = |source| Error::Hub { name: name.into(), source };
+        let plain =
+            |path: &str| Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if revision.is_empty() || !plain(revision) {
+            return Err(error(HubError::InvalidRevision { revision: revision.into() }));
+        }
+        if !plain(within) {
+            return Err(error(HubError::NoFile { file: within.into() }));
+        }
+        let cache = self.cache.as_deref().ok_or_else(|| error(HubError::NoCacheFolder))?;
+        let cache = std::path::absolute(cache).map_err(Error::io(cache))?;
+        let download = Download { hub: self, cache: &cache, name, revision };
+        if self.offline {
+            let folder =
+                download.cached_snapshot().map(|snapshot| snapshot.join(within)).filter(|folder| folder.is_dir());
+            return folder.ok_or_else(|| error(HubError::Offline { cache: cache.clone() }));
+        }
+        download.folder(within)
+    }
+
     /// The folder within the cache that has the files of a model, downloaded where they are missing.
     pub(crate) fn fetch(&self, name: &str, revision: &str) -> Result<PathBuf> {
         let error = |source| Error::Hub { name: name.into(), source };
