@@ -138,6 +138,14 @@ fn files_with_neurons_are_read_written_and_evaluated() {
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["nodes"]["m1"]["neurons"], serde_json::json!(vec![false; 24]));
     assert_eq!(json["nodes"]["input"]["neurons"], serde_json::json!(vec![true; 24]));
+    // What it says of its dimensions does not count.
+    let outside = python_file(task.graph()).replacen(r#""m1": {"in_graph": true"#, r#""m1": {"in_graph": false"#, 1);
+    let read = CircuitFile::from_json(&outside).unwrap().circuit;
+    assert_eq!(read.dimensions(CircuitNode::Mlp { layer: 1 }).unwrap(), Vec::<usize>::new());
+    assert!(CircuitFile::new(read)
+        .to_json()
+        .unwrap()
+        .contains(&format!(r#""neurons":{}"#, serde_json::json!(vec![false; 24]))));
     let of_part = CircuitFile { dimension_scores: Some(vec![vec![0.0; 24]; 3]), ..CircuitFile::new(expected) };
     assert!(of_part.to_json().unwrap_err().to_string().contains("different shapes"));
 }

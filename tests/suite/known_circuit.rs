@@ -160,6 +160,18 @@ fn auroc_is_a_probability() {
     assert!(EdgeScores::from_fn(graph.clone(), |_| Ok(0.0)).unwrap().auroc(&Circuit::empty(graph)).is_err());
 }
 
+/// Of edges with the same score, the first is taken.
+#[test]
+fn the_first_of_equal_edges_is_taken() {
+    let (model, _) = induction_model();
+    let scores = EdgeScores::from_fn(CircuitGraph::new(model.config()), |_| Ok(1.0)).unwrap();
+    for circuit in
+        [scores.greedy(1).unwrap(), Circuit::of_edges(model.config(), ["input->logits".parse().unwrap()]).unwrap()]
+    {
+        assert_eq!(circuit.edges().map(|edge| edge.to_string()).collect::<Vec<_>>(), ["input->logits"]);
+    }
+}
+
 #[test]
 fn files_of_circuits_lead_back() {
     let (model, edges) = induction_model();
