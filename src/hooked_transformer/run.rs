@@ -79,7 +79,7 @@ impl HookedTransformer {
             None => sink,
         };
         let describe = |changed: &PointSet| describe_run(&self.model, &tokens, &kept, changed);
-        let mut tap = Tap::new(plan, hooks, (&tokens, past), &kept, sink, &describe)?;
+        let mut tap = Tap::new(plan, hooks, (&tokens, past), &kept, sink, describe)?;
         let encoder = self.encoder_output.as_ref().map(|output| output.for_batch(layout.batch as usize)).transpose()?;
         let batch = Batch {
             ids: &tokens.ids,
@@ -94,7 +94,7 @@ impl HookedTransformer {
             Err(Halt::Done) => None,
             Err(Halt::Failed(error)) => return Err(error),
         };
-        let (recording, backward) = tap.finish(&describe)?;
+        let (recording, backward) = tap.finish(describe)?;
         if let (Some(store), Some(addition)) = (&mut store, addition) {
             store.commit(addition, &tokens.ids)?;
         }

@@ -440,6 +440,14 @@ fn what_a_window_forgot_is_an_error_where_it_is_needed() {
     for (store, len) in [(&mut store, 340), (&mut all, 100), (&mut kept.clone(), 400)] {
         assert!(crate::common::max_diff("logits", &next(store), &whole(len)) < TOLERANCE);
     }
+    // Right after it has moved what it holds, it can still go back by 64 positions.
+    let mut moved = KeyValueStore::new(&model, 1, 500).unwrap();
+    for part in [&tokens[..190], &tokens[190..200]] {
+        model.run(part, RunOptions::new().past(&mut moved)).unwrap();
+    }
+    assert!(moved.held(0).unwrap().start > 100);
+    moved.truncate(140).unwrap();
+    assert!(crate::common::max_diff("logits", &next(&mut moved), &whole(140)) < TOLERANCE);
     // A hook may look at all keys, and change them only where all are held.
     let change = || Hooks::new().patch(hook::pattern(0), Patch::scale(0.5));
     let error = model.run([7], RunOptions::new().past(&mut kept.clone()).hooks(change())).map(|_| ());
@@ -491,6 +499,18 @@ fn a_prefix_is_shared_kept_and_saved() {
         };
         assert_eq!(next(&mut again), next(&mut rows));
     }
+}
+
+/// A text behind a past begins no new text: no BOS token comes between.
+#[test]
+fn a_text_goes_on_behind_a_past() {
+    let model = HookedTransformer::toy().unwrap();
+    let mut prefix = KeyValueStore::new(&model, 1, 40).unwrap();
+    model.run("When Mary and John went to the shop,", RunOptions::new().past(&mut prefix)).unwrap();
+    let steps = StepOptions::new().past(prefix);
+    let behind = model.generate_with(" John gave a bag to", &greedy(3), steps).unwrap();
+    let whole = model.generate("When Mary and John went to the shop, John gave a bag to", &greedy(3)).unwrap();
+    assert_eq!(behind.rows[0].ids(), whole.rows[0].ids());
 }
 
 #[test]

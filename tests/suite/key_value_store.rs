@@ -286,6 +286,15 @@ fn a_shared_prefix_gives_what_whole_runs_give() {
             let whole = model.forward(&tokens).unwrap().narrow(1, 70, 20);
             let found = model.run(&rest, RunOptions::new().past(&mut clones[1])).unwrap().logits.unwrap();
             tally.compare(&format!("{name}, clones"), &found, &whole, TOLERANCE);
+            // What a clone looks at is not written over, where the prefix goes back and on, either.
+            let mut prefix = KeyValueStore::new(&model, 3, 100).unwrap();
+            model.run(part(&tokens, 0, 70), RunOptions::new().past(&mut prefix)).unwrap();
+            let mut one = prefix.clone();
+            model.run(part(&tokens, 70, 10), RunOptions::new().past(&mut one)).unwrap();
+            prefix.truncate(66).unwrap();
+            model.run(part(&theirs, 0, 9), RunOptions::new().past(&mut prefix)).unwrap();
+            let found = model.run(part(&tokens, 80, 10), RunOptions::new().past(&mut one)).unwrap().logits.unwrap();
+            tally.compare(&format!("{name}, one clone"), &found, &whole.narrow(1, 10, 10), TOLERANCE);
         }
     }
     tally.finish("shared prefixes");
