@@ -1,7 +1,7 @@
 """One peer, alive: loads the checkpoint, runs 16 positions, prints "first", and answers a line with milliseconds.
 
 Lines: "forward B P", "cache B P" (every activation that fires by default), "resid B P" (resid_post of all layers), "full B P"
-(every neuron's, head's and embedding's part in one logit, out of a cache that is there already), "heads B P" (the heads'),
+(every neuron's, head's and embedding's part in one logit, out of a cache that is there already), "heads B P" (the heads'), "saes_relu B P" and "saes_topk B P" (a run with 12 dictionaries of 24,576 features; of "saelens" only),
 "sweep SITE" (the patching function of that site, out of a cache that is there already), "eap" (scores of all edges by autograd, of
 TransformerLens 3.9 only), "peak", the rate in GFLOP/s of one large matrix product, by the faster of the two libraries that libtorch has;
 "generate B P N" (N tokens after P, greedily, with kept keys).
@@ -36,7 +36,10 @@ if which == "transformers":
 
     cache = resid = None
 elif which in ("tl39", "saelens"):
-    from transformer_lens import HookedTransformer
+    if which == "saelens":
+        from sae_lens import HookedSAETransformer as HookedTransformer
+    else:
+        from transformer_lens import HookedTransformer
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     hf = AutoModelForCausalLM.from_pretrained(folder)
@@ -44,12 +47,6 @@ elif which in ("tl39", "saelens"):
     model = HookedTransformer.from_pretrained("gpt2", hf_model=hf, tokenizer=AutoTokenizer.from_pretrained(folder))
     del hf
     forward = model
-    if which == "saelens":
-        from sae_lens import HookedSAETransformer
-
-        model.__class__ = HookedSAETransformer
-        model.add_hook_in_to_mlp = lambda *_: None
-        model.acts_to_saes = {}
 elif which == "tl43":
     from transformer_lens.model_bridge import TransformerBridge
 
