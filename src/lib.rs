@@ -57,6 +57,7 @@ pub mod gradient;
 pub mod graphs;
 pub mod heads;
 pub mod hook;
+mod hooked_encoder;
 mod hooked_encoder_decoder;
 mod hooked_transformer;
 mod layer;
@@ -93,6 +94,7 @@ pub use format::FormatError;
 pub use generate::{Continuation, GenerateOptions, Sampler, SamplingOptions, StopReason};
 pub use gradient::{EncoderDecoderGradients, GradientCache, GradientOutput, Jacobian};
 pub use hook::{HookFilter, HookPoint};
+pub use hooked_encoder::{BertNextSentencePrediction, HookedEncoder};
 pub use hooked_encoder_decoder::{EncoderDecoderCache, EncoderDecoderOutput, HookedEncoderDecoder};
 pub use hooked_transformer::{
     AnswerPosition, Generated, Generation, GenerationStep, HookedTransformer, Init, ModelWithHooks, Occurrence,

@@ -55,6 +55,8 @@ pub struct AttentionConfig {
     pub cross: Option<CrossAttention>,
     /// A learned bias of scores, by the distance between query and key (T5, MPNet).
     pub relative_bias: Option<RelativeBias>,
+    /// Queries and keys are compared with embeddings of distances as well (DeBERTa).
+    pub disentangled: Option<Disentangled>,
     /// The width of a head's values, where it is not that of its queries and keys.
     pub d_value: Option<usize>,
     /// Keys and values, and perhaps queries, are made from latents of a few dimensions.
@@ -67,6 +69,29 @@ pub struct AttentionConfig {
 pub struct CrossAttention {
     /// The width of the encoder's output.
     pub d_encoder: usize,
+}
+
+/// Disentangled attention (He et al. 2021, "DeBERTa"): to the score of a query and a key come the query's product with a key of their distance,
+/// and the key's product with a query of their distance, each divided as the score is. Keys and queries of distances are made of one
+/// table of embeddings, of `2 · span` rows, that all layers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disentangled {
+    /// Distances (of buckets, where there are some) count up to this.
+    pub span: usize,
+    /// Distances up to half of the span count by themselves, and others in buckets that widen as their logarithm does, up to this one.
+    #[serde(default)]
+    pub bucketed_up_to: Option<usize>,
+    /// Queries are compared with keys of distances.
+    pub content_to_position: bool,
+    /// Keys are compared with queries of distances.
+    pub position_to_content: bool,
+    /// Queries and keys of distances are made by the weights that make those of tokens, and not by weights of their own.
+    #[serde(default)]
+    pub shares_weights: bool,
+    /// The embeddings of distances pass through a layer norm.
+    #[serde(default)]
+    pub norm: bool,
 }
 
 /// A learned bias that is added to the scores of a head, by the distance between query and key (Raffel et al. 2020, "T5").

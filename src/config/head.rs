@@ -20,6 +20,9 @@ pub struct HeadConfig {
     pub activation: Activation,
     /// Whether a norm, of the kind of the blocks' norms, stands between the neurons and the unembedding.
     pub norm: bool,
+    /// Only what the head makes of a text's first token counts: that of a classifier of texts.
+    #[serde(default)]
+    pub of_first: bool,
     /// How many neurons there are, where they are not as many as `d_model`.
     #[serde(default)]
     pub width: Option<usize>,
@@ -28,6 +31,11 @@ pub struct HeadConfig {
 impl HeadConfig {
     /// As many neurons as `d_model`, with a norm: BERT's.
     pub fn new(activation: Activation) -> Self {
-        HeadConfig { activation, norm: true, width: None }
+        HeadConfig { activation, norm: true, of_first: false, width: None }
+    }
+
+    /// As many neurons as `d_model`, without a norm, that read a text's first token: the head of BERT's classifiers of texts.
+    pub fn of_texts(activation: Activation) -> Self {
+        HeadConfig { norm: false, of_first: true, ..HeadConfig::new(activation) }
     }
 }

@@ -26,7 +26,7 @@ use crate::layer::Layer;
 use crate::Result;
 
 pub use attention::{
-    AttentionConfig, AttentionDir, AttnType, CrossAttention, GateFunction, HeadExperts, HeadGate, Heads,
+    AttentionConfig, AttentionDir, AttnType, CrossAttention, Disentangled, GateFunction, HeadExperts, HeadGate, Heads,
     LatentAttention, QkNorm, Reach, RelativeBias, Temperature,
 };
 pub use dictionaries::AttachedDictionaries;

@@ -1,10 +1,10 @@
 //! [`Config::validate`]: what would give NaN, a panic or a silent wrong number later is refused here, by name.
 
 use super::{
-    Activation, ChoiceBias, Config, CrossAttention, EmbedConfig, ExpertGate, ExpertGroups, Experts, GateFunction,
-    GroupRank, HeadConfig, HeadExperts, HeadGate, Heads, LatentAttention, MlpKind, NormConfig, NormPosition,
-    Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias, RopeScaling, Rotary, Routing, Scores, Sinusoids,
-    Stack, WeightNorm,
+    Activation, AttentionDir, ChoiceBias, Config, CrossAttention, Disentangled, EmbedConfig, ExpertGate, ExpertGroups,
+    Experts, GateFunction, GroupRank, HeadConfig, HeadExperts, HeadGate, Heads, LatentAttention, MlpKind, NormConfig,
+    NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias, RopeScaling, Rotary, Routing,
+    Scores, Sinusoids, Stack, WeightNorm,
 };
 use crate::{Error, Result};
 
@@ -205,6 +205,9 @@ impl Config {
             return Err(Error::field("attention.qk_norm_after_rotation", true, why));
         }
         self.validate_cross()?;
+        if let Some(disentangled) = &attention.disentangled {
+            self.validate_disentangled(disentangled)?;
+        }
         if let Some(bias) = &attention.relative_bias {
             self.validate_relative_bias(*bias)?;
         }
@@ -238,6 +241,32 @@ impl Config {
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn validate_disentangled(&self, disentangled: &Disentangled) -> Result<()> {
+        size("attention.disentangled.span", disentangled.span, MAX_SIZE / 2)?;
+        if let Some(furthest) = disentangled.bucketed_up_to {
+            size("attention.disentangled.bucketed_up_to", furthest, MAX_SIZE)?;
+            if disentangled.span < 4 || furthest <= disentangled.span / 2 + 1 {
+                let why = "buckets need a span of at least 4, and distances beyond its half";
+                return Err(Error::field("attention.disentangled.bucketed_up_to", furthest, why));
+            }
+        }
+        let plain = self.attention.latent.is_none()
+            && self.attention.experts.is_none()
+            && !self.attention.differential
+            && self.attention.cross.is_none()
+            && self.attention.heads == PerLayer::All(None)
+            && self.n_key_value_heads == self.n_heads
+            && self.attention.direction == AttentionDir::Bidirectional;
+        match plain {
+            true => Ok(()),
+            false => Err(Error::field(
+                "attention.disentangled",
+                "set",
+                "it goes with plain heads, each with keys and values of its own, whose queries see all positions",
+            )),
         }
     }
 

@@ -131,6 +131,7 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
     let neurons = config.mlp.as_ref().and_then(|mlp| mlp.norm);
     // TransformerLens' norms after a sublayer have no bias.
     let after = config.norm_position() == NormPosition::BeforeAndAfter;
+    let disentangled = config.attention.disentangled;
     let head_norm = config.head.is_some_and(|head| head.norm);
     let exists = match part {
         Part::WE | Part::Q | Part::K | Part::V | Part::O => true,
@@ -159,6 +160,14 @@ fn fill(part: Part, config: &Config) -> Option<Fill> {
         Part::HeadLnW => head_norm && gain(kind),
         Part::HeadLnB => head_norm && bias(kind),
         Part::WTokenType => config.embed.token_types > 0,
+        Part::WDistance => disentangled.is_some(),
+        Part::DistanceLnW | Part::DistanceLnB => disentangled.is_some_and(|it| it.norm),
+        Part::DistanceK | Part::DistanceKB => {
+            disentangled.is_some_and(|it| it.content_to_position && !it.shares_weights)
+        }
+        Part::DistanceQ | Part::DistanceQB => {
+            disentangled.is_some_and(|it| it.position_to_content && !it.shares_weights)
+        }
         Part::WTaskType => config.embed.task_types > 0,
         Part::EmbedProject | Part::EmbedProjectB => config.embed.width.is_some(),
         Part::LnFinalW => gain(config.norms.last()),

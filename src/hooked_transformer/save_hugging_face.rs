@@ -121,6 +121,7 @@ fn not_in_gpt2(config: &Config) -> Option<&'static str> {
         (config.attn_scores_soft_cap().is_some() || config.output_logits_soft_cap.is_some(), "soft cap"),
         (config.clip_qkv().is_some(), "clamp of queries, keys and values"),
         (config.use_attention_sinks(), "attention sinks"),
+        (config.attention.disentangled.is_some(), "scores of distances"),
         (config.attention.relative_bias.is_some(), "relative bias of scores"),
         (config.stack != Stack::Blocks, "encoder or decoder of two stacks"),
         (config.head.is_some(), "prediction head"),

@@ -5,6 +5,7 @@ use tch::Tensor;
 use super::attention_input::AttentionInput;
 use super::context::{Context, KeySource};
 use super::differential::Differential;
+use super::disentangled::DisentangledHeads;
 use super::head_router::{self, ChosenHeads, HeadRouter};
 use super::key_value_store::held::NewKeys;
 use super::latent::{per_head, Latent};
@@ -41,6 +42,7 @@ pub(crate) struct Attention {
     pub(crate) sinks: Option<SharedTensor>,
     /// The table of relative biases of this layer and, unless they have their own, of those after it: `[bucket, head]`.
     pub(crate) relative_bias: Option<SharedTensor>,
+    pub(crate) disentangled: Option<DisentangledHeads>,
     /// What goes to the sinks is taken from the mixed values, and not from the pattern.
     pub(crate) sinks_after_pattern: bool,
     pub(crate) layer: usize,
@@ -89,6 +91,7 @@ module!(Attention, parts => AttentionParts, {
     k_norm: (Part::KNormW, Part::KNormB),
     sinks: Part::Sinks,
     relative_bias: Part::RelativeBias,
+    disentangled: (),
     differential: (),
     z_norm: (Part::ZNormW, Part::ZNormB),
     o: parts.o,
@@ -126,6 +129,7 @@ impl Attention {
             k_norm: None,
             sinks: None,
             relative_bias: None,
+            disentangled: None,
             sinks_after_pattern: config.attention.sinks_after_pattern,
             layer,
             n_heads: config.heads(layer).query as i64,

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::batch::Batch;
 use super::block::Block;
+use super::embed::Embed;
 use super::encoder_context::EncoderContext;
 use super::key_value_store::held::{Held, NewKeys};
 use super::key_value_store::KeyValueStore;
@@ -37,6 +38,8 @@ pub(crate) enum KeySource {
 pub(crate) struct Context<'r> {
     config: &'r Config,
     blocks: &'r [Block],
+    embed: &'r Embed,
+    distance_embeddings: OnceCell<Tensor>,
     tables: &'r Tables,
     pub(super) layout: &'r Layout,
     /// The kind and device of the activations.
@@ -106,10 +109,13 @@ impl<'r> Context<'r> {
         }
         let padding = layout.new_padding()?;
         let encoder = batch.encoder.map(EncoderContext::new);
-        let blocks = &model.weights()?.blocks;
+        let weights = model.weights()?;
+        let (blocks, embed) = (&weights.blocks, &weights.embed);
         Ok(Context {
             config,
             blocks,
+            embed,
+            distance_embeddings: OnceCell::new(),
             tables,
             layout,
             options,
@@ -225,6 +231,20 @@ impl<'r> Context<'r> {
 
     fn encoder(&self) -> Result<&EncoderContext<'r>> {
         self.encoder.as_ref().ok_or(crate::Error::Internal("a decoder runs without an encoder's output"))
+    }
+
+    /// How many positions each of these keys lies before each of these new queries: `[batch or 1, query, key]`.
+    pub(crate) fn distances(&self, queries: &Range<i64>, keys: &Range<i64>) -> Result<Tensor> {
+        Ok(distance(self.layout, queries, keys, self.options.1)?.f_neg()?)
+    }
+
+    /// The embeddings of distances, through their norm: `[row, d_model]`.
+    pub(crate) fn distance_embeddings(&self) -> Result<&Tensor> {
+        get_or_make(&self.distance_embeddings, || {
+            let table = self.embed.w_distance.as_ref();
+            let table = table.ok_or(crate::Error::Internal("a layer has no embeddings of distances"))?;
+            self.embed.distance_ln.apply(table)
+        })
     }
 
     fn masks(&self, layer: usize) -> Result<&Masks> {

@@ -48,6 +48,9 @@ pub(crate) struct Embed {
     pub(crate) norms_sum: bool,
     /// `d_embed` to `d_model`; absent where these are the same.
     pub(crate) project: Option<Linear>,
+    /// Embeddings of distances, which disentangled attention reads in every layer: `[2 · span, d_model]`.
+    pub(crate) w_distance: Option<SharedTensor>,
+    pub(crate) distance_ln: Norm,
 }
 
 module!(Embed, () => (), {
@@ -57,6 +60,8 @@ module!(Embed, () => (), {
     w_token_type: Part::WTokenType,
     w_task_type: Part::WTaskType,
     project: (Part::EmbedProject, Part::EmbedProjectB),
+    w_distance: Part::WDistance,
+    distance_ln: (Part::DistanceLnW, Part::DistanceLnB),
 } plain { norms_sum, token_dropout });
 
 impl Embed {

@@ -80,7 +80,7 @@ impl Attention {
     /// Values mixed by a pattern that hook points show: `[batch, head, pos, d_value]`.
     fn mix_observed(&self, q: &Tensor, blocks: &[KeyValueBlock], context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let (source, layer) = (self.source(), self.layer);
-        let mut scores = self.scores(q, blocks, context.scores_mask(source, layer)?)?;
+        let mut scores = self.all_scores(q, blocks, context)?;
         let first = context.first(source, layer);
         if first > 0 {
             // Hook points show all keys. Those before the first lie outside of the window.
@@ -122,7 +122,7 @@ impl Attention {
             FusedMask::InBlocks => self.some_at_a_time(q, blocks, context),
             _ if !fusible && entries > AT_ONCE => self.some_at_a_time(q, blocks, context),
             _ if !fusible => {
-                let scores = self.scores(q, blocks, context.scores_mask(source, self.layer)?)?;
+                let scores = self.all_scores(q, blocks, context)?;
                 self.mixed(&self.softmax(&context.open_padding(scores)?)?, blocks)
             }
             FusedMask::Causal => self.fused(q, k, v, None, true),
@@ -141,13 +141,13 @@ impl Attention {
         if entries > AT_ONCE {
             return self.some_at_a_time(q, blocks, context);
         }
-        let scores = self.scores(q, blocks, context.scores_mask(self.source(), self.layer)?)?;
+        let scores = self.all_scores(q, blocks, context)?;
         self.mixed(&self.softmax(&context.open_padding(scores)?)?, blocks)
     }
 
     /// Whether libtorch's kernel does all that is done to scores.
     fn is_fusible(&self) -> bool {
-        self.soft_cap.is_none() && self.sinks.is_none()
+        self.soft_cap.is_none() && self.sinks.is_none() && self.disentangled.is_none()
     }
 
     /// Values mixed by libtorch's kernel: `[batch, head, pos, d_head]`, as all of its arguments.
@@ -185,7 +185,10 @@ impl Attention {
                 [block] if self.is_fusible() && self.is_plain(&q, block) => {
                     self.fused(&q, &block.keys, &block.values, Some(&added), false)?
                 }
-                _ => self.mixed(&self.softmax(&self.scores(&q, &seen, Some(&added))?)?, &seen)?,
+                _ => {
+                    let added = self.added(&q, &seen, Some(&added), (queries, keys), context)?;
+                    self.mixed(&self.softmax(&self.scores(&q, &seen, added.as_ref())?)?, &seen)?
+                }
             });
         }
         Ok(Tensor::f_cat(&parts, 2)?)
@@ -214,6 +217,36 @@ impl Attention {
             Some(_) => self.per_query_head(x.shallow_clone()),
             None => Ok(x.shallow_clone()),
         }
+    }
+
+    /// The scores of all queries and keys that are not outside of every window: `[batch, head, query, key]`.
+    fn all_scores(&self, q: &Tensor, blocks: &[KeyValueBlock], context: &Context) -> Result<Tensor> {
+        let mask = context.scores_mask(self.source(), self.layer)?;
+        let keys = 0..blocks.iter().map(KeyValueBlock::len).sum::<i64>();
+        let added = self.added(q, blocks, mask, (0..q.size()[2], keys), context)?;
+        self.scores(q, blocks, added.as_ref())
+    }
+
+    /// What is added to the scores of some queries and keys, both counted from the start: the mask, and what disentangled attention makes of
+    /// their distances. `[batch or 1, head or 1, query, key]`.
+    fn added(
+        &self,
+        q: &Tensor,
+        blocks: &[KeyValueBlock],
+        mask: Option<&Tensor>,
+        (queries, keys): (Range<i64>, Range<i64>),
+        context: &Context,
+    ) -> Result<Option<Tensor>> {
+        // Queries that see all positions leave no keys in a store, so there is one block.
+        let (Some(disentangled), [block]) = (&self.disentangled, blocks) else {
+            return Ok(mask.map(Tensor::shallow_clone));
+        };
+        let k = self.per_query_head(block.keys.shallow_clone())?;
+        let of_distances = disentangled.scores(self, [q, &k], &context.distances(&queries, &keys)?, context)?;
+        Ok(Some(match mask {
+            Some(mask) => of_distances.f_add(mask)?,
+            None => of_distances,
+        }))
     }
 
     /// Scaled, capped and masked scores: `[batch, head, query, key]`.

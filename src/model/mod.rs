@@ -11,6 +11,7 @@ pub(crate) mod block;
 pub(crate) mod context;
 pub(crate) mod cross;
 pub(crate) mod differential;
+pub(crate) mod disentangled;
 pub(crate) mod embed;
 mod encoder_context;
 pub(crate) mod encoder_output;

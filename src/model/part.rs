@@ -57,6 +57,10 @@ parts! {
     WTokenType: Matrix, "embed.token_type_embed.W_token_type";
     /// Embedding of tasks, of which the first counts: `[task_types, d_embed]`.
     WTaskType: Matrix, "embed.W_task_type";
+    /// Embeddings of distances: `[2 · span, d_model]`.
+    WDistance: Matrix, "embed.W_distance";
+    DistanceLnW: Gain, "embed.distance_ln.w";
+    DistanceLnB: Bias, "embed.distance_ln.b";
     /// From the embeddings to the stream: `[d_model, d_embed]`.
     EmbedProject: Matrix, "embed.project.weight";
     EmbedProjectB: Bias, "embed.project.bias";
@@ -74,6 +78,11 @@ parts! {
     /// `[n_kv_heads · d_value, d_model]`
     V: Matrix, "attn.v.weight";
     VB: Bias, "attn.v.bias";
+    /// What makes keys and queries of embeddings of distances: `[n_heads · d_head, d_model]`.
+    DistanceK: Matrix, "attn.distance_k.weight";
+    DistanceKB: Bias, "attn.distance_k.bias";
+    DistanceQ: Matrix, "attn.distance_q.weight";
+    DistanceQB: Bias, "attn.distance_q.bias";
     /// From the stream to the latent of the queries: `[query_rank, d_model]`.
     QDown: Matrix, "attn.q_down.weight";
     QDownB: Bias, "attn.q_down.bias";
@@ -234,6 +243,10 @@ impl Part {
             Part::WTaskType => vec![config.embed.task_types as i64, d_embed],
             Part::EmbedProject => vec![d_model, d_embed],
             Part::EmbedLnW | Part::EmbedLnB => vec![d_embed],
+            Part::WDistance => vec![2 * config.attention.disentangled.map_or(0, |it| it.span as i64), d_model],
+            Part::DistanceLnW | Part::DistanceLnB => vec![d_model],
+            Part::DistanceK | Part::DistanceQ => vec![n_heads * d_head, d_model],
+            Part::DistanceKB | Part::DistanceQB => vec![n_heads * d_head],
             Part::EmbedProjectB | Part::LnFinalW | Part::LnFinalB => vec![d_model],
             Part::Ln1W | Part::Ln1B | Part::Ln2W | Part::Ln2B => vec![d_model],
             Part::Ln1PostW | Part::Ln1PostB | Part::Ln2PostW | Part::Ln2PostB => vec![d_model],

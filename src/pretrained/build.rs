@@ -14,6 +14,7 @@ use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::cross::Cross;
 use crate::model::differential::Differential;
+use crate::model::disentangled::DisentangledHeads;
 use crate::model::embed::Embed;
 use crate::model::head::Head;
 use crate::model::head_router::HeadRouter;
@@ -175,7 +176,24 @@ impl Builder<'_> {
             Some(_) => Some(self.linear(Part::EmbedProject, Part::EmbedProjectB, OUTSIDE)?),
         };
         let norms_sum = self.config.norms.after_full_embed;
-        let mut embed = Embed { w_e, w_pos, w_token_type, w_task_type, token_dropout, ln, norms_sum, project };
+        let disentangled = self.config.attention.disentangled;
+        let w_distance = disentangled.map(|_| self.reader.tensor(Part::WDistance, OUTSIDE)).transpose()?;
+        let distance_ln = match disentangled.is_some_and(|it| it.norm) {
+            true => self.norm(Part::DistanceLnW, Part::DistanceLnB, Normalization::LN, OUTSIDE)?,
+            false => Norm::none(),
+        };
+        let mut embed = Embed {
+            w_e,
+            w_pos,
+            w_token_type,
+            w_task_type,
+            token_dropout,
+            ln,
+            norms_sum,
+            project,
+            w_distance,
+            distance_ln,
+        };
         self.processor.embed(&embed)?;
         cast(&mut embed, self.kind)?;
         Ok(embed)
@@ -269,6 +287,17 @@ impl Builder<'_> {
         }
         if config.has_sinks(layer) {
             attention.sinks = Some(self.reader.tensor(Part::Sinks, location)?);
+        }
+        if let Some(disentangled) = config.attention.disentangled {
+            let own = |wanted: bool, weight, bias| {
+                let wanted = wanted && !disentangled.shares_weights;
+                wanted.then(|| self.linear(weight, bias, location)).transpose()
+            };
+            attention.disentangled = Some(DisentangledHeads {
+                config: disentangled,
+                key: own(disentangled.content_to_position, Part::DistanceK, Part::DistanceKB)?,
+                query: own(disentangled.position_to_content, Part::DistanceQ, Part::DistanceQB)?,
+            });
         }
         if config.relative_bias_owner(layer) == Some(layer) {
             attention.relative_bias = Some(self.reader.tensor(Part::RelativeBias, location)?);

@@ -141,6 +141,9 @@ impl LoadOptions {
         let within = multimodal::language_model(&fields)?;
         let is_within = within.is_some();
         let mut fields = within.unwrap_or(fields);
+        if let Some(architecture) = self.architecture {
+            fields.insert("architectures".into(), vec![architecture].into());
+        }
         let json = ConfigJson::new(fields.clone());
         let family = family::find(&json)?;
         let mut config = (family.config)(&json)?;

@@ -27,6 +27,8 @@ pub struct LoadOptions {
     pub(super) source: Source,
     pub(super) access: Access,
     pub(super) progress: Progress,
+    /// The architecture as which a checkpoint is read, in place of its own.
+    pub(super) architecture: Option<&'static str>,
 }
 
 /// Called with the progress of loading.
@@ -57,6 +59,7 @@ impl Default for LoadOptions {
             source: Source::default(),
             access: Access::default(),
             progress: Progress::default(),
+            architecture: None,
         }
     }
 }
@@ -65,6 +68,12 @@ impl LoadOptions {
     /// fp32, on the CPU.
     pub fn new() -> Self {
         LoadOptions::default()
+    }
+
+    /// Reads a checkpoint as one of another architecture, with another head.
+    pub(crate) fn as_architecture(mut self, architecture: &'static str) -> Self {
+        self.architecture = Some(architecture);
+        self
     }
 
     /// The kind that weights are converted to: `Float`, `BFloat16`, `Half` or `Double`.

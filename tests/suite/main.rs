@@ -38,6 +38,7 @@ mod gradual;
 mod half_precision;
 mod heads;
 mod hook_parts;
+mod hooked_encoder;
 mod hooks;
 #[cfg(feature = "hub")]
 mod hub;

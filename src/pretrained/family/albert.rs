@@ -2,12 +2,15 @@
 
 use super::bert_style::{self, *};
 use super::{ConfigJson, Family};
-use crate::config::HeadConfig;
+use crate::config::{Activation, HeadConfig};
 use crate::pretrained::parts::{entry, Entry, Part::*, Shared, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family =
-    Family { left_out, ..bert_style::family("albert", &["AlbertForMaskedLM"], "albert.", config, names) };
+    Family { left_out, ..bert_style::family("albert", ARCHITECTURES, "albert.", config, names) };
+
+const ARCHITECTURES: &[&str] =
+    &["AlbertForMaskedLM", "AlbertForPreTraining", "AlbertForSequenceClassification", "AlbertForTokenClassification"];
 
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 4096,
@@ -19,17 +22,13 @@ const DEFAULTS: Defaults = Defaults {
 };
 
 fn config(json: &ConfigJson) -> Result<Config> {
-    json.ignore(&[
-        "classifier_dropout_prob",
-        "down_scale_factor",
-        "gap_size",
-        "net_structure_type",
-        "num_memory_blocks",
-    ]);
+    json.ignore(&["classifier_dropout_prob", "down_scale_factor", "gap_size"]);
+    json.ignore(&["net_structure_type", "num_memory_blocks"]);
     let mut config = bert_style::config(json, &DEFAULTS)?;
     let width = json.get_or("embedding_size", 128)?;
     config.embed.width = Some(width);
     config.head = config.head.map(|head| HeadConfig { width: Some(width), ..head });
+    Task::of(json).apply(json, &mut config, HeadConfig::of_texts(Activation::Tanh))?;
     config.n_layers = config.n_layers.saturating_mul(shared(json)?.of_group);
     Ok(config)
 }
@@ -68,21 +67,21 @@ const ENDS: &[Entry] = &[
     entry(EmbedLnB, "albert.embeddings.LayerNorm.bias", AsIs),
     entry(EmbedProject, "albert.encoder.embedding_hidden_mapping_in.weight", AsIs),
     entry(EmbedProjectB, "albert.encoder.embedding_hidden_mapping_in.bias", AsIs),
-    entry(HeadW, "predictions.dense.weight", AsIs),
-    entry(HeadB, "predictions.dense.bias", AsIs),
-    entry(HeadLnW, "predictions.LayerNorm.weight", AsIs),
-    entry(HeadLnB, "predictions.LayerNorm.bias", AsIs),
 ];
+
+const POOLER: &[Entry] = &[entry(HeadW, "albert.pooler.weight", AsIs), entry(HeadB, "albert.pooler.bias", AsIs)];
 
 fn names(config: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
     let shared = shared(json)?;
     let layers: Vec<Entry> = LAYER.iter().map(|entry| entry.shared(shared)).collect();
     let unembedding =
         unembedding!(config, "predictions.decoder.weight", "predictions.bias", "predictions.decoder.bias");
-    Ok([&embeddings!("albert", AsIs)[..], ENDS, &layers, &unembedding].concat())
+    let vocabulary = [&head!("predictions")[..], &unembedding].concat();
+    let head = Task::of(json).names(&vocabulary, &[POOLER, CLASSIFIER].concat(), CLASSIFIER);
+    Ok([&embeddings!("albert", AsIs)[..], ENDS, &layers, &head].concat())
 }
 
 /// The pooler and what it feeds are of other tasks.
 fn left_out(_: &ConfigJson, name: &str) -> bool {
-    name.starts_with("albert.pooler.") || name.starts_with("sop_classifier.")
+    ["albert.pooler.", "sop_classifier.", "predictions."].iter().any(|start| name.starts_with(start))
 }

@@ -4,7 +4,7 @@ use super::{nothing, ConfigJson, Family};
 use crate::config::{
     Activation, AttentionDir, HeadConfig, MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, Positions,
 };
-use crate::pretrained::parts::Entry;
+use crate::pretrained::parts::{entry, Entry, Part, View};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
 
@@ -98,6 +98,74 @@ pub(super) fn rotary_config(json: &ConfigJson, default: &Defaults, theta: f64, g
     }
     Ok(config)
 }
+
+/// What the head of a checkpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Task {
+    /// Predicting masked tokens, or the next one.
+    Vocabulary,
+    /// Telling texts apart.
+    Texts,
+    /// Telling tokens apart.
+    Tokens,
+    /// Telling whether one text follows another.
+    NextSentence,
+}
+
+impl Task {
+    /// That of a checkpoint's architecture.
+    pub(super) fn of(json: &ConfigJson) -> Self {
+        let is = |end: &str| json.architecture().is_some_and(|architecture| architecture.ends_with(end));
+        match () {
+            () if is("ForSequenceClassification") => Task::Texts,
+            () if is("ForTokenClassification") => Task::Tokens,
+            () if is("ForNextSentencePrediction") => Task::NextSentence,
+            () => Task::Vocabulary,
+        }
+    }
+
+    /// Puts a classifier's head and outputs in place of those of the vocabulary. `of_texts` is the head of a classifier of texts.
+    pub(super) fn apply(self, json: &ConfigJson, config: &mut Config, of_texts: HeadConfig) -> Result<()> {
+        (config.head, config.d_vocab_out) = match self {
+            Task::Vocabulary => return Ok(()),
+            Task::Texts => (Some(of_texts), labels(json)?),
+            Task::Tokens => (None, labels(json)?),
+            Task::NextSentence => (Some(of_texts), 2),
+        };
+        config.tie_word_embeddings = false;
+        Ok(())
+    }
+
+    /// Where the head lies: that of the vocabulary; the neurons and the outputs of a classifier of texts; the outputs of one of tokens.
+    pub(super) fn names(self, vocabulary: &[Entry], of_texts: &[Entry], of_tokens: &[Entry]) -> Vec<Entry> {
+        match self {
+            Task::Vocabulary => vocabulary.to_vec(),
+            Task::Texts | Task::NextSentence => of_texts.to_vec(),
+            Task::Tokens => of_tokens.to_vec(),
+        }
+    }
+}
+
+/// How many labels a classifier has.
+fn labels(json: &ConfigJson) -> Result<usize> {
+    let names: Option<serde_json::Map<String, serde_json::Value>> = json.get("id2label")?;
+    Ok(match names {
+        Some(names) if !names.is_empty() => names.len(),
+        _ => json.get_or("num_labels", 2)?,
+    })
+}
+
+/// The outputs of a classifier.
+pub(super) const CLASSIFIER: &[Entry] =
+    &[entry(Part::U, "classifier.weight", View::AsIs), entry(Part::UB, "classifier.bias", View::AsIs)];
+
+/// The neurons and outputs of RoBERTa's classifier of texts, and others'.
+pub(super) const CLASSIFIER_OF_TEXTS: &[Entry] = &[
+    entry(Part::HeadW, "classifier.dense.weight", View::AsIs),
+    entry(Part::HeadB, "classifier.dense.bias", View::AsIs),
+    entry(Part::U, "classifier.out_proj.weight", View::AsIs),
+    entry(Part::UB, "classifier.out_proj.bias", View::AsIs),
+];
 
 /// Norms before the sublayers and at the end.
 pub(super) fn norms_before(config: &mut Config) {

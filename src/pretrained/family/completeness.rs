@@ -76,6 +76,7 @@ const CHANGE_NOTHING: &[&str] = &[
     "mtp_mlp_layer_types",
     "num_nextn_predict_layers",
     "output_router_logits",
+    "pooler_dropout",
     "pretraining_tp",
     "qa_dropout",
     "qk_head_dim", // the sum of two others
@@ -125,11 +126,13 @@ const UNUSED: &[(&str, &str)] = &[
 /// Fields that count only beside others than their family's defaults, each tested in `tests/suite/gradual.rs` or
 /// `tests/suite/transformers_families.rs`.
 const COUNT_ELSEWHERE: &[(&str, &str)] = &[
-    ("t5", "tie_word_embeddings"),     // where `scale_decoder_outputs` does not say
-    ("ernie", "task_type_vocab_size"), // of `use_task_id`
-    ("esm", "mask_token_id"),          // of `token_dropout`
-    ("esm", "rope_theta"),             // of rotary positions
-    ("qwen2", "max_window_layers"),    // `layer_types` counts, and without a window there is nothing to count
+    ("t5", "tie_word_embeddings"),         // where `scale_decoder_outputs` does not say
+    ("ernie", "task_type_vocab_size"),     // of `use_task_id`
+    ("esm", "mask_token_id"),              // of `token_dropout`
+    ("esm", "rope_theta"),                 // of rotary positions
+    ("deberta", "max_relative_positions"), // of `relative_attention`
+    ("deberta-v2", "max_relative_positions"),
+    ("qwen2", "max_window_layers"), // `layer_types` counts, and without a window there is nothing to count
     ("qwen2", "sliding_window"),
     ("qwen2", "use_sliding_window"),
     ("qwen3", "max_window_layers"),

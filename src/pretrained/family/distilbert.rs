@@ -1,13 +1,15 @@
 //! DistilBERT (Sanh et al. 2019): BERT without types of tokens.
 
-use super::bert_style;
+use super::bert_style::{self, Task, CLASSIFIER};
 use super::{ConfigJson, Family};
-use crate::config::{AttentionDir, HeadConfig, MlpConfig, NormConfig, NormPosition, Normalization};
+use crate::config::{Activation, AttentionDir, HeadConfig, MlpConfig, NormConfig, NormPosition, Normalization};
 use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
-pub(super) const FAMILY: Family =
-    bert_style::family("distilbert", &["DistilBertForMaskedLM"], "distilbert.", config, names);
+pub(super) const FAMILY: Family = bert_style::family("distilbert", ARCHITECTURES, "distilbert.", config, names);
+
+const ARCHITECTURES: &[&str] =
+    &["DistilBertForMaskedLM", "DistilBertForSequenceClassification", "DistilBertForTokenClassification"];
 
 fn config(json: &ConfigJson) -> Result<Config> {
     json.ignore(&["attention_dropout", "dropout", "qa_dropout", "seq_classif_dropout"]);
@@ -28,6 +30,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     config.attention.direction = AttentionDir::Bidirectional;
     config.head = Some(HeadConfig::new(activation));
     config.tie_word_embeddings = json.get_or("tie_word_embeddings", true)?;
+    Task::of(json).apply(json, &mut config, HeadConfig::of_texts(Activation::Relu))?;
     Ok(config)
 }
 
@@ -52,6 +55,9 @@ const NAMES: &[Entry] = &[
     entry(OutB, "distilbert.transformer.layer.{l}.ffn.lin2.bias", AsIs),
     entry(Ln2W, "distilbert.transformer.layer.{l}.output_layer_norm.weight", AsIs),
     entry(Ln2B, "distilbert.transformer.layer.{l}.output_layer_norm.bias", AsIs),
+];
+
+const VOCABULARY: &[Entry] = &[
     entry(HeadW, "vocab_transform.weight", AsIs),
     entry(HeadB, "vocab_transform.bias", AsIs),
     entry(HeadLnW, "vocab_layer_norm.weight", AsIs),
@@ -60,6 +66,10 @@ const NAMES: &[Entry] = &[
     entry(UB, "vocab_projector.bias", AsIs),
 ];
 
-fn names(_: &Config, _: &ConfigJson) -> Result<Vec<Entry>> {
-    Ok(NAMES.to_vec())
+const PRE_CLASSIFIER: &[Entry] =
+    &[entry(HeadW, "pre_classifier.weight", AsIs), entry(HeadB, "pre_classifier.bias", AsIs)];
+
+fn names(_: &Config, json: &ConfigJson) -> Result<Vec<Entry>> {
+    let head = Task::of(json).names(VOCABULARY, &[PRE_CLASSIFIER, CLASSIFIER].concat(), CLASSIFIER);
+    Ok([NAMES, &head].concat())
 }

@@ -14,6 +14,7 @@ mod bart_decoder;
 mod bart_style;
 mod bert;
 mod bert_style;
+mod big_bird;
 mod biogpt;
 mod bitnet;
 mod blenderbot;
@@ -29,6 +30,9 @@ mod completeness;
 mod ctrl;
 mod cwm;
 mod dbrx;
+mod deberta;
+mod deberta_style;
+mod deberta_v2;
 mod deepseek_v2;
 mod deepseek_v3;
 mod diffllama;
@@ -103,6 +107,7 @@ mod mixture_style;
 mod mllama_text;
 mod modernbert;
 mod modernbert_decoder;
+mod mpnet;
 mod mpt;
 mod mt5;
 mod nanochat;
@@ -296,6 +301,10 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &jina_embeddings_v3::FAMILY,
     &eurobert::FAMILY,
     &esm::FAMILY,
+    &deberta::FAMILY,
+    &deberta_v2::FAMILY,
+    &mpnet::FAMILY,
+    &big_bird::FAMILY,
 ];
 
 /// The family of a `config.json`: by its first architecture or, where it names none, by its `model_type`.

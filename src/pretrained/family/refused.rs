@@ -10,6 +10,13 @@ const STREAM_SCALE: &str = "layers multiply the whole residual stream, and here 
 const CAPACITY: &str = "experts have no gates and take only so many tokens, so what a token gets depends on others";
 const BLOCKS_OF_KEYS: &str =
     "attention is to blocks of keys, and to some keys drawn or made of others, and here masks are fixed";
+const BOTTLENECKS: &str = "blocks narrow the stream before attention and have several MLPs, and here a block has one";
+const OTHER_INPUTS: &str = "tokens come with boxes, shapes or sounds, and here they come with types alone";
+const ADAPTERS: &str = "each language has neurons of its own behind the MLPs, and here there are none";
+const OTHER_HEAD: &str =
+    "its prediction head has two maps without the norm between them, and here it has one map and a norm";
+const SCALED_RESIDUALS: &str = "what sublayers add is divided by a number of the depth, which is not supported";
+const LANGUAGES: &str = "tokens come with languages, and here they come with types alone";
 
 /// transformers' `model_type`s and what the names of their architectures begin with.
 const REFUSED: &[(&[&str], &[&str], &str)] = &[
@@ -25,6 +32,12 @@ const REFUSED: &[(&[&str], &[&str], &str)] = &[
     (&["bigbird_pegasus", "longt5"], &["BigBirdPegasus", "LongT5"], BLOCKS_OF_KEYS),
     (&["gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"], &["Gemma4"], STREAM_SCALE),
     (&["beam"], &["Beam"], STREAM_SCALE),
+    (&["mobilebert"], &["MobileBert"], BOTTLENECKS),
+    (&["layoutlm", "roc_bert"], &["LayoutLM", "RoCBert"], OTHER_INPUTS),
+    (&["xmod"], &["Xmod"], ADAPTERS),
+    (&["ultrabert"], &["Ultrabert"], OTHER_HEAD),
+    (&["esmc"], &["Esmc"], SCALED_RESIDUALS),
+    (&["xlm", "flaubert"], &["XLMWithLM", "FlaubertWithLM"], LANGUAGES),
     (&["mamba", "mamba2", "falcon_mamba", "bamba"], &["Mamba", "FalconMamba", "Bamba"], STATE),
     (
         &["rwkv", "recurrent_gemma", "xlstm", "jamba", "zamba", "zamba2"],

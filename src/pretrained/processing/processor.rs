@@ -184,6 +184,8 @@ fn folds_value_biases(config: &Config) -> Decision {
 fn refactors_attention(config: &Config, value_biases_are_folded: bool) -> Decision {
     if config.rotary().is_some() || config.qk_norm().is_some() {
         (false, "what happens between W_Q and W_K is not linear")
+    } else if config.attention.disentangled.is_some() {
+        (false, "queries and keys are compared with distances as well")
     } else if config.attention.experts.is_some() {
         (false, "a router chooses the heads")
     } else if config.attention.latent.is_some() {

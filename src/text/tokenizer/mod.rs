@@ -220,6 +220,26 @@ impl Tokenizer {
         texts.iter().zip(&encodings).map(|(text, encoding)| self.ids(text, encoding, false)).collect()
     }
 
+    /// The token ids of two texts, one after the other with the special tokens that the tokenizer's own template puts around them, and the
+    /// type of each token: BERT's `[CLS] first [SEP] second [SEP]`, with the types 0 and 1.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](Self::encode).
+    pub fn encode_pair_with_template(&self, first: &str, second: &str) -> Result<(Vec<i64>, Vec<i64>)> {
+        // Unknown words are told by text.
+        self.encode(first, false)?;
+        self.encode(second, false)?;
+        let encoding = self.inner.tokenizer.encode((first, second), true).map_err(Error::tokenizer)?;
+        let whole = |numbers: &[u32]| numbers.iter().map(|&number| number.into()).collect();
+        Ok((whole(encoding.get_ids()), whole(encoding.get_type_ids())))
+    }
+
+    /// The token that masks others: `[MASK]`, or `<mask>`.
+    pub fn mask_id(&self) -> Option<i64> {
+        ["[MASK]", "<mask>"].iter().find_map(|content| self.special_token_id(content))
+    }
+
     fn ids(&self, text: &str, encoding: &Encoding, prepend_bos: bool) -> Result<Vec<i64>> {
         if !self.allow_unknown
             && self.inner.unknowns.possible(text, encoding)
