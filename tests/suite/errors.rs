@@ -128,7 +128,7 @@ fn a_config_that_is_no_json_object(#[case] text: &str, #[case] expected: &str) {
 #[case("n_head", json!(-3), "config field `n_head` is -3: it cannot be read: invalid value: integer `-3`, expected usize")]
 #[case("n_head", json!("three"), "config field `n_head` is \"three\": it cannot be read: invalid type: string \"three\", expected usize")]
 #[case("n_layer", json!(1u64 << 40), "config field `n_layers` is 1099511627776: it must be between 1 and 4096")]
-#[case("activation_function", json!("tanh"), "config field `activation_function` is tanh: this activation function is not supported")]
+#[case("activation_function", json!("hardswish"), "config field `activation_function` is hardswish: this activation function is not supported")]
 #[case("add_cross_attention", json!(true), "config field `add_cross_attention` is true: only false is supported")]
 fn a_config_of_nonsense(#[case] field: &str, #[case] value: Value, #[case] expected: &str) {
     let folder = folder(&Parts::of("gpt2").bytes());
@@ -141,7 +141,7 @@ fn a_config_of_nonsense(#[case] field: &str, #[case] value: Value, #[case] expec
 
 #[rstest]
 #[case(json!({ "architectures": ["BertModel"] }), "architecture `BertModel` is not supported")]
-#[case(json!({ "model_type": "bert" }), "architecture `bert` is not supported")]
+#[case(json!({ "model_type": "blip" }), "architecture `blip` is not supported")]
 #[case(json!({}), "architecture `(none)` is not supported")]
 fn an_unknown_architecture(#[case] config: Value, #[case] expected: &str) {
     let folder = folder(&[]);

@@ -22,10 +22,26 @@ const NAMES: &[(&str, &str)] = &[
     ("biogpt.embed_tokens.weight", "output_projection.weight"),
     ("gpt_neox_japanese.embed_in.weight", "embed_out.weight"),
     ("model.embeddings.tok_embeddings.weight", "decoder.weight"),
+    ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    ("bert.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+    ("roformer.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    ("deberta.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    ("ernie.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    ("nomic_bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    ("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+    ("roberta_prelayernorm.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+    ("data2vec_text.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+    ("mpnet.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+    ("gte.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+    ("esm.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+    ("albert.embeddings.word_embeddings.weight", "predictions.decoder.weight"),
+    ("distilbert.embeddings.word_embeddings.weight", "vocab_projector.weight"),
+    ("electra.embeddings.word_embeddings.weight", "generator_lm_head.weight"),
 ];
 
 /// The language models that have no folder of their own, whose embedding has other rows than the unembedding, or that are never tied.
-const ELSEWHERE: &[&str] = &["dbrx", "mllama_text_model", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"];
+const ELSEWHERE: &[&str] =
+    &["dbrx", "rembert", "mllama_text_model", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"];
 
 /// A Hugging Face folder of each family among the fixtures.
 fn folders() -> Vec<(String, PathBuf)> {
@@ -53,7 +69,10 @@ fn tied(folder: &Path, [under_its_own, under_the_other]: [bool; 2]) -> tempfile:
     let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let mut new: BTreeMap<String, _> = tensors.iter().map(|(name, view)| (name.to_string(), view)).collect();
-    let (e, u) = NAMES.iter().find(|(e, _)| new.contains_key(*e)).unwrap_or_else(|| panic!("{}", folder.display()));
+    // Families with one name for the embedding differ in the head that the unembedding belongs to.
+    let has_head = |u: &str| new.keys().any(|name| u.split('.').next() == name.split('.').next());
+    let candidates = NAMES.iter().filter(|(e, _)| new.contains_key(*e));
+    let (e, u) = candidates.max_by_key(|(_, u)| has_head(u)).unwrap_or_else(|| panic!("{}", folder.display()));
     let embedding = new.remove(*e).unwrap();
     new.remove(*u);
     for (_, name) in [(under_its_own, e), (under_the_other, u)].into_iter().filter(|(is, _)| *is) {

@@ -126,11 +126,12 @@ const UNUSED: &[(&str, &str)] = &[
 /// Fields that count only beside others than their family's defaults, each tested in `tests/suite/gradual.rs` or
 /// `tests/suite/transformers_families.rs`.
 const COUNT_ELSEWHERE: &[(&str, &str)] = &[
-    ("t5", "tie_word_embeddings"),         // where `scale_decoder_outputs` does not say
-    ("ernie", "task_type_vocab_size"),     // of `use_task_id`
-    ("esm", "mask_token_id"),              // of `token_dropout`
-    ("esm", "rope_theta"),                 // of rotary positions
-    ("deberta", "max_relative_positions"), // of `relative_attention`
+    ("t5", "tie_word_embeddings"),           // where `scale_decoder_outputs` does not say
+    ("big_bird", "max_position_embeddings"), // where attention sees everything
+    ("ernie", "task_type_vocab_size"),       // of `use_task_id`
+    ("esm", "mask_token_id"),                // of `token_dropout`
+    ("esm", "rope_theta"),                   // of rotary positions
+    ("deberta", "max_relative_positions"),   // of `relative_attention`
     ("deberta-v2", "max_relative_positions"),
     ("qwen2", "max_window_layers"), // `layer_types` counts, and without a window there is nothing to count
     ("qwen2", "sliding_window"),
