@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let numbers = words.iter().skip(1).map(|word| word.parse()).collect::<Result<Vec<i64>, _>>()?;
         if let Some(kind) = words.first().and_then(|word| word.strip_prefix("saes_")) {
             if spliced.as_ref().is_none_or(|(of, _)| of != kind) {
-                spliced = None;
+                drop(spliced.take()); // one set in memory at a time
                 spliced = Some((kind.into(), saes(&model, kind)?));
             }
             if let (Some((_, spliced)), [batch, pos]) = (&spliced, &numbers[..]) {

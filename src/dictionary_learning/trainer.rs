@@ -74,7 +74,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for a number that cannot be used.
+    /// [`Error::Setting`] for a number that cannot be used.
     pub fn autoencoder(hook: HookPoint, options: TrainerOptions) -> Result<Self> {
         Trainer::transcoder(hook, hook, options)
     }
@@ -83,7 +83,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`Error::OptionValue`] for a number that cannot be used.
+    /// [`Error::Setting`] for a number that cannot be used.
     pub fn transcoder(hook_in: HookPoint, hook_out: HookPoint, options: TrainerOptions) -> Result<Self> {
         options.check()?;
         Ok(Trainer { hooks: (hook_in, hook_out), options, done: 0, state: None })

@@ -43,7 +43,7 @@ impl BertNextSentencePrediction {
     ///
     /// Those of [`LoadOptions::open_encoder`].
     pub fn open(name_or_folder: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
-        let options = options.clone().as_architecture("BertForNextSentencePrediction");
+        let options = options.clone().read_as("BertForNextSentencePrediction");
         Ok(BertNextSentencePrediction { encoder: options.open_encoder(name_or_folder)? })
     }
 

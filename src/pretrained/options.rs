@@ -71,7 +71,7 @@ impl LoadOptions {
     }
 
     /// Reads a checkpoint as one of another architecture, with another head.
-    pub(crate) fn as_architecture(mut self, architecture: &'static str) -> Self {
+    pub(crate) fn read_as(mut self, architecture: &'static str) -> Self {
         self.architecture = Some(architecture);
         self
     }

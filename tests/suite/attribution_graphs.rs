@@ -65,7 +65,7 @@ impl Reference {
     }
 
     fn graph(&self, options: AttributionGraphOptions) -> AttributionGraph {
-        self.model.attribution_graph(&Tensor::from_slice(&self.ids("tokens")).unsqueeze(0), options).unwrap()
+        self.model.attribution_graph(Tensor::from_slice(&self.ids("tokens")).unsqueeze(0), options).unwrap()
     }
 
     /// The targets' rows of the adjacency: features, then logits.
@@ -220,7 +220,7 @@ fn inputs_of_every_target_add_up_in_every_family() {
         let heads = if number < own { vec![false, true] } else { vec![number % 2 == 0] };
         for heads in heads {
             let options = AttributionGraphOptions::new().max_logits(2).max_nodes(40).heads(heads);
-            let graph = model.attribution_graph(&Tensor::from_slice(&ids).unsqueeze(0), options).unwrap();
+            let graph = model.attribution_graph(Tensor::from_slice(&ids).unsqueeze(0), options).unwrap();
             let residual = graph.residual().unwrap();
             count += 1;
             if residual > worst || residual.is_nan() {
@@ -250,7 +250,8 @@ fn random_transcoders(model: &HookedTransformer, number: usize) -> DictionarySet
             1 if normed && before => hook::ln2_normalized(layer),
             _ => hook::mlp_hook_in(layer),
         };
-        let hook_out = if (number + layer) % 2 == 0 { hook::mlp_out(layer) } else { hook::mlp_hook_out(layer) };
+        let hook_out =
+            if (number + layer).is_multiple_of(2) { hook::mlp_out(layer) } else { hook::mlp_hook_out(layer) };
         let config = DictionaryConfig {
             hook_out,
             apply_b_dec_to_input: false,
@@ -283,7 +284,7 @@ fn inputs_add_up_with_random_transcoders_in_every_family() {
         let ids: Vec<i64> = (0..6).map(|i| (5 * i + 3) % model.config().d_vocab as i64).collect();
         let options = AttributionGraphOptions::new().max_logits(2).transcoders(random_transcoders(&model, number));
         let graph =
-            model.attribution_graph(&Tensor::from_slice(&ids).unsqueeze(0), options.first_pos(number % 2)).unwrap();
+            model.attribution_graph(Tensor::from_slice(&ids).unsqueeze(0), options.first_pos(number % 2)).unwrap();
         assert!(graph.nodes().iter().any(|node| matches!(node, AttributionNode::Feature { .. })), "{name}");
         let residual = graph.residual().unwrap();
         count += 1;

@@ -419,5 +419,5 @@ fn the_toy_s_transcoders_keep_what_it_does() {
     let replaced = model.with_saes(set.dictionaries().to_vec(), SaeOptions::new()).unwrap();
     let logits = replaced.forward(PROMPT).unwrap();
     let next = logits.select(0, 0).select(0, -1).argmax(-1, false).int64_value(&[]);
-    assert_eq!(model.to_string(&[next]).unwrap(), " Mary");
+    assert_eq!(model.to_string([next]).unwrap(), " Mary");
 }

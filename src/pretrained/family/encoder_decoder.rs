@@ -12,6 +12,9 @@ pub(crate) struct OfStacks<T> {
     pub(crate) decoder: T,
 }
 
+/// Where the weights of both stacks lie.
+type Names = fn(&OfStacks<Config>, &ConfigJson) -> Result<OfStacks<Vec<Entry>>>;
+
 /// Everything that the crate knows about a family of encoder-decoders.
 pub(crate) struct EncoderDecoder {
     /// transformers' `model_type`.
@@ -23,7 +26,7 @@ pub(crate) struct EncoderDecoder {
     /// Reads the shapes of the stacks. Every field means what it means in transformers.
     pub(crate) config: fn(&ConfigJson) -> Result<OfStacks<Config>>,
     /// Where each weight lies in the checkpoint of a model whose unembedding is a tensor of its own.
-    pub(crate) names: fn(&OfStacks<Config>, &ConfigJson) -> Result<OfStacks<Vec<Entry>>>,
+    pub(crate) names: Names,
     /// Other names of the embedding that both stacks share, in files that lack the first.
     pub(crate) embeddings: &'static [&'static str],
     /// Ends of the names of tensors that no forward pass needs.
