@@ -163,6 +163,7 @@ mod book {
         Lenses "lenses.md"
         Steering "steering.md"
         Probes "probes.md"
+        Dictionaries "dictionaries.md"
         Pictures "pictures.md"
     }
 }

@@ -565,7 +565,46 @@ fn edges_to_logits_are_logit_attributions() {
     assert!(worst < 1e-4 && count > 10, "{worst} {count}");
 }
 
-/// What the example `attribution_graph` says of the toy model is so.
+/// What the example `attribution_graph` says of the toy model's features is so.
+#[test]
+fn a_feature_at_the_word_after_the_names_carries_the_name() {
+    let (model, set) = (HookedTransformer::toy().unwrap(), DictionarySet::toy().unwrap());
+    let graph = |prompt: &str, logit: &str| {
+        let options = AttributionGraphOptions::new().logits([logit]).transcoders(set.clone());
+        model.attribution_graph(prompt, options).unwrap()
+    };
+    for (prompt, name) in [
+        ("When Mary and John went to the shop, John gave a bag to", " Mary"),
+        ("When Peter and Anna went to the park, Anna gave a ball to", " Peter"),
+    ] {
+        let graph = graph(prompt, name);
+        let residual = graph.residual().unwrap();
+        assert!(residual < 2e-6, "{name}: {residual:.1e}");
+        let influence = graph.influence().unwrap();
+        let most = |of: &dyn Fn(&AttributionNode) -> bool| {
+            let nodes = (0..graph.nodes().len()).filter(|node| of(&graph.nodes()[*node]));
+            nodes.max_by(|a, b| influence[*a].total_cmp(&influence[*b])).unwrap()
+        };
+        let token = most(&|node| matches!(node, AttributionNode::Token { .. }));
+        assert_eq!((graph.label(token).unwrap().as_str(), graph.nodes()[token].pos()), (name, 2));
+        let feature = most(&|node| matches!(node, AttributionNode::Feature { .. }));
+        let AttributionNode::Feature { layer, pos, .. } = graph.nodes()[feature] else { panic!("{name}") };
+        assert_eq!((layer, pos), (0, 5), "{name}: at `went`");
+        let inputs = graph.edges_into(feature).unwrap();
+        let largest = inputs.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+        assert_eq!(largest.0, token, "{name}: its largest input");
+        let logit = graph.nodes().len() - 1;
+        let outputs: Vec<f64> = (0..logit)
+            .filter(|node| graph.value(*node).is_some())
+            .map(|node| graph.edge(feature, node).unwrap())
+            .collect();
+        let to_logit = graph.edge(feature, logit).unwrap();
+        println!("{name}: {} adds {to_logit:.2} to the logit", graph.label(feature).unwrap());
+        assert!(outputs.iter().all(|edge| *edge < to_logit), "{name}: the logit is its largest output");
+    }
+}
+
+/// What the example says with `--exact` is so.
 #[test]
 fn the_name_goes_by_the_word_after_the_names_to_the_logit() {
     let model = HookedTransformer::toy().unwrap();

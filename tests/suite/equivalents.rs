@@ -4,11 +4,13 @@
 use tch::{Device, Kind, Tensor};
 use tch_lens::heads::{detect_head, DetectHeadOptions, HeadPattern};
 use tch_lens::patching::{self, PatchAxis, PatchIndex, PatchingOptions};
+use tch_lens::sae::{DictionarySet, SaeOptions};
 use tch_lens::weights::{SvdInterpreter, SvdMatrix};
 use tch_lens::{
-    autodiff, cuda_if_available, hook, AccumulateOptions, Bos, Composition, Config, DecomposeOptions, FullOptions,
-    GenerateOptions, HeadOptions, HookFilter, HookedTransformer, Hooks, KeyValueStore, LoadOptions, Metric, Mode,
-    NeuronOptions, Occurrence, PaddingSide, Patch, Result, ReturnType, RunOptions, StepOptions, Target, TokenOptions,
+    autodiff, cuda_if_available, hook, AccumulateOptions, Bos, Composition, Config, DecomposeOptions,
+    DictionaryOptions, FullOptions, GenerateOptions, HeadOptions, HookFilter, HookedTransformer, Hooks, KeyValueStore,
+    LoadOptions, Metric, Mode, NeuronOptions, Occurrence, PaddingSide, Patch, Result, ReturnType, RunOptions,
+    StepOptions, Target, TokenOptions,
 };
 
 const PAGE: &str = include_str!("../../docs/transformer_lens.md");
@@ -124,6 +126,32 @@ fn the_lines_of_the_page_run() -> Result<()> {
     let attrs = cache.logit_attrs(&stack, (" Mary", " John"))?;
     let _ = stack.labels();
     let _ = attrs.pos(-1)?.batch(0)?.top(1)?;
+
+    let saes = DictionarySet::toy()?.dictionaries().to_vec();
+    let sae = &saes[2];
+    let x = Tensor::ones([1, 2, sae.d_in() as i64], (Kind::Float, Device::Cpu));
+    let features = sae.encode(&x)?;
+    let _ = sae.decode(&features)?;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    sae.save_saelens(folder)?;
+    let again = DictionaryOptions::new().open(folder)?;
+    assert!(again.encode(&x)?.allclose(&features, 1e-5, 1e-6, false));
+    let _ = model.with_saes([sae.clone()], SaeOptions::new())?;
+    let _ = model.with_saes([sae.clone()], SaeOptions::new().error_term(true))?;
+    let _ = model.with_saes(saes.clone(), SaeOptions::new())?.forward(&tokens)?;
+    let (_, cache_of_features) = model.with_saes(saes.clone(), SaeOptions::new())?.run_with_cache(&tokens)?;
+    let spliced = model.with_saes(saes, SaeOptions::new())?;
+    let name = "blocks.2.hook_mlp_out.hook_sae_acts_post";
+    let _ = spliced.run_with_hooks(&tokens, Hooks::new().replace(name, |acts, _point| acts * 2.0))?;
+    {
+        let cache = cache_of_features;
+        assert!(cache[name].equal(&cache[hook::sae_acts_post(hook::mlp_out(2))]));
+        let _ = &cache[hook::sae_acts_post(hook::mlp_out(2))];
+    }
+    let hooks = Hooks::new().patch(hook::sae_acts_post(hook::mlp_out(2)).feature(7), Patch::zero());
+    let _ = spliced.run_with_hooks(&tokens, hooks)?;
+    assert!(spliced.without_saes().saes().is_empty());
 
     let _ = model.w_e()?;
     let _ = model.w_u()?;
