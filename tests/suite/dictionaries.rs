@@ -331,7 +331,7 @@ fn a_cross_layer_transcoder_writes_to_later_layers() {
             let acts = &cache[hook::sae_acts_post(hook::mlp_out(earlier))];
             let w_dec = from
                 .decoder_rows(layer - earlier, &Tensor::arange(from.d_sae() as i64, (Kind::Int64, tch::Device::Cpu)));
-            sum += acts.matmul(&w_dec.unwrap());
+            sum = acts.matmul(&w_dec.unwrap()) + sum;
         }
         let shown = &cache[hook::sae_recons(hook::mlp_out(layer))];
         let differs = diff("recons", shown, &sum.expand_as(shown)) / shown.abs().max().double_value(&[]).max(1.0);
