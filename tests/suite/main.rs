@@ -23,6 +23,7 @@ mod config_bounds;
 mod config_fields;
 mod dictionaries;
 mod dictionary_errors;
+mod dictionary_formats;
 mod dictionary_runs;
 mod documentation;
 mod encoder_decoders;

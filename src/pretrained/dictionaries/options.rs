@@ -102,13 +102,14 @@ impl DictionaryOptions {
         self
     }
 
-    /// The activation function of one of OpenAI's dictionaries, which their files do not say.
+    /// The activation function of one of OpenAI's dictionaries, whose older files do not say it.
     pub fn activation(mut self, activation: FeatureActivation) -> Self {
         self.activation = Some(activation);
         self
     }
 
-    /// The norm of one of OpenAI's dictionaries, which their files do not say: [`InputNormalization::LayerNorm`] by default.
+    /// The norm of one of OpenAI's dictionaries, which their files do not say: by default [`InputNormalization::LayerNorm`] for TopK, and none
+    /// for other activation functions, as in their code.
     pub fn normalization(mut self, normalization: InputNormalization) -> Self {
         self.normalization = Some(normalization);
         self
@@ -124,7 +125,11 @@ impl DictionaryOptions {
     /// | `hyperparams.json`, `checkpoints/final.safetensors` | Llama Scope |
     /// | `cfg.json`, `sae.safetensors` | EleutherAI's sparsify |
     /// | `config.json`, `ae.pt` | dictionary_learning |
-    /// | one `.pt` file with `latent_bias` and `pre_bias` | OpenAI; needs [`hook_in`](DictionaryOptions::hook_in) and [`activation`](DictionaryOptions::activation) |
+    /// | one `.pt` file with `latent_bias` and `pre_bias` | OpenAI; needs [`hook_in`](DictionaryOptions::hook_in), and [`activation`](DictionaryOptions::activation) where the file names none |
+    ///
+    /// The readers of SAELens, Gemma Scope and sparsify are tested with figures of these libraries. Those of Llama Scope, dictionary_learning and
+    /// OpenAI are tested with files that the tests write in the documented layout, and with no published dictionary; of
+    /// dictionary_learning, `AutoEncoder`, `AutoEncoderTopK` and `BatchTopKSAE` are.
     ///
     /// # Errors
     ///
