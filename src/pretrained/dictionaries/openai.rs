@@ -56,11 +56,11 @@ pub(super) fn open(path: &Path, options: &DictionaryOptions) -> Result<Dictionar
         return Err(tensors.malformed("it has no `latent_bias` and `pre_bias`, so it is none of OpenAI's dictionaries"));
     }
     let named = named_activation(path, options)?;
-    if let (Some(named), Some(given)) = (named, options.activation) {
-        if named != given {
-            let what = format!("its activation is {named}, but {given} was given: leave out `activation`");
-            return Err(Error::setting("activation", what));
-        }
+    if let (Some(named), Some(given)) = (named, options.activation)
+        && named != given
+    {
+        let what = format!("its activation is {named}, but {given} was given: leave out `activation`");
+        return Err(Error::setting("activation", what));
     }
     let (Some(read), Some(activation)) = (options.hook_in, named.or(options.activation)) else {
         let what =
