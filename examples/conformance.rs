@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use tch_lens::config::NormPosition;
 use tch_lens::tch::{Kind, Tensor};
 use tch_lens::{
-    hook, ActivationCache, Config, DecomposeOptions, FullOptions, GenerateOptions, HeadOptions, HookFilter, HookPoint,
-    HookedTransformer, KeyValueStore, LoadOptions, PaddingSide, RunOptions, StepOptions, Target, Tokens,
+    hook, ActivationCache, Comparison, Config, DecomposeOptions, FullOptions, GenerateOptions, HeadOptions, HookFilter,
+    HookPoint, HookedTransformer, KeyValueStore, LoadOptions, PaddingSide, Reference, RunOptions, StepOptions,
+    SupportedArchitecture, Target, Tokens,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -36,26 +37,44 @@ what is compared where that is above one.
 | left, right | fp64, rows that are padded on that side with the same rows alone |
 | processed | fp64, log-probabilities after weight processing with those before |
 | cached | fp64, tokens in parts, after a store of keys and values, with all at once |
+| generated | fp64, logits of each token of a greedy generation behind a store with those of the whole text computed again |
+| gradients | fp64, the derivative of a fixed combination of the logits along a fixed direction of the first stream, with finite differences at the best of four steps |
 
-| checkpoint | architecture | logits | activations | sums | alone | left | right | processed | cached |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |";
+| checkpoint | architecture | logits | activations | sums | alone | left | right | processed | cached | generated | gradients | reference |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |";
+
+const ARCHITECTURES: &str = "
+## Architectures
+
+What `HookedTransformer::supported()` returns: each architecture, the checkpoints above that are of it, what these were compared with,
+and the largest difference of logits and activations.
+
+| architecture | model_type | checkpoints | reference | largest |
+| --- | --- | --- | --- | ---: |";
 
 fn main() -> Result<()> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
     println!("{HEAD}");
-    let (mut rows, mut refused) = (0, Vec::new());
+    let (mut rows, mut refused, mut compared) = (0, Vec::new(), Vec::new());
     for folder in folders(&fixtures)? {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match LoadOptions::new().no_processing().open(&folder) {
             Ok(model) => {
-                println!("{}", row(&name, &folder, &model)?);
+                let (text, comparison) = row(name, &folder, &model)?;
+                println!("{text}");
                 rows += 1;
+                compared.push((model.config().original_architecture.clone(), comparison));
             }
             Err(error) => refused.push(format!("| {name} | {error} |")),
         }
     }
     println!("\n{rows} checkpoints are compared. These are refused:\n\n| checkpoint | why |\n| --- | --- |");
     refused.iter().for_each(|row| println!("{row}"));
+    println!("{ARCHITECTURES}");
+    for architecture in HookedTransformer::supported() {
+        let rows = compared.iter().filter(|(of, _)| of == architecture.architecture).map(|(_, row)| *row);
+        println!("{}", SupportedArchitecture { comparisons: rows.collect(), ..architecture });
+    }
     encoder_decoders(&fixtures.join("encoder_decoders"))
 }
 
@@ -162,7 +181,7 @@ fn folders(fixtures: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-fn row(name: &str, folder: &Path, model: &HookedTransformer) -> Result<String> {
+fn row(name: String, folder: &Path, model: &HookedTransformer) -> Result<(String, Comparison)> {
     let expected: BTreeMap<String, Tensor> =
         Tensor::read_safetensors(folder.join("expected.safetensors"))?.into_iter().collect();
     let tokens = Tokens::new(&expected["tokens"])?;
@@ -172,6 +191,8 @@ fn row(name: &str, folder: &Path, model: &HookedTransformer) -> Result<String> {
     };
     let logits = ["logits", "hf.logits", "raw.logits"].iter().find_map(|key| expected.get(*key));
     let logits = logits.ok_or("no logits are expected")?;
+    let of_transformers = expected.contains_key("logits");
+    let reference = if of_transformers { Reference::Transformers } else { Reference::TransformerLens };
     let of_logits = difference(&model.forward(tokens)?, logits);
     let (count, of_activations) = activations(model, tokens, &expected)?;
     let double = LoadOptions::new().no_processing().kind(Kind::Double).open(folder)?;
@@ -187,9 +208,18 @@ fn row(name: &str, folder: &Path, model: &HookedTransformer) -> Result<String> {
         shown(alone(&double, tokens, Some(PaddingSide::Right))?),
         shown(difference(&log_probs(&processed)?, &log_probs(&double)?)),
         cached(&double, tokens)?.map_or("–".into(), shown),
+        generated(&double, tokens)?.map_or("–".into(), shown),
+        shown(gradients(&double, tokens)?),
+        match reference {
+            Reference::Transformers => "transformers 5.23".into(),
+            Reference::TransformerLens => "TransformerLens 3.9".into(),
+        },
     ];
     let architecture = &model.config().original_architecture;
-    Ok(format!("| {name} | {} | {} |", if architecture.is_empty() { "–" } else { architecture }, cells.join(" | ")))
+    let shown = if architecture.is_empty() { "–" } else { architecture };
+    let text = format!("| {name} | {shown} | {} |", cells.join(" | "));
+    let (checkpoint, difference) = (name.leak(), of_activations);
+    Ok((text, Comparison { checkpoint, reference, logits: of_logits, activations: count, difference }))
 }
 
 /// Streams and patterns, or the activations of TransformerLens that have our shape.
@@ -295,6 +325,49 @@ fn cached(model: &HookedTransformer, tokens: &Tokens) -> Result<Option<f64>> {
         worst = worst.max(difference(&logits, &whole.narrow(1, start, len)));
     }
     Ok(Some(worst))
+}
+
+/// The logits of each token of a greedy generation with those of its text at once; `None` where a model does not continue text.
+fn generated(model: &HookedTransformer, tokens: &Tokens) -> Result<Option<f64>> {
+    let config = model.config();
+    if config.attention_dir() != tch_lens::config::AttentionDir::Causal || config.d_vocab_out != config.d_vocab {
+        return Ok(None);
+    }
+    let prompts = Vec::<Vec<i64>>::try_from(&tokens.ids)?.into_iter().map(|row| row[..4].to_vec()).collect::<Vec<_>>();
+    let options = GenerateOptions::new().do_sample(false).stop_at_eos(false).max_new_tokens(4);
+    let steps = StepOptions::new().cache(hook::unembed_out());
+    let generated = model.generate_with(prompts, &options, steps)?;
+    let found = generated.cache.ok_or("a generation keeps what it is asked for")?;
+    let whole = model.run(&generated.tokens, RunOptions::new().cache(hook::unembed_out()))?.cache;
+    let point = hook::unembed_out();
+    let len = found[point].size()[1];
+    Ok(Some(difference(&found[point], &whole[point].narrow(1, 0, len))))
+}
+
+/// A derivative by the backward pass with one by finite differences.
+fn gradients(model: &HookedTransformer, tokens: &Tokens) -> Result<f64> {
+    let point = hook::resid_pre(0);
+    let stream = model.run(tokens, RunOptions::new().cache(point))?.cache[point].copy();
+    let waves = |size: &[i64], pace: f64| -> Tensor {
+        let n = size.iter().product::<i64>();
+        (Tensor::arange(n, (Kind::Double, stream.device())) * pace).cos().view(size)
+    };
+    let run = || RunOptions::new().start_at_layer(0).tokens(tokens);
+    let combined = |logits: &Tensor| (logits * waves(&logits.size(), 1.7)).sum(Kind::Double);
+    let direction = waves(&stream.size(), 0.3);
+    let output = model.run_with_grad(&stream, run().cache(point), |output| Ok(combined(output.logits()?)))?;
+    let found = (&output.gradients[point] * &direction).sum(Kind::Double);
+    let at = |step: f64| -> Result<f64> {
+        let logits = model.run(&stream + &direction * step, run())?.logits.ok_or("a run gives logits")?;
+        Ok(combined(&logits).double_value(&[]))
+    };
+    let mut least = f64::INFINITY;
+    // A long step may cross a kink of an activation function or another choice of experts, and a short one rounds more.
+    for h in [1e-4, 1e-5, 1e-6, 1e-7] {
+        let expected = (8.0 * (at(h)? - at(-h)?) - (at(2.0 * h)? - at(-2.0 * h)?)) / (12.0 * h);
+        least = least.min(difference(&found, &Tensor::from(expected)));
+    }
+    Ok(least)
 }
 
 /// The largest difference, relative to the largest entry where that is above one; of infinities zero where both are the same.

@@ -111,6 +111,7 @@ pub use pretrained::fuzzing;
 #[cfg(feature = "hub")]
 pub use pretrained::hub::Hub;
 pub use pretrained::processing::{Processing, Step};
+pub use pretrained::supported::{Comparison, Reference, SupportedArchitecture};
 pub use pretrained::LoadOptions;
 pub use run::{
     BackwardRules, FileSink, HookError, HookReplacement, HookResult, Hooks, Patch, PatchValue, Plan, PlannedEntry,

@@ -11,6 +11,7 @@ use super::stack::ResidualStack;
 use super::window::View;
 use crate::cache::ActivationCache;
 use crate::component::{Component, Reach, Sublayer};
+use crate::config::StreamConfig;
 use crate::hook::{self, HookPoint, Site};
 use crate::sae::Splice;
 use crate::{Error, Result};
@@ -65,6 +66,11 @@ impl View<'_> {
     /// The rows of [`Recipe::Features`].
     pub(crate) fn feature_rows(&self, reach: &Reach, passage: &Passage, form: &RowForm) -> Result<FeatureRows> {
         let config = self.model().config();
+        if config.stream != StreamConfig::default() {
+            return Err(Error::unsupported(
+                "rows of features need a residual stream that is the sum of what sublayers write, and this model's layers multiply the stream or add embeddings to it",
+            ));
+        }
         let mut all = FeatureRows::default();
         let splices = || self.model().splices().iter();
         let stream = reach.stream(config);
@@ -73,18 +79,17 @@ impl View<'_> {
                 && splice.hook_out() <= stream
         };
         let base = splices().filter(of_stream).max_by_key(|splice| splice.hook_out());
-        let mut first = 0;
+        let mut first = (0, 0);
         let mut found = false;
         if let Some(splice) = base {
-            let (layer, after) = match (splice.hook_out().layer(), splice.hook_out().site()) {
+            first = match (splice.hook_out().layer(), splice.hook_out().site()) {
                 (Some(layer), Site::ResidPre) => (layer, 0),
                 (Some(layer), Site::ResidMid) => (layer, Sublayer::Mlp as usize),
                 (layer, _) => (layer.unwrap_or(0) + 1, 0),
             };
-            first = 3 * layer + after;
             found = true;
             let whole = self.get(splice.hook_out())?;
-            self.dictionary_rows((splice, whole), passage, Written::before(first), form, &mut all)?;
+            self.dictionary_rows((splice, whole), passage, Written::before(first.0, first.1), form, &mut all)?;
         } else {
             for (component, point) in self.cache.embeddings() {
                 let row = self.get(point)?.f_unsqueeze(0)?;
@@ -93,7 +98,7 @@ impl View<'_> {
             }
         }
         for (layer, sublayer) in reach.sublayers(config) {
-            if 3 * layer + (sublayer as usize) < first {
+            if (layer, sublayer as usize) < first {
                 continue;
             }
             let (out, written) = (sublayer.out(layer), Written::by(layer, sublayer));

@@ -72,6 +72,18 @@ impl FrozenNorm {
         FrozenNorm { centers: self.centers, scale, w, b, map }
     }
 
+    /// This norm and another one after it, neither of which centres or has a bias.
+    pub(crate) fn followed_by(&self, after: &FrozenNorm) -> Result<Self> {
+        let product = |a: &Option<Tensor>, b: &Option<Tensor>| -> Result<Option<Tensor>> {
+            Ok(match (a, b) {
+                (Some(a), Some(b)) => Some(a.f_mul(b)?),
+                (one, other) => one.as_ref().or(other.as_ref()).map(Tensor::shallow_clone),
+            })
+        };
+        let (scale, w) = (product(&self.scale, &after.scale)?, product(&self.w, &after.w)?);
+        Ok(FrozenNorm { centers: false, scale, w, b: None, map: None })
+    }
+
     /// What a norm adds, whatever it reads: `[d_model]`.
     pub(crate) fn bias_of(norm: Option<PlacedNorm<'_>>) -> Result<Option<Tensor>> {
         norm.and_then(|placed| placed.norm.b.as_deref()).map(widened).transpose()

@@ -48,6 +48,9 @@ fn broken_sum(point: HookPoint, model: &Transformer) -> Result<Option<Sum>> {
     {
         return Ok(Some(Sum::Stream));
     }
+    if let Site::ExpertsLnNormalized | Site::SharedLnNormalized = point.site() {
+        return Ok(Some(Sum::Sublayer(layer, Sublayer::Mlp)));
+    }
     let has_cross = model.config().attention.cross.is_some();
     for sublayer in Sublayer::of(model.config()) {
         // What reads the stream through a norm of the stream itself: what it reads goes past it as well.

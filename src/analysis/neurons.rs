@@ -102,6 +102,13 @@ impl View<'_> {
     pub(crate) fn neuron_rows(&self, layer: usize, neurons: &Slice, form: &RowForm) -> Result<Tensor> {
         let neurons = neurons.keeping_axis();
         let after = FrozenNorm::of_run(self.model().norm_after_mlp(layer)?, self)?;
+        let after_parts = match self.model().norms_after_parts(layer)? {
+            Some([experts, shared]) => {
+                let before = |norm| FrozenNorm::of_run(Some(norm), self)?.followed_by(&after);
+                Some([before(experts)?, before(shared)?])
+            }
+            None => None,
+        };
         let (mut rows, mut chosen) = (Vec::new(), None);
         for writer in self.model().neuron_writers(layer)? {
             let post = match writer.expert {
@@ -115,7 +122,12 @@ impl View<'_> {
                 }
             }; // [batch, pos, neuron]
             let post = neurons.apply(&post, 2, "neuron")?;
-            rows.push(form.neurons(&post, &neurons.apply(&writer.out.weight, 1, "neuron")?, &after)?);
+            let after = match (&after_parts, writer.expert) {
+                (Some([experts, _]), Some(_)) => experts,
+                (Some([_, shared]), None) => shared,
+                (None, _) => &after,
+            };
+            rows.push(form.neurons(&post, &neurons.apply(&writer.out.weight, 1, "neuron")?, after)?);
         }
         if rows.is_empty() {
             self.cache.refuse_without_neurons()?;

@@ -96,9 +96,11 @@ impl Recipe {
         if let Recipe::Full { expand_neurons } = self {
             let mlps = (0..if *expand_neurons { 0 } else { reach.mlp_layers })
                 .map(|layer| (Component::MlpOut(layer), hook::mlp_out(layer), Written::by(layer, Sublayer::Mlp)));
+            let ple = (0..reach.layers_with_embeddings(view.model().config()))
+                .map(|layer| (Component::PleOut(layer), hook::ple_out(layer), Written::by_ple(layer)));
             let embeddings = view.cache.embeddings().into_iter();
             let embeddings = embeddings.map(|(component, point)| (component, point, Written::FIRST));
-            for (component, point, written) in mlps.chain(embeddings) {
+            for (component, point, written) in mlps.chain(ple).chain(embeddings) {
                 components.push(component);
                 let row = view.get(point)?.f_unsqueeze(0)?;
                 rows.push(passage.rows(written, form, |form| form.rows(&row))?);

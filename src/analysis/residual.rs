@@ -54,6 +54,8 @@ impl ActivationCache {
                 rows.push((sublayer.component(layer), sublayer.out(layer)));
             }
         }
+        let embeddings = if mode == Mode::All { reach.layers_with_embeddings(config) } else { 0 };
+        rows.extend((0..embeddings).map(|layer| (Component::PleOut(layer), hook::ple_out(layer))));
         let view = View::new(self, &window);
         let passage = Passage::of(&view, &reach)?;
         let mut rows = view.rows_of_points(rows, &reach, Some(&passage))?;

@@ -56,6 +56,11 @@ impl Directions {
         Ok(Directions { u: norm.pull_back(&self.u)?, norms })
     }
 
+    /// The directions of rows that are multiplied by a number, `[1]`, or one for each entry, `[d_model]`, before they come to these.
+    pub(crate) fn times(&self, factor: &Tensor) -> Result<Self> {
+        Ok(Directions { u: self.u.f_mul(&factor.f_unsqueeze(-1)?)?, ..self.handle() })
+    }
+
     /// The same directions.
     pub(crate) fn handle(&self) -> Self {
         Directions { u: self.u.shallow_clone(), norms: self.norms.iter().map(FrozenNorm::handle).collect() }

@@ -7,6 +7,7 @@ use tch::Tensor;
 use super::circuit::Circuit;
 use super::graph::CircuitGraph;
 use super::senders::Activations;
+use crate::config::StreamConfig;
 use crate::metric::Metric;
 use crate::run::BackwardRules;
 use crate::text::input::{Input, Tokens};
@@ -84,6 +85,19 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
     ) -> Result<Self> {
         if model.config().attention.cross.is_some() {
             return Err(Error::unsupported("a circuit has no nodes for the heads of a decoder's cross-attention"));
+        }
+        if model.config().attention.shared_keys.values().iter().any(Option::is_some) {
+            return Err(Error::unsupported(
+                "a circuit has no edges into keys and values that several layers look at, as this model's do",
+            ));
+        }
+        if model.config().attention.value_norm.is_some() {
+            return Err(Error::unsupported("a circuit has no edges through norms of values, which this model has"));
+        }
+        if model.config().stream != StreamConfig::default() {
+            return Err(Error::unsupported(
+                "circuits need a residual stream that is the sum of what heads and MLPs write, and this model's layers multiply the stream or add embeddings to it",
+            ));
         }
         let model = model.ungrouped()?;
         let graph = CircuitGraph::new(model.config());

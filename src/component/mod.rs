@@ -25,6 +25,8 @@ pub enum Component {
     AttnOut(usize),
     /// `3_mlp_out`
     MlpOut(usize),
+    /// `3_ple_out`: what the per-layer embedding added.
+    PleOut(usize),
     /// `L3H1`
     Head {
         /// The layer.
@@ -98,6 +100,7 @@ impl Component {
             Component::AttnOut(layer)
             | Component::MlpOut(layer)
             | Component::CrossAttnOut(layer)
+            | Component::PleOut(layer)
             | Component::Head { layer, .. }
             | Component::CrossHead { layer, .. }
             | Component::Neuron { layer, .. }
@@ -126,6 +129,7 @@ impl fmt::Display for Component {
             Component::FinalPost => f.pad("final_post"),
             Component::AttnOut(layer) => f.pad(&format!("{layer}_attn_out")),
             Component::MlpOut(layer) => f.pad(&format!("{layer}_mlp_out")),
+            Component::PleOut(layer) => f.pad(&format!("{layer}_ple_out")),
             Component::Head { layer, head } => f.pad(&format!("L{layer}H{head}")),
             Component::CrossAttnOut(layer) => f.pad(&format!("{layer}_cross_attn_out")),
             Component::CrossHead { layer, head } => f.pad(&format!("L{layer}C{head}")),

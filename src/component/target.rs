@@ -46,6 +46,8 @@ pub(crate) struct Reach {
     pub(crate) cross_layers: usize,
     /// The number of MLPs that wrote to the stream before the target.
     pub(crate) mlp_layers: usize,
+    /// The number of layers that had done all that they do before the target.
+    pub(crate) whole_layers: usize,
 }
 
 impl Target {
@@ -99,9 +101,10 @@ impl Target {
                 (Target::Mlp(layer as i64), layer + usize::from(!config.parallel_attn_mlp), layer + 1, layer)
             }
         };
+        let whole_layers = mlp_layers;
         let (cross_layers, mlp_layers) =
             (if has_cross { cross_layers } else { 0 }, if config.attn_only() { 0 } else { mlp_layers });
-        Ok(Reach { target, attn_layers, cross_layers, mlp_layers })
+        Ok(Reach { target, attn_layers, cross_layers, mlp_layers, whole_layers })
     }
 }
 
@@ -133,6 +136,11 @@ impl Reach {
             Target::Attn(_) | Target::Unembed => None,
         };
         layer < self.layers(sublayer) && Some((layer as i64, sublayer)) != read_through
+    }
+
+    /// The number of per-layer embeddings that were added before the target.
+    pub(crate) fn layers_with_embeddings(&self, config: &Config) -> usize {
+        config.stream.layer_embedding.map_or(0, |_| self.whole_layers)
     }
 
     /// The hook point of the stream at the target.

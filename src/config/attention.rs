@@ -36,6 +36,12 @@ pub struct AttentionConfig {
     pub qk_norm_after_rotation: bool,
     /// Only layers that rotate have these norms (Llama 4).
     pub qk_norm_where_rotated: bool,
+    /// The norm of each head's values, without a gain, after `hook_v` (Gemma 4).
+    pub value_norm: Option<Normalization>,
+    /// The layers that make no keys and values, and look at those of an earlier layer, which this names (Gemma 3n and 4).
+    pub shared_keys: PerLayer<Option<usize>>,
+    /// Each key has a bias of its own, and each query sees the keys with the largest ones.
+    pub dynamic_mask: Option<DynamicMask>,
     /// The norm of what all heads have mixed, between them and `W_O` (BitNet).
     pub z_norm: Option<Normalization>,
     /// Heads come in pairs, and what the second of a pair has mixed is taken from what the first has (Ye et al. 2024, "Differential
@@ -120,7 +126,7 @@ impl RelativeBias {
     }
 }
 
-/// A factor of queries that grows with their position: `1 + beta · ln(1 + ⌊(position + offset) / period⌋)`.
+/// A factor of queries that grows with their position.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Temperature {
@@ -131,6 +137,29 @@ pub struct Temperature {
     /// Added to the position, which counts from zero.
     #[serde(default)]
     pub offset: usize,
+    /// The form of the growth.
+    #[serde(default)]
+    pub growth: TemperatureGrowth,
+}
+
+/// How a factor of queries grows with their position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TemperatureGrowth {
+    /// `1 + beta · ln(1 + ⌊(position + offset) / period⌋)` (Llama 4, Ministral 3).
+    #[default]
+    Logarithmic,
+    /// `(1 + (position + offset) / period)^beta` (BEAM).
+    Power,
+}
+
+/// A mask that the values make (Shi et al. 2025, "Trainable Dynamic Mask Sparse Attention"; Doge): `exp(A · softplus(W v + b))` is added to
+/// the scores of a key, for each of its heads, and a query sees the keys for which this is largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DynamicMask {
+    /// How many keys a query sees at most.
+    pub keep: usize,
 }
 
 /// How many heads a layer has.
@@ -141,6 +170,9 @@ pub struct Heads {
     pub query: usize,
     /// Key and value heads: as many, or a divisor.
     pub key_value: usize,
+    /// Their width, where it is not the model's `d_head`.
+    #[serde(default)]
+    pub d_head: Option<usize>,
 }
 
 impl Heads {

@@ -20,25 +20,32 @@ pub struct MlpConfig {
     pub activation: Activation,
     /// What the neurons compute.
     pub kind: MlpKind,
+    /// The neurons of the layers where they are not so many; in a mixture, of its shared expert (Gemma 4).
+    #[serde(default)]
+    pub widths: PerLayer<Option<usize>>,
     /// The norm of the neurons, between them and `W_out` (BitNet). SoLU has a layer norm of its own there.
     #[serde(default)]
     pub norm: Option<Normalization>,
 }
 
 impl MlpConfig {
+    fn of(d_mlp: usize, activation: Activation, kind: MlpKind) -> Self {
+        MlpConfig { d_mlp, activation, kind, widths: PerLayer::default(), norm: None }
+    }
+
     /// `W_out act(W_in x)`.
     pub fn plain(d_mlp: usize, activation: Activation) -> Self {
-        MlpConfig { d_mlp, activation, kind: MlpKind::Plain, norm: None }
+        MlpConfig::of(d_mlp, activation, MlpKind::Plain)
     }
 
     /// `W_out (act(W_gate x) · W_in x)`.
     pub fn gated(d_mlp: usize, activation: Activation) -> Self {
-        MlpConfig { d_mlp, activation, kind: MlpKind::Gated, norm: None }
+        MlpConfig::of(d_mlp, activation, MlpKind::Gated)
     }
 
     /// A mixture of gated MLPs of `d_mlp` neurons each.
     pub fn experts(d_mlp: usize, activation: Activation, experts: Experts) -> Self {
-        MlpConfig { d_mlp, activation, kind: MlpKind::Experts(experts), norm: None }
+        MlpConfig::of(d_mlp, activation, MlpKind::Experts(experts))
     }
 }
 
@@ -107,6 +114,10 @@ pub struct Experts {
     /// The MLP that every token goes through beside its experts.
     #[serde(default)]
     pub shared: Option<SharedExpert>,
+    /// Router, experts and shared expert each have a gain of their own for what they read, and a norm stands after the experts and one
+    /// after the shared expert, before their outputs are added; each expert's weight has a trained factor (Gemma 4).
+    #[serde(default)]
+    pub separate_norms: bool,
     /// The layers that have one MLP in place of a mixture, with its number of neurons.
     #[serde(default)]
     pub dense: PerLayer<Option<usize>>,
@@ -116,7 +127,15 @@ impl Experts {
     /// A mixture in every layer, without a shared expert.
     pub fn new(num_experts: usize, experts_per_token: usize, routing: Routing) -> Self {
         let dense = PerLayer::default();
-        Experts { num_experts, experts_per_token, routing, gate: ExpertGate::Plain, shared: None, dense }
+        Experts {
+            num_experts,
+            experts_per_token,
+            routing,
+            gate: ExpertGate::Plain,
+            shared: None,
+            separate_norms: false,
+            dense,
+        }
     }
 
     /// The neurons of a layer's MLP, where it has one in place of a mixture.

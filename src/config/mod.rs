@@ -18,6 +18,7 @@ mod per_layer;
 mod positions;
 mod routing;
 mod stack;
+mod stream;
 mod validate;
 
 use serde::{Deserialize, Serialize};
@@ -26,8 +27,8 @@ use crate::layer::Layer;
 use crate::Result;
 
 pub use attention::{
-    AttentionConfig, AttentionDir, AttnType, CrossAttention, Disentangled, GateFunction, HeadExperts, HeadGate, Heads,
-    LatentAttention, QkNorm, Reach, RelativeBias, Temperature,
+    AttentionConfig, AttentionDir, AttnType, CrossAttention, Disentangled, DynamicMask, GateFunction, HeadExperts, HeadGate, Heads,
+    LatentAttention, QkNorm, Reach, RelativeBias, Temperature, TemperatureGrowth,
 };
 pub use dictionaries::AttachedDictionaries;
 pub(crate) use dictionaries::AttachedDictionary;
@@ -39,6 +40,7 @@ pub use per_layer::PerLayer;
 pub use positions::{PositionalEmbedding, Positions, RopeScaling, Rotary, Sinusoids};
 pub use routing::{ChoiceBias, ExpertGroups, GroupRank, Routing, Scores, WeightNorm};
 pub use stack::Stack;
+pub use stream::{LayerEmbedding, StreamConfig, StreamFactors};
 pub(crate) use validate::MAX_LAYERS;
 
 /// The shape of a transformer.
@@ -99,6 +101,9 @@ pub struct Config {
     pub mlp: Option<MlpConfig>,
     /// The norms of the residual stream.
     pub norms: NormConfig,
+    /// What else happens to the residual stream.
+    #[serde(default)]
+    pub stream: StreamConfig,
     /// Attention and MLP both read the stream before the block, which has no `resid_mid`.
     pub parallel_attn_mlp: bool,
     /// The neurons between the last norm and the unembedding (BERT's prediction head).
@@ -141,6 +146,7 @@ impl Config {
             embed: EmbedConfig::default(),
             mlp: Some(MlpConfig::plain(d_model.saturating_mul(4), Activation::GeluNew)),
             norms: NormConfig::default(),
+            stream: StreamConfig::default(),
             parallel_attn_mlp: false,
             head: None,
             output_logits_soft_cap: None,
@@ -187,7 +193,32 @@ impl Config {
     /// The heads of layer `layer`.
     pub fn heads(&self, layer: usize) -> Heads {
         let own = self.attention.heads.get(layer).copied().flatten();
-        own.unwrap_or(Heads { query: self.n_heads, key_value: self.n_key_value_heads })
+        own.unwrap_or(Heads { query: self.n_heads, key_value: self.n_key_value_heads, d_head: None })
+    }
+
+    /// The width of the heads of layer `layer`.
+    pub(crate) fn d_head_of(&self, layer: usize) -> usize {
+        self.heads(layer).d_head.unwrap_or(self.d_head)
+    }
+
+    /// The width of the values of layer `layer`.
+    pub(crate) fn d_value_of(&self, layer: usize) -> usize {
+        self.attention.d_value.unwrap_or(self.d_head_of(layer))
+    }
+
+    /// The layer whose keys and values the attention of layer `layer` looks at, where these are not its own.
+    pub(crate) fn shares_keys_of(&self, layer: usize) -> Option<usize> {
+        self.attention.shared_keys.get(layer).copied().flatten()
+    }
+
+    /// The last layer, up to `layer`, at which a run can start: no layer from there on looks at keys of a layer before it.
+    pub(crate) fn start_for(&self, layer: usize) -> usize {
+        let sources = |start: usize| (start..self.n_layers).filter_map(|layer| self.shares_keys_of(layer)).min();
+        let mut start = layer;
+        while let Some(source) = sources(start).filter(|source| *source < start) {
+            start = source;
+        }
+        start
     }
 
     /// Whether layer `layer` has attention sinks.
@@ -215,9 +246,10 @@ impl Config {
 
     /// What the scores of layer `layer` are divided by.
     pub(crate) fn score_divisor(&self, layer: usize) -> f64 {
+        let scale = self.attention.scale.unwrap_or((self.d_head_of(layer) as f64).sqrt());
         match self.attention.scale_by_inverse_layer_idx {
-            true => self.attn_scale() * (layer + 1) as f64,
-            false => self.attn_scale(),
+            true => scale * (layer + 1) as f64,
+            false => scale,
         }
     }
 
@@ -234,11 +266,20 @@ impl Config {
         self.experts().filter(|experts| experts.dense(layer).is_none())
     }
 
+    /// Whether layer `layer` has a mixture whose parts have norms of their own.
+    pub(crate) fn has_separate_norms(&self, layer: usize) -> bool {
+        self.experts_of(layer).is_some_and(|experts| experts.separate_norms)
+    }
+
     /// The neurons that every token of layer `layer` has: those of its MLP, or of its mixture's shared expert.
     pub(crate) fn neurons_of(&self, layer: usize) -> usize {
+        let own = self.mlp.as_ref().and_then(|mlp| mlp.widths.get(layer).copied().flatten());
         match self.experts() {
-            None => self.d_mlp(),
-            Some(experts) => experts.dense(layer).or(experts.shared.map(|shared| shared.d_mlp)).unwrap_or(0),
+            None => own.unwrap_or(self.d_mlp()),
+            Some(experts) => {
+                let shared = experts.shared.map(|shared| own.unwrap_or(shared.d_mlp));
+                experts.dense(layer).or(shared).unwrap_or(0)
+            }
         }
     }
 
@@ -255,7 +296,8 @@ impl Config {
     pub(crate) fn widest_mlp(&self) -> usize {
         let experts = self.experts().into_iter();
         let others = experts.flat_map(|e| e.dense.values().iter().flatten().copied().chain(e.shared.map(|s| s.d_mlp)));
-        others.fold(self.d_mlp(), usize::max)
+        let own = self.mlp.iter().flat_map(|mlp| mlp.widths.values().iter().flatten().copied());
+        others.chain(own).fold(self.d_mlp(), usize::max)
     }
 
     /// The width of the embeddings.

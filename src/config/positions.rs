@@ -85,6 +85,9 @@ pub struct Rotary {
     /// Pairs turn the other way round (nanochat).
     #[serde(default)]
     pub reversed: bool,
+    /// Only so many of the pairs turn, the first ones, at the pace that they have in `dim` dimensions (Gemma 4's "proportional").
+    #[serde(default)]
+    pub pairs: Option<usize>,
     /// How the wavelengths are stretched for longer contexts.
     #[serde(default)]
     pub scaling: RopeScaling,
@@ -93,7 +96,7 @@ pub struct Rotary {
 impl Rotary {
     /// `dim` dimensions of each head rotate in halves, with wavelengths of this base and no scaling: Llama's rotation.
     pub fn new(dim: usize, base: f64) -> Self {
-        Rotary { dim, base, adjacent_pairs: false, reversed: false, scaling: RopeScaling::None }
+        Rotary { dim, base, adjacent_pairs: false, reversed: false, pairs: None, scaling: RopeScaling::None }
     }
 }
 

@@ -1,10 +1,10 @@
 //! [`Config::validate`]: what would give NaN, a panic or a silent wrong number later is refused here, by name.
 
 use super::{
-    Activation, AttentionDir, ChoiceBias, Config, CrossAttention, Disentangled, EmbedConfig, ExpertGate, ExpertGroups,
-    Experts, GateFunction, GroupRank, HeadConfig, HeadExperts, HeadGate, Heads, LatentAttention, MlpKind, NormConfig,
-    NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias, RopeScaling, Rotary, Routing,
-    Scores, Sinusoids, Stack, WeightNorm,
+    Activation, AttentionDir, ChoiceBias, Config, CrossAttention, Disentangled, DynamicMask, EmbedConfig, ExpertGate,
+    ExpertGroups, Experts, GateFunction, GroupRank, HeadConfig, HeadExperts, HeadGate, Heads, LatentAttention,
+    LayerEmbedding, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias,
+    RopeScaling, Rotary, Routing, Scores, Sinusoids, Stack, StreamConfig, StreamFactors, WeightNorm,
 };
 use crate::{Error, Result};
 
@@ -44,11 +44,16 @@ impl Config {
         self.validate_attention()?;
         self.validate_mlp()?;
         self.validate_norms()?;
+        self.validate_stream()?;
         match &self.positions {
             Positions::Rotary(rotations) => {
                 self.validate_list("positions", rotations)?;
-                for rotary in rotations.values().iter().flatten() {
-                    validate_rotary("positions", rotary, self.d_head)?;
+                // Where layers have heads of other widths, each layer's rotation has to fit its own.
+                let checked = if self.has_own_widths() { self.n_layers } else { rotations.values().len() };
+                for layer in 0..checked {
+                    if let Some(rotary) = self.rotation(layer) {
+                        validate_rotary("positions", rotary, self.d_head_of(layer))?;
+                    }
                 }
                 if rotations.values().iter().all(Option::is_none) {
                     return Err(Error::field("positions", "rotary", "no layer rotates: it is `None` then"));
@@ -136,8 +141,10 @@ impl Config {
         self.validate_list("attention.reach", &attention.reach)?;
         self.validate_list("attention.temperature", &attention.temperature)?;
         self.validate_list("attention.heads", &attention.heads)?;
-        for Heads { query, key_value } in attention.heads.values().iter().flatten() {
-            size("attention.heads.query", *query, MAX_SIZE / self.d_head.max(self.d_value()))?;
+        for Heads { query, key_value, d_head } in attention.heads.values().iter().flatten() {
+            d_head.map_or(Ok(()), |d_head| size("attention.heads.d_head", d_head, MAX_SIZE))?;
+            let widest = d_head.unwrap_or(self.d_head).max(self.d_value());
+            size("attention.heads.query", *query, MAX_SIZE / widest)?;
             size("attention.heads.key_value", *key_value, *query)?;
             if !query.is_multiple_of(*key_value) {
                 let why = format!("it must divide the number of query heads, {query}");
@@ -159,6 +166,26 @@ impl Config {
                 let why = "each of a router's experts has as many heads, with one gate each";
                 return Err(Error::field("attention.gate.function", "router", why));
             }
+        }
+        self.validate_shared_keys()?;
+        if let Some(DynamicMask { keep }) = attention.dynamic_mask {
+            size("attention.dynamic_mask.keep", keep, MAX_SIZE)?;
+            let shares = attention.shared_keys.values().iter().any(Option::is_some);
+            if shares || attention.experts.is_some() || attention.differential || attention.sinks {
+                let why = "it goes with no other kind of heads, and without sinks";
+                return Err(Error::field("attention.dynamic_mask", "set", why));
+            }
+        }
+        match attention.value_norm {
+            Some(Normalization::None) => {
+                let why = "leave it out where there is none";
+                return Err(Error::field("attention.value_norm", "a norm of no kind", why));
+            }
+            Some(_) if attention.latent.is_some() || attention.qk_norm_after_rotation => {
+                let why = "it goes with neither latent attention nor norms after the rotation";
+                return Err(Error::field("attention.value_norm", "set", why));
+            }
+            _ => {}
         }
         if attention.sinks_where_local && !attention.sinks {
             return Err(Error::field("attention.sinks_where_local", true, "there are no sinks"));
@@ -307,6 +334,79 @@ impl Config {
         }
     }
 
+    /// Whether some layer's heads have a width of their own.
+    fn has_own_widths(&self) -> bool {
+        self.attention.heads.values().iter().flatten().any(|heads| heads.d_head.is_some())
+    }
+
+    fn validate_shared_keys(&self) -> Result<()> {
+        let attention = &self.attention;
+        self.validate_list("attention.shared_keys", &attention.shared_keys)?;
+        if attention.shared_keys.values().iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let refuse = |value: String, why: &str| Err(Error::field("attention.shared_keys", value, why));
+        if attention.latent.is_some() || attention.experts.is_some() || attention.differential {
+            return refuse("set".into(), "it goes with no other kind of heads");
+        }
+        for layer in 0..self.n_layers {
+            let Some(source) = self.shares_keys_of(layer) else { continue };
+            let value = format!("{source} of layer {layer}");
+            if source >= layer || self.shares_keys_of(source).is_some() {
+                return refuse(value, "it must be an earlier layer with keys of its own");
+            }
+            let alike = |layer| (self.heads(layer).key_value, self.d_head_of(layer), self.reach(layer));
+            if alike(layer) != alike(source) || self.rotation(layer) != self.rotation(source) {
+                return refuse(value, "both layers must have the same keys, reach and rotation");
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_stream(&self) -> Result<()> {
+        let StreamConfig { layer_embedding, layer_scalars, gains, factors } = &self.stream;
+        self.validate_list("stream.factors", factors)?;
+        for StreamFactors { attn, mlp } in factors.values().iter().flatten() {
+            between("stream.factors.attn", *attn, STRETCH)?;
+            between("stream.factors.mlp", *mlp, STRETCH)?;
+        }
+        let factors = factors.values().iter().any(Option::is_some);
+        if factors && *gains {
+            return Err(Error::field("stream.gains", true, "there are factors already"));
+        }
+        let factors = factors || *gains;
+        if factors && (self.parallel_attn_mlp || self.attn_only()) {
+            let why = "each sublayer has one, so attention and MLP come one after the other";
+            return Err(Error::field("stream.factors", "set", why));
+        }
+        if self.norms.position == NormPosition::InStream && (*layer_scalars || factors || layer_embedding.is_some()) {
+            return Err(Error::field("stream", "set", "the stream itself is normalised"));
+        }
+        let Some(LayerEmbedding { width, d_vocab, activation }) = layer_embedding else { return Ok(()) };
+        size("stream.layer_embedding.width", *width, MAX_SIZE)?;
+        let rows = self.n_layers.saturating_mul(*width);
+        if rows.saturating_mul(self.d_model.max(*d_vocab)) > MAX_ENTRIES {
+            let why = "with this width of all layers it makes a matrix of more than 2^40 entries";
+            return Err(Error::field("stream.layer_embedding.d_vocab", d_vocab, why));
+        }
+        if *d_vocab < self.d_vocab {
+            let why = format!("each of the {} entries of the vocabulary needs a row", self.d_vocab);
+            return Err(Error::field("stream.layer_embedding.d_vocab", d_vocab, &why));
+        }
+        match activation {
+            Activation::SoluLn | Activation::Xielu => {
+                let why = "it belongs to an MLP";
+                Err(Error::field("stream.layer_embedding.activation", format!("{activation:?}"), why))
+            }
+            _ if self.normalization_type() == Normalization::None => Err(Error::field(
+                "stream.layer_embedding",
+                "set",
+                "its norm has the kind of the others, and there are none",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn validate_head_experts(&self, experts: &HeadExperts) -> Result<()> {
         let HeadExperts { num_experts, experts_per_token } = experts;
         size("attention.experts.num_experts", *num_experts, MAX_EXPERTS)?;
@@ -341,6 +441,10 @@ impl Config {
     fn validate_mlp(&self) -> Result<()> {
         let Some(mlp) = &self.mlp else { return Ok(()) };
         size("mlp.d_mlp", mlp.d_mlp, MAX_SIZE)?;
+        self.validate_list("mlp.widths", &mlp.widths)?;
+        for width in mlp.widths.values().iter().flatten() {
+            size("mlp.widths", *width, MAX_SIZE)?;
+        }
         if mlp.activation == Activation::SoluLn && mlp.kind != MlpKind::Plain {
             return Err(Error::field("mlp.activation", "solu_ln", "it belongs to a plain MLP"));
         }
@@ -354,7 +458,16 @@ impl Config {
             }
         }
         let MlpKind::Experts(experts) = &mlp.kind else { return Ok(()) };
-        let Experts { num_experts, experts_per_token, routing, gate, shared, dense } = experts;
+        let Experts { num_experts, experts_per_token, routing, gate, shared, separate_norms, dense } = experts;
+        if *separate_norms
+            && (shared.is_none_or(|shared| shared.gated)
+                || self.norms.position != NormPosition::BeforeAndAfter
+                || self.normalization_type().centers()
+                || self.normalization_type() == Normalization::None)
+        {
+            let why = "it needs a shared expert without a gate, and root-mean-square norms before and after sublayers";
+            return Err(Error::field("mlp.separate_norms", true, why));
+        }
         size("mlp.num_experts", *num_experts, MAX_EXPERTS)?;
         size("mlp.experts_per_token", *experts_per_token, *num_experts)?;
         if let ExpertGate::ClampedSwiglu { alpha, limit } = gate {
@@ -465,6 +578,10 @@ fn validate_routing(routing: &Routing, num_experts: usize, experts_per_token: us
 }
 
 fn validate_rotary(place: &str, rotary: &Rotary, d_head: usize) -> Result<()> {
+    if let Some(pairs) = rotary.pairs.filter(|pairs| *pairs > rotary.dim / 2) {
+        let why = format!("there are {} pairs", rotary.dim / 2);
+        return Err(Error::field(&format!("{place}.pairs"), pairs, &why));
+    }
     let dim = format!("{place}.dim");
     if rotary.dim == 0 || !rotary.dim.is_multiple_of(2) || rotary.dim > d_head {
         return Err(Error::field(&dim, rotary.dim, &format!("it must be even, from 2 to d_head, {d_head}")));

@@ -47,6 +47,14 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
+    /// A repository of several GGUF files.
+    #[error("it has {count} models as GGUF files: choose one with `gguf_file`: {files}")]
+    SeveralGguf {
+        /// How many.
+        count: usize,
+        /// Their names.
+        files: String,
+    },
     /// The hub does not answer.
     #[error("the hub at {endpoint} cannot be reached: {why}")]
     Unreachable {

@@ -9,6 +9,8 @@ pub(crate) enum Dtype {
     BF16,
     /// Four bits of exponent, three of mantissa, no infinities.
     F8E4M3,
+    /// A power of two, which scales are: eight bits of exponent and nothing else. libtorch does not compute with it here.
+    F8E8M0,
     I64,
     I32,
     I16,
@@ -18,7 +20,7 @@ pub(crate) enum Dtype {
 }
 
 impl Dtype {
-    pub(crate) const ALL: [Dtype; 11] = [
+    pub(crate) const ALL: [Dtype; 12] = [
         Dtype::F64,
         Dtype::F32,
         Dtype::F16,
@@ -30,6 +32,7 @@ impl Dtype {
         Dtype::I8,
         Dtype::U8,
         Dtype::Bool,
+        Dtype::F8E8M0,
     ];
 
     /// The bytes of one entry.
@@ -38,7 +41,7 @@ impl Dtype {
             Dtype::F64 | Dtype::I64 => 8,
             Dtype::F32 | Dtype::I32 => 4,
             Dtype::F16 | Dtype::BF16 | Dtype::I16 => 2,
-            Dtype::F8E4M3 | Dtype::I8 | Dtype::U8 | Dtype::Bool => 1,
+            Dtype::F8E4M3 | Dtype::F8E8M0 | Dtype::I8 | Dtype::U8 | Dtype::Bool => 1,
         }
     }
 
@@ -50,6 +53,7 @@ impl Dtype {
             Dtype::F16 => "F16",
             Dtype::BF16 => "BF16",
             Dtype::F8E4M3 => "F8_E4M3",
+            Dtype::F8E8M0 => "F8_E8M0",
             Dtype::I64 => "I64",
             Dtype::I32 => "I32",
             Dtype::I16 => "I16",

@@ -32,6 +32,7 @@ impl<'a> Numbers<'a> {
             Dtype::F16 => half(u16::from_le_bytes(self.entry(index))),
             Dtype::BF16 => f32::from_bits(u32::from(u16::from_le_bytes(self.entry(index))) << 16),
             Dtype::F8E4M3 => float8(self.entry::<1>(index)[0]),
+            Dtype::F8E8M0 => power_of_two(self.entry::<1>(index)[0]),
             Dtype::I64 => i64::from_le_bytes(self.entry(index)) as f32,
             Dtype::I32 => i32::from_le_bytes(self.entry(index)) as f32,
             Dtype::I16 => f32::from(i16::from_le_bytes(self.entry(index))),

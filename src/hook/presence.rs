@@ -142,6 +142,49 @@ pub(super) fn final_norm(config: &Config, _: usize) -> Presence {
     only_if(config.norms.last() != Normalization::None, NO_NORMS)
 }
 
+const OTHER_KEYS: &str = "the layer looks at keys and values of an earlier layer";
+
+/// Keys and values, which some layers have from an earlier one.
+pub(super) fn own_keys(config: &Config, layer: usize) -> Presence {
+    only_if(config.shares_keys_of(layer).is_none(), OTHER_KEYS)
+}
+
+pub(super) fn own_keys_apart(config: &Config, layer: usize) -> Presence {
+    match own_keys(config, layer) {
+        Default => heads_apart(config, layer),
+        absent => absent,
+    }
+}
+
+pub(super) fn rotary_keys(config: &Config, layer: usize) -> Presence {
+    match own_keys(config, layer) {
+        Default => rotary(config, layer),
+        absent => absent,
+    }
+}
+
+pub(super) fn key_norm(config: &Config, layer: usize) -> Presence {
+    match own_keys(config, layer) {
+        Default => qk_norm(config, layer),
+        absent => absent,
+    }
+}
+
+pub(super) fn value_norm(config: &Config, layer: usize) -> Presence {
+    match own_keys(config, layer) {
+        Default => only_if(config.attention.value_norm.is_some(), "its values are not normalised"),
+        absent => absent,
+    }
+}
+
+pub(super) fn separate_norms(config: &Config, layer: usize) -> Presence {
+    only_if(config.has_separate_norms(layer), "it has no norms of the experts and the shared expert there")
+}
+
+pub(super) fn layer_embedding(config: &Config, _: usize) -> Presence {
+    only_if(config.stream.layer_embedding.is_some(), "it has no per-layer embeddings")
+}
+
 pub(super) fn qk_norm(config: &Config, layer: usize) -> Presence {
     only_if(config.qk_norm_of(layer).is_some(), "its queries and keys are not normalised")
 }

@@ -77,6 +77,7 @@ impl Extent {
             Extent::DUnembed => "d_unembed",
             Extent::DHead | Extent::DValue => "d_head",
             Extent::Gate => "gate",
+            Extent::Ple => "width",
             Extent::DMlp => "d_mlp",
             Extent::Heads => "head · d_head",
             Extent::KvHeads => "kv_head · d_head",
@@ -93,7 +94,8 @@ impl Extent {
     /// How many entries it has at a point.
     pub(crate) fn size(self, config: &Config, point: HookPoint, batch: usize, span: Span) -> usize {
         let moe = config.experts();
-        let heads = config.heads(point.layer().unwrap_or(0));
+        let layer = point.layer().unwrap_or(0);
+        let heads = config.heads(layer);
         match self {
             Extent::Batch => batch,
             Extent::Pos => span.new,
@@ -105,18 +107,19 @@ impl Extent {
             Extent::DModel => config.d_model,
             Extent::DEmbed => config.d_embed(),
             Extent::DUnembed => config.d_unembed(),
-            Extent::DHead => config.d_head,
-            Extent::DValue => config.d_value(),
+            Extent::DHead => config.d_head_of(layer),
+            Extent::DValue => config.d_value_of(layer),
+            Extent::Ple => config.stream.layer_embedding.map_or(0, |it| it.width),
             Extent::Gate => match config.attention.gate {
                 Some(HeadGate { per_head: true, .. }) => 1,
-                _ => config.d_value(),
+                _ => config.d_value_of(layer),
             },
             Extent::DMlp => match (point.expert(), point.layer()) {
                 (None, Some(layer)) => config.neurons_of(layer),
                 _ => config.d_mlp(),
             },
-            Extent::Heads => heads.query.saturating_mul(config.d_head),
-            Extent::KvHeads => heads.key_value.saturating_mul(config.d_head),
+            Extent::Heads => heads.query.saturating_mul(config.d_head_of(layer)),
+            Extent::KvHeads => heads.key_value.saturating_mul(config.d_head_of(layer)),
             Extent::DVocabOut => config.d_vocab_out,
             Extent::Expert => moe.map_or(0, |moe| moe.num_experts),
             Extent::Chosen => moe.map_or(0, |moe| moe.experts_per_token),

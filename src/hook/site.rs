@@ -51,6 +51,8 @@ pub(crate) enum Extent {
     DValue,
     /// The gates of a head.
     Gate,
+    /// A layer's input of per-layer embeddings.
+    Ple,
     DMlp,
     /// All query heads' entries, side by side.
     Heads,
@@ -211,9 +213,9 @@ sites! {
     /// The stream as each head's query reads it: `[batch, pos, head, d_model]`; computed on request.
     Layer QInput, q_input, "hook_q_input", [Batch Pos Head DModel], Weights, heads_apart;
     /// The stream as each head's key reads it: `[batch, pos, kv_head, d_model]`; computed on request.
-    Layer KInput, k_input, "hook_k_input", [Batch Pos KvHead DModel], Weights, heads_apart;
+    Layer KInput, k_input, "hook_k_input", [Batch Pos KvHead DModel], Weights, own_keys_apart;
     /// The stream as each head's value reads it: `[batch, pos, kv_head, d_model]`; computed on request.
-    Layer VInput, v_input, "hook_v_input", [Batch Pos KvHead DModel], Weights, heads_apart;
+    Layer VInput, v_input, "hook_v_input", [Batch Pos KvHead DModel], Weights, own_keys_apart;
     /// What the norm before attention (after it, in OLMo 2 and 3; of the stream after it, in GPT-1) divides by: `[batch, pos, 1]`.
     Layer Ln1Scale, ln1_scale, "ln1.hook_scale", [Batch Pos One], AtLeastFloat, norm, swaps Ln1PostScale;
     /// The quotient of that norm, before gain and bias: `[batch, pos, d_model]`.
@@ -225,9 +227,9 @@ sites! {
     /// Queries: `[batch, pos, head, d_head]`.
     Layer Q, q, "attn.hook_q", [Batch Pos Head DHead], Weights, always;
     /// Keys: `[batch, pos, kv_head, d_head]`.
-    Layer K, k, "attn.hook_k", [Batch Pos KvHead DHead], Weights, always;
+    Layer K, k, "attn.hook_k", [Batch Pos KvHead DHead], Weights, own_keys;
     /// Values: `[batch, pos, kv_head, d_head]`, or as wide as values are where that is another width.
-    Layer V, v, "attn.hook_v", [Batch Pos KvHead DValue], Weights, always;
+    Layer V, v, "attn.hook_v", [Batch Pos KvHead DValue], Weights, own_keys;
     /// What the norm of queries divides by: `[batch, pos, head, 1]`, or `[batch, pos, 1]` over all heads.
     Layer QNormScale, q_norm_scale, "attn.q_norm.hook_scale", [Batch Pos Head One], [Batch Pos One], AtLeastFloat, qk_norm;
     /// The quotient of the norm of queries: `[batch, pos, head, d_head]`, or `[batch, pos, head · d_head]` over all heads.
@@ -235,14 +237,18 @@ sites! {
         Weights, qk_norm;
     /// What the norm of keys divides by: `[batch, pos, kv_head, 1]`, or `[batch, pos, 1]` over all heads.
     Layer KNormScale, k_norm_scale, "attn.k_norm.hook_scale", [Batch Pos KvHead One], [Batch Pos One], AtLeastFloat,
-        qk_norm;
+        key_norm;
     /// The quotient of the norm of keys: `[batch, pos, kv_head, d_head]`, or `[batch, pos, kv_head · d_head]` over all heads.
     Layer KNormNormalized, k_norm_normalized, "attn.k_norm.hook_normalized", [Batch Pos KvHead DHead], [Batch Pos KvHeads],
-        Weights, qk_norm;
+        Weights, key_norm;
+    /// What the norm of values divides by: `[batch, pos, kv_head, 1]`.
+    Layer VNormScale, v_norm_scale, "attn.v_norm.hook_scale", [Batch Pos KvHead One], AtLeastFloat, value_norm;
+    /// The quotient of the norm of values, which is what the pattern mixes: `[batch, pos, kv_head, d_head]`.
+    Layer VNormNormalized, v_norm_normalized, "attn.v_norm.hook_normalized", [Batch Pos KvHead DValue], Weights, value_norm;
     /// Queries after rotation, which leaves them as they are in a layer that is blind to positions: `[batch, pos, head, d_head]`.
     Layer RotQ, rot_q, "attn.hook_rot_q", [Batch Pos Head DHead], Weights, rotary;
     /// Keys after rotation, likewise: `[batch, pos, kv_head, d_head]`.
-    Layer RotK, rot_k, "attn.hook_rot_k", [Batch Pos KvHead DHead], Weights, rotary;
+    Layer RotK, rot_k, "attn.hook_rot_k", [Batch Pos KvHead DHead], Weights, rotary_keys;
     /// Scores, scaled, capped and masked (−∞): `[batch, head, query, key]`.
     Layer AttnScores, attn_scores, "attn.hook_attn_scores", [Batch Head Pos Key], Weights, always;
     /// The softmax of the scores: `[batch, head, query, key]`.
@@ -324,6 +330,11 @@ sites! {
     Layer Post, post, "mlp.hook_post", [Batch Pos DMlp], Weights, dense;
     /// What the output of a mixture's shared expert is multiplied by: `[batch, pos, 1]`.
     Layer SharedGate, shared_gate, "mlp.hook_shared_gate", [Batch Pos One], Weights, gated_shared_expert;
+    /// What the norm after the shared expert divides by, where it has one of its own: `[batch, pos, 1]`.
+    Layer SharedLnScale, shared_ln_scale, "mlp.shared_ln.hook_scale", [Batch Pos One], AtLeastFloat, separate_norms;
+    /// The quotient of that norm: `[batch, pos, d_model]`.
+    Layer SharedLnNormalized, shared_ln_normalized, "mlp.shared_ln.hook_normalized", [Batch Pos DModel], Weights,
+        separate_norms;
     /// The router's weights of all experts, before those of the chosen ones are normalised: `[batch, pos, expert]`.
     Layer ExpertWeights, expert_weights, "mlp.hook_expert_weights", [Batch Pos Expert], AtLeastFloat, mixture;
     /// The experts chosen: `[batch, pos, experts_per_token]`.
@@ -334,6 +345,11 @@ sites! {
     Expert ExpertPre, expert_pre, "hook_pre", [Row DMlp], Weights, mixture;
     /// Neurons of an expert after the activation function, of the tokens routed to it: `[row, d_mlp]`.
     Expert ExpertPost, expert_post, "hook_post", [Row DMlp], Weights, mixture;
+    /// What the norm after all experts divides by, where they have one of their own: `[batch, pos, 1]`.
+    Layer ExpertsLnScale, experts_ln_scale, "mlp.experts_ln.hook_scale", [Batch Pos One], AtLeastFloat, separate_norms;
+    /// The quotient of that norm: `[batch, pos, d_model]`.
+    Layer ExpertsLnNormalized, experts_ln_normalized, "mlp.experts_ln.hook_normalized", [Batch Pos DModel], Weights,
+        separate_norms;
     /// What the MLP's weights write, before a norm after them: `[batch, pos, d_model]`; shown on request.
     Layer MlpHookOut, mlp_hook_out, "mlp.hook_out", [Batch Pos DModel], Weights, mlp_on_request;
     /// What the norm after the MLP divides by: `[batch, pos, 1]`.
@@ -343,6 +359,18 @@ sites! {
         swaps Ln2Normalized;
     /// What the MLP adds to the stream: `[batch, pos, d_model]`.
     Layer MlpOut, mlp_out, "hook_mlp_out", [Batch Pos DModel], Weights, mlp;
+    /// The layer's input of per-layer embeddings: `[batch, pos, width]`.
+    Layer PleEmbed, ple_embed, "ple.hook_embed", [Batch Pos Ple], Weights, layer_embedding;
+    /// The gate of that input, before its function: `[batch, pos, width]`.
+    Layer PlePre, ple_pre, "ple.hook_pre", [Batch Pos Ple], Weights, layer_embedding;
+    /// The input times its gate: `[batch, pos, width]`.
+    Layer PlePost, ple_post, "ple.hook_post", [Batch Pos Ple], Weights, layer_embedding;
+    /// What the norm after the per-layer embedding divides by: `[batch, pos, 1]`.
+    Layer PleLnScale, ple_ln_scale, "ple.ln.hook_scale", [Batch Pos One], AtLeastFloat, layer_embedding;
+    /// The quotient of that norm: `[batch, pos, d_model]`.
+    Layer PleLnNormalized, ple_ln_normalized, "ple.ln.hook_normalized", [Batch Pos DModel], Weights, layer_embedding;
+    /// What the per-layer embedding adds to the stream: `[batch, pos, d_model]`.
+    Layer PleOut, ple_out, "hook_ple_out", [Batch Pos DModel], Weights, layer_embedding;
     /// The stream after the layer: `[batch, pos, d_model]`. Where norms are of the stream itself, before the last of them.
     Layer ResidPost, resid_post, "hook_resid_post", [Batch Pos DModel], Weights, always;
     /// The stream after the layer and its last norm, where norms are of the stream itself: `[batch, pos, d_model]`.

@@ -5,7 +5,8 @@ use std::path::Path;
 use tch::Tensor;
 
 use super::HookedTransformer;
-use crate::pretrained::{supported, LoadOptions};
+use crate::pretrained::supported::{supported, SupportedArchitecture};
+use crate::pretrained::LoadOptions;
 #[cfg(doc)]
 use crate::Error;
 use crate::{Config, Result};
@@ -74,14 +75,17 @@ impl HookedTransformer {
         LoadOptions::new().no_processing().open(name_or_folder)
     }
 
-    /// The architectures that can be loaded, with the names in `config.json`. `docs/conformance.md` has, for each, what it was compared
-    /// with and the largest differences.
+    /// The architectures that can be loaded, each with the tiny checkpoints on which it was compared with transformers or TransformerLens,
+    /// and the largest differences. `docs/conformance.md` has the same as a table, and more.
     ///
     /// ```
     /// let supported = tch_lens::HookedTransformer::supported();
-    /// assert!(supported.contains(&"GPT2LMHeadModel") && supported.contains(&"LlamaForCausalLM"));
+    /// let llama = supported.iter().find(|it| it.architecture == "LlamaForCausalLM").unwrap();
+    /// assert_eq!(llama.model_type, "llama");
+    /// assert!(llama.comparisons.len() > 1 && llama.largest_difference() < 1e-4);
+    /// println!("{llama}");
     /// ```
-    pub fn supported() -> Vec<&'static str> {
+    pub fn supported() -> Vec<SupportedArchitecture> {
         supported()
     }
 }

@@ -168,6 +168,14 @@ impl HookedTransformer {
             let why = format!("the run starts at layer {} and would stop before layer {}", layers.start, layers.end);
             return Err(refused("stop_at_layer", &why));
         }
+        let mut sources = layers.clone().filter_map(|layer| Some((layer, self.config().shares_keys_of(layer)?)));
+        if let Some((layer, source)) = sources.find(|(_, source)| *source < first) {
+            let why = format!(
+                "layer {layer} looks at the keys and values of layer {source}: start at layer {} or before",
+                self.config().start_for(first)
+            );
+            return Err(refused("start_at_layer", &why));
+        }
         let end = match (run.return_type_or_default(), stop) {
             (ReturnType::None, _) => End::LastPoint,
             (_, Some(_)) => End::Stream,

@@ -60,6 +60,10 @@ impl HookedTransformer {
                 let expected = format!("[{batch}, {pos}], as the stream");
                 return Err(Error::Shape { what: "the tokens' tensor".into(), found: tokens.ids.size(), expected });
             }
+            None if self.config().stream.layer_embedding.is_some() => {
+                let why = "layers add an embedding of each token: give the tokens of the stream with `tokens`";
+                return Err(Error::setting("tokens", why));
+            }
             None => Tokens { ids: full(&[batch, pos], -1.0, (Kind::Int64, Device::Cpu))?, mask: None, types: None },
         };
         tokens.check(self.config(), past)?;

@@ -6,6 +6,7 @@ use super::attention_input::AttentionInput;
 use super::context::{Context, KeySource};
 use super::differential::Differential;
 use super::disentangled::DisentangledHeads;
+use super::dynamic_mask::DynamicMask;
 use super::head_router::{self, ChosenHeads, HeadRouter};
 use super::key_value_store::held::NewKeys;
 use super::latent::{per_head, Latent};
@@ -38,6 +39,10 @@ pub(crate) struct Attention {
     pub(crate) o: Linear,
     pub(crate) q_norm: Option<Norm>,
     pub(crate) k_norm: Option<Norm>,
+    /// Of each head's values; without a gain.
+    pub(crate) v_norm: Option<Norm>,
+    /// The layer whose keys and values are looked at, where these are not the layer's own.
+    pub(crate) shares: Option<usize>,
     /// The score of looking at nothing: `[head]`.
     pub(crate) sinks: Option<SharedTensor>,
     /// The table of relative biases of this layer and, unless they have their own, of those after it: `[bucket, head]`.
@@ -61,6 +66,7 @@ pub(crate) struct Attention {
     /// Of what all heads have mixed, between them and `o`.
     pub(crate) z_norm: Option<Norm>,
     pub(crate) differential: Option<Differential>,
+    pub(crate) dynamic_mask: Option<DynamicMask>,
     /// Whether the model has rotary positions, even where this layer does not rotate.
     pub(crate) rotary: bool,
     pub(crate) gate_function: Option<GateFunction>,
@@ -93,11 +99,14 @@ module!(Attention, parts => AttentionParts, {
     relative_bias: Part::RelativeBias,
     disentangled: (),
     differential: (),
+    dynamic_mask: (),
     z_norm: (Part::ZNormW, Part::ZNormB),
+    // It has neither gain nor bias: the parts are those of another norm.
+    v_norm: (Part::ZNormW, Part::ZNormB),
     o: parts.o,
 } plain {
     layer, n_heads, n_kv_heads, d_head, d_value, rotation_start, scale, soft_cap, clip, qk_norm, norms_rotated, rotary,
-    sinks_after_pattern, gate_function,
+    sinks_after_pattern, gate_function, shares,
 });
 
 /// Queries, `[batch, pos, head, d_head]`, keys, `[batch, pos, kv_head, d_head]`, and values, `[batch, pos, kv_head, d_value]`.
@@ -127,6 +136,8 @@ impl Attention {
             o,
             q_norm: None,
             k_norm: None,
+            v_norm: None,
+            shares: config.shares_keys_of(layer),
             sinks: None,
             relative_bias: None,
             disentangled: None,
@@ -134,8 +145,8 @@ impl Attention {
             layer,
             n_heads: config.heads(layer).query as i64,
             n_kv_heads: config.heads(layer).key_value as i64,
-            d_head: config.d_head as i64,
-            d_value: config.d_value() as i64,
+            d_head: config.d_head_of(layer) as i64,
+            d_value: config.d_value_of(layer) as i64,
             rotation_start: config.rotation_start() as i64,
             scale: config.score_divisor(layer),
             soft_cap: config.attn_scores_soft_cap(),
@@ -144,6 +155,7 @@ impl Attention {
             norms_rotated: config.attention.qk_norm_after_rotation,
             z_norm: None,
             differential: None,
+            dynamic_mask: None,
             rotary: config.positional_embedding_type() == PositionalEmbedding::Rotary,
             gate_function: config.attention.gate.map(|gate| gate.function),
         }
@@ -191,6 +203,11 @@ impl Attention {
             (Some(router), AttentionInput::Shared(x)) => Some(router.route(x, layer, tap)?),
             _ => None,
         };
+        if self.shares.is_some() {
+            let q = self.queries(input, context, tap)?;
+            let z = self.mix(&q, None, context, tap)?;
+            return self.written(z, gates, chosen.as_ref(), tap);
+        }
         let Projected { q, k, v, latent } = match (&self.kv, input) {
             (Some(kv), AttentionInput::Shared(x)) => self.project_across(kv, &x, context)?,
             (_, input) => self.project(input, chosen.as_ref())?,
@@ -201,6 +218,12 @@ impl Attention {
         if !self.norms_rotated {
             (q, k) = self.normalized(q, k, tap)?;
         }
+        let v = match &self.v_norm {
+            Some(norm) => {
+                norm.forward(&v, (hook::v_norm_scale(layer), hook::v_norm_normalized(layer)), tap)?.into_tensor()
+            }
+            None => v,
+        };
         (q, k) = (self.clip(q)?, self.clip(k)?);
         let v = self.clip(v)?;
         if self.rotary {
@@ -216,8 +239,43 @@ impl Attention {
             (Some(map), Some(latent), true) => Some(map.held(&latent, &k)?), // [batch, pos, rank + rotated]
             _ => None,
         };
-        let z =
-            self.mix(&q, &NewKeys { keys: &k, values: &v, latents: latents.as_ref(), records: false }, context, tap)?;
+        let z = self.mix(
+            &q,
+            Some(&NewKeys { keys: &k, values: &v, latents: latents.as_ref(), records: false }),
+            context,
+            tap,
+        )?;
+        self.written(z, gates, chosen.as_ref(), tap)
+    }
+
+    /// The queries of a layer that looks at keys of another one: `[batch, pos, head, d_head]`.
+    fn queries(&self, input: AttentionInput, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
+        let layer = self.layer;
+        let x = match input {
+            AttentionInput::Shared(x) | AttentionInput::Split { q: x, .. } => x,
+        };
+        let mut q = tap.at(hook::q(layer), per_head(&x, &self.qkv, self.n_heads)?)?;
+        let points = (hook::q_norm_scale(layer), hook::q_norm_normalized(layer));
+        let normalize = |q: Tensor, tap: &mut Tap| match &self.q_norm {
+            Some(norm) => self.normalize(norm, q, points, tap),
+            None => Ok(q),
+        };
+        if !self.norms_rotated {
+            q = normalize(q, tap)?;
+        }
+        q = self.clip(q)?;
+        if self.rotary {
+            q = tap.at(hook::rot_q(layer), context.rotated(layer, q, self.rotation_start)?)?;
+        }
+        if self.norms_rotated {
+            q = normalize(q, tap)?;
+        }
+        Ok(context.tempered(layer, q)?)
+    }
+
+    /// What the heads add of what they have mixed, `[batch, pos, head, d_value]`: `[batch, pos, d_model]`.
+    fn written(&self, z: Tensor, gates: Option<Tensor>, chosen: Option<&ChosenHeads>, tap: &mut Tap) -> Flow<Tensor> {
+        let layer = self.layer;
         let z = match &self.differential {
             Some(differential) => differential.difference(&z)?,
             None => z,
@@ -231,7 +289,7 @@ impl Attention {
             None => z,
         };
         let z = tap.at(self.point(Site::Z), z)?; // [batch, pos, head, d_value]
-        self.output(z, chosen.as_ref(), tap)
+        self.output(z, chosen, tap)
     }
 
     /// Queries, keys and values, as views of one product where they read the same stream.

@@ -25,6 +25,14 @@ impl Block {
     pub(crate) fn attention_input(&self, resid_pre: &Tensor, context: &Context, tap: &mut Tap) -> Flow<AttentionInput> {
         let [q, k, v] = self.streams(resid_pre, tap)?;
         let norm = self.norm_before_attn();
+        if self.attn.shares.is_some() {
+            // Only queries read the stream here, so the norm's points are theirs.
+            let stream = q.as_ref().unwrap_or(resid_pre);
+            return match norm {
+                Some(norm) => Ok(AttentionInput::Shared(norm.forward(stream, tap)?.into_tensor())),
+                None => Ok(AttentionInput::Shared(stream.shallow_clone())),
+            };
+        }
         let value_stream = v.as_ref().unwrap_or(resid_pre);
         let normalized = match norm {
             Some(norm) => norm.forward(value_stream, tap)?.into_tensor(),
@@ -62,6 +70,9 @@ impl Block {
             Ok(carried.or_else(|| from.as_ref().map(Tensor::shallow_clone)))
         };
         let q = input(hook::q_input(layer), &attn_in, n_heads)?;
+        if self.attn.shares.is_some() {
+            return Ok([q, None, None]);
+        }
         let k = input(hook::k_input(layer), &of_groups, n_kv_heads)?;
         let v = input(hook::v_input(layer), &of_groups, n_kv_heads)?;
         Ok([q, k, v])

@@ -5,6 +5,7 @@ use tch::Tensor;
 use super::attention::{Attention, AttentionParts};
 use super::context::Context;
 use super::cross::Cross;
+use super::layer_embedding::LayerEmbedding;
 use super::linear::Linear;
 use super::mlp::Mlp;
 use super::moe::MixtureOfExperts;
@@ -12,9 +13,11 @@ use super::norm::Norm;
 use super::parameters::module;
 use super::part::Part;
 use super::temporary::Temporary;
-use crate::config::NormPosition;
+use crate::config::{NormPosition, StreamFactors};
 use crate::hook;
 use crate::run::{Flow, Tap};
+use crate::tensor::scalar::Scalar;
+use crate::unchecked::threads::SharedTensor;
 
 /// One block: each sublayer reads the stream and adds to it.
 #[derive(Clone, Debug)]
@@ -26,6 +29,14 @@ pub(crate) struct Block {
     pub(crate) ln2: Norm,
     pub(crate) mlp: Option<MlpOrExperts>,
     pub(crate) ln2_post: Norm,
+    /// The embedding that the layer adds.
+    pub(crate) ple: Option<LayerEmbedding>,
+    /// What the stream is multiplied by once the layer has added to it: `[1]`.
+    pub(crate) scalar: Option<SharedTensor>,
+    /// What each of its entries is multiplied by before attention and before the MLP add to it: `[d_model]`.
+    pub(crate) stream_gains: [Option<SharedTensor>; 2],
+    /// What it is multiplied by before each sublayer adds to it.
+    pub(crate) factors: Option<StreamFactors>,
     pub(crate) norm_position: NormPosition,
     pub(crate) parallel: bool,
     pub(crate) layer: usize,
@@ -39,7 +50,10 @@ module!(Block, () => (), {
     ln2: (Part::Ln2W, Part::Ln2B),
     mlp: (),
     ln2_post: (Part::Ln2PostW, Part::Ln2PostB),
-} plain { norm_position, parallel, layer });
+    ple: (),
+    scalar: Part::LayerScalar,
+    stream_gains: [Part::AttnStreamW, Part::MlpStreamW],
+} plain { norm_position, parallel, layer, factors });
 
 /// A block's neurons: its own, or shared out among experts.
 #[derive(Clone, Debug)]
@@ -100,7 +114,11 @@ impl Block {
                 attn_out.add(&resid_pre)?.add(&mlp_out)?
             }
             Some(mlp) => {
-                let resid_mid = attn_out.add(&resid_pre)?;
+                let resid_mid = match (self.factors, &self.stream_gains[0]) {
+                    (Some(factors), _) => attn_out.add(&resid_pre.mul_number(factors.attn)?)?,
+                    (None, Some(gain)) => attn_out.add(&resid_pre.f_mul(gain)?)?,
+                    (None, None) => attn_out.add(&resid_pre)?,
+                };
                 drop(resid_pre);
                 let mut stream = tap.at(hook::resid_mid(layer), resid_mid.into_tensor())?;
                 let mut norm = self.norm_of_stream_after_attn();
@@ -115,9 +133,21 @@ impl Block {
                     mlp_out.add(&normalized)?
                 } else {
                     let mlp_out = self.mlp(mlp, &stream, tap)?.at(hook::mlp_out(layer), tap)?;
-                    mlp_out.add(&stream)?
+                    match (self.factors, &self.stream_gains[1]) {
+                        (Some(factors), _) => mlp_out.add(&stream.mul_number(factors.mlp)?)?,
+                        (None, Some(gain)) => mlp_out.add(&stream.f_mul(gain)?)?,
+                        (None, None) => mlp_out.add(&stream)?,
+                    }
                 }
             }
+        };
+        let resid_post = match &self.ple {
+            Some(ple) => ple.forward(&resid_post, context.layer_inputs()?, tap)?.add(&resid_post)?,
+            None => resid_post,
+        };
+        let resid_post = match &self.scalar {
+            Some(scalar) => Temporary::new(resid_post.f_mul(scalar)?),
+            None => resid_post,
         };
         let resid_post = tap.at(hook::resid_post(layer), resid_post.into_tensor())?;
         match self.norm_of_stream_at_the_end() {

@@ -1,6 +1,7 @@
 //! [`Context`]: what all blocks of a run share: masks, rotary angles, padding.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
@@ -9,7 +10,7 @@ use super::batch::Batch;
 use super::block::Block;
 use super::embed::Embed;
 use super::encoder_context::EncoderContext;
-use super::key_value_store::held::{Held, NewKeys};
+use super::key_value_store::held::{Held, KeyValueBlock, NewKeys};
 use super::key_value_store::KeyValueStore;
 use super::layout::Layout;
 use super::linear::Linear;
@@ -17,7 +18,7 @@ use super::mask::{distance, MaskKind};
 use super::rotary::RotaryTable;
 use super::tables::Tables;
 use super::Transformer;
-use crate::config::{Rotary, Temperature};
+use crate::config::{Rotary, Temperature, TemperatureGrowth};
 use crate::tensor::scalar::{arange, Scalar};
 use crate::{Config, Result};
 
@@ -50,8 +51,11 @@ pub(crate) struct Context<'r> {
     /// Which of the new tokens are padding: `[batch, new]`, bool.
     pub(super) padding: Option<Tensor>,
     shortformer: Option<Tensor>,
+    layer_inputs: Option<Tensor>,
     store: Option<&'r KeyValueStore>,
     encoder: Option<EncoderContext<'r>>,
+    /// The keys and values of the layers at whose keys later ones look.
+    shared: RefCell<BTreeMap<usize, Vec<KeyValueBlock>>>,
 }
 
 /// What layers of one kind may see, made when the first of them asks.
@@ -84,12 +88,13 @@ impl FusedMask {
 
 impl<'r> Context<'r> {
     /// The context of a run of a batch through `layers`. `shortformer` is what short-former attention adds to the input of its
-    /// queries and keys: `[batch, pos, d_model]`.
+    /// queries and keys: `[batch, pos, d_model]`. `layer_inputs` are those of per-layer embeddings: `[batch, pos, layer, width]`.
     pub(crate) fn new(
         model: &'r Transformer,
         batch: &Batch<'r>,
         layers: &Range<usize>,
         shortformer: Option<Tensor>,
+        layer_inputs: Option<Tensor>,
     ) -> Result<Self> {
         let (config, tables, layout) = (model.config(), model.tables(), batch.layout);
         let options = (model.kind(), model.device());
@@ -109,6 +114,7 @@ impl<'r> Context<'r> {
         }
         let padding = layout.new_padding()?;
         let encoder = batch.encoder.map(EncoderContext::new);
+        let (store, shared) = (batch.store, RefCell::default());
         let weights = model.weights()?;
         let (blocks, embed) = (&weights.blocks, &weights.embed);
         Ok(Context {
@@ -123,8 +129,10 @@ impl<'r> Context<'r> {
             rotary,
             padding,
             shortformer,
-            store: batch.store,
+            layer_inputs,
+            store,
             encoder,
+            shared,
         })
     }
 
@@ -190,13 +198,17 @@ impl<'r> Context<'r> {
     /// A layer's queries, times what their position says: `[batch, pos, head, d_head]`.
     pub(crate) fn tempered(&self, layer: usize, q: Tensor) -> Result<Tensor> {
         let Some(Some(temperature)) = self.config.attention.temperature.get(layer) else { return Ok(q) };
-        let Temperature { beta, period, offset } = temperature;
+        let Temperature { beta, period, offset, growth } = temperature;
         let positions = match self.layout.new_positions()? {
             Some(positions) => positions, // [batch, pos]
             None => arange(self.layout.span.columns(), self.options.1)?.f_unsqueeze(0)?,
         };
-        let periods = positions.f_to_kind(Kind::Double)?.add_number(*offset as f64)?.div_number(*period)?.f_floor()?;
-        let factor = periods.f_log1p()?.mul_number(*beta)?.add_number(1.0)?.f_to_kind(q.f_kind()?)?;
+        let periods = positions.f_to_kind(Kind::Double)?.add_number(*offset as f64)?.div_number(*period)?;
+        let factor = match growth {
+            TemperatureGrowth::Logarithmic => periods.f_floor()?.f_log1p()?.mul_number(*beta)?.add_number(1.0)?,
+            TemperatureGrowth::Power => periods.f_log1p()?.mul_number(*beta)?.f_exp()?,
+        };
+        let factor = factor.f_to_kind(q.f_kind()?)?; // [batch or 1, pos]
         Ok(q.f_mul(&factor.f_unsqueeze(-1)?.f_unsqueeze(-1)?)?)
     }
 
@@ -218,10 +230,30 @@ impl<'r> Context<'r> {
 
     /// What attention of a layer looks at: the past, from [`Context::first`] on, and the new positions.
     pub(crate) fn held(&self, source: KeySource, layer: usize, new: &NewKeys<'_>) -> Result<Held> {
-        match self.store.filter(|_| source == KeySource::Stream) {
-            Some(store) => store.extend(layer, new),
-            None => Ok(Held::KeysAndValues(vec![new.block()?])),
+        let held = match self.store.filter(|_| source == KeySource::Stream) {
+            Some(store) => store.extend(layer, new)?,
+            None => Held::KeysAndValues(vec![new.block()?]),
+        };
+        if let Held::KeysAndValues(blocks) = &held
+            && self.config.attention.shared_keys.values().contains(&Some(layer))
+        {
+            self.shared.borrow_mut().insert(layer, blocks.iter().map(KeyValueBlock::handle).collect());
         }
+        Ok(held)
+    }
+
+    /// The keys and values that an earlier layer of the run has.
+    pub(crate) fn shared_blocks(&self, layer: Option<usize>) -> Result<Vec<KeyValueBlock>> {
+        let shared = self.shared.borrow();
+        match layer.and_then(|layer| shared.get(&layer)) {
+            Some(blocks) => Ok(blocks.iter().map(KeyValueBlock::handle).collect()),
+            None => Err(crate::Error::Internal("a run does not pass the layer whose keys another one looks at")),
+        }
+    }
+
+    /// What per-layer embeddings have for all layers: `[batch, pos, layer, width]`.
+    pub(crate) fn layer_inputs(&self) -> Result<&Tensor> {
+        self.layer_inputs.as_ref().ok_or(crate::Error::Internal("a run lacks the inputs of per-layer embeddings"))
     }
 
     /// What short-former attention adds to the input of its queries and keys: `[batch, pos, d_model]`.

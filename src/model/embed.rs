@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::batch::Batch;
+use super::layer_embedding::LayerEmbeddings;
 use super::layout::Layout;
 use super::linear::Linear;
 use super::norm::{Norm, NormPoints};
@@ -51,6 +52,8 @@ pub(crate) struct Embed {
     /// Embeddings of distances, which disentangled attention reads in every layer: `[2 · span, d_model]`.
     pub(crate) w_distance: Option<SharedTensor>,
     pub(crate) distance_ln: Norm,
+    /// Makes each layer's input, where layers have embeddings of their own.
+    pub(crate) of_layers: Option<LayerEmbeddings>,
 }
 
 module!(Embed, () => (), {
@@ -62,34 +65,51 @@ module!(Embed, () => (), {
     project: (Part::EmbedProject, Part::EmbedProjectB),
     w_distance: Part::WDistance,
     distance_ln: (Part::DistanceLnW, Part::DistanceLnB),
+    of_layers: (),
 } plain { norms_sum, token_dropout });
 
+/// What a run begins with.
+pub(crate) struct Embedded {
+    /// The stream before the first block: `[batch, pos, d_model]`.
+    pub(crate) resid: Tensor,
+    /// What short-former attention adds to the input of its queries and keys: `[batch, pos, d_model]`.
+    pub(crate) shortformer: Option<Tensor>,
+    /// Each layer's own input: `[batch, pos, layer, width]`.
+    pub(crate) layer_inputs: Option<Tensor>,
+}
+
 impl Embed {
-    /// The stream before the first block, and what short-former attention adds to the input of its queries and keys, each
-    /// `[batch, pos, d_model]`.
-    pub(crate) fn forward(
-        &self,
-        batch: &Batch,
-        start: Start,
-        config: &Config,
-        tap: &mut Tap,
-    ) -> Flow<(Tensor, Option<Tensor>)> {
+    /// What the run begins with. Where it begins with a stream, the layers' own inputs are those of the tokens' plain embeddings.
+    pub(crate) fn forward(&self, batch: &Batch, start: Start, config: &Config, tap: &mut Tap) -> Flow<Embedded> {
         let apart = config.positional_embedding_type() == PositionalEmbedding::Shortformer;
         let embed = match (start, batch.stream) {
             (Start::Stream, Some(stream)) => {
                 let pos_embed = if apart { self.pos_embed(batch.layout, tap)? } else { None };
-                return Ok((stream.shallow_clone(), pos_embed));
+                let layer_inputs = match &self.of_layers {
+                    Some(of_layers) => {
+                        let embed = Tensor::f_embedding(&self.w_e, batch.ids, -1, false, false)?;
+                        Some(of_layers.forward(batch.ids, &embed)?)
+                    }
+                    None => None,
+                };
+                return Ok(Embedded { resid: stream.shallow_clone(), shortformer: pos_embed, layer_inputs });
             }
             (Start::Embeddings, Some(embeddings)) => Temporary::shared(embeddings.shallow_clone()),
             _ => self.tokens(batch, tap)?,
         };
         let embed = embed.at(hook::embed(), tap)?; // [batch, pos, d_embed]
-        let (sum, of_attention) = match self.pos_embed(batch.layout, tap)? {
+        let layer_inputs = self.of_layers.as_ref().map(|it| it.forward(batch.ids, &embed)).transpose()?;
+        // Each of the two that read it has a gradient of its own.
+        let embed = match &layer_inputs {
+            Some(_) => Temporary::shared(embed.into_tensor().f_alias()?),
+            None => embed,
+        };
+        let (sum, shortformer) = match self.pos_embed(batch.layout, tap)? {
             Some(pos_embed) if !apart => (embed.add(&pos_embed)?, None),
             pos_embed => (embed, pos_embed),
         };
         if !config.has_full_embed() {
-            return Ok((sum.into_tensor(), of_attention));
+            return Ok(Embedded { resid: sum.into_tensor(), shortformer, layer_inputs });
         }
         let sum = match self.token_type_embed(batch, tap)? {
             Some(type_embed) => sum.add(&type_embed)?,
@@ -100,7 +120,8 @@ impl Embed {
             Some(project) => Temporary::new(project.forward(&sum)?),
             None => sum,
         };
-        Ok((full.at(hook::full_embed(), tap)?.into_tensor(), of_attention)) // [batch, pos, d_model]
+        let resid = full.at(hook::full_embed(), tap)?.into_tensor(); // [batch, pos, d_model]
+        Ok(Embedded { resid, shortformer, layer_inputs })
     }
 
     /// The embedding of each token: `[batch, pos, d_embed]`.

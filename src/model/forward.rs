@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use super::batch::Batch;
 use super::context::Context;
+use super::embed::Embedded;
 use super::{Transformer, Weights};
 use crate::hook::End;
 use crate::run::kept::KeptPositions;
@@ -22,8 +23,9 @@ impl Transformer {
         tap.begin()?;
         let Weights { embed, blocks, unembed } = self.weights()?;
         let section = &plan.section;
-        let (mut resid, pos_embed) = embed.forward(batch, section.start, self.config(), tap)?; // [batch, pos, d_model]
-        let context = Context::new(self, batch, &section.layers, pos_embed)?;
+        let Embedded { mut resid, shortformer, layer_inputs } =
+            embed.forward(batch, section.start, self.config(), tap)?; // [batch, pos, d_model]
+        let context = Context::new(self, batch, &section.layers, shortformer, layer_inputs)?;
         for block in &blocks[section.layers.clone()] {
             resid = block.forward(resid, &context, tap)?; // [batch, pos, d_model]
         }

@@ -27,16 +27,25 @@ impl Attention {
     /// Values mixed by the pattern, `[batch, pos, head, d_value]`, for the queries `[batch, pos, head, d_head]`.
     ///
     /// Scores and pattern are formed where a hook point shows them.
-    pub(super) fn mix(&self, q: &Tensor, new: &NewKeys<'_>, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
+    /// Without new keys, a layer looks at those of an earlier one.
+    pub(super) fn mix(&self, q: &Tensor, new: Option<&NewKeys<'_>>, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let frozen = tap.plan.rules().frozen_patterns;
         let q = constant_if(frozen, q.shallow_clone())?;
-        let keys = constant_if(frozen, new.keys.shallow_clone())?;
-        let records = [&q, &keys, new.values].iter().any(|x| x.requires_grad());
-        let new = NewKeys { keys: &keys, records, ..*new };
-        let Attended { q, blocks, latent } = self.attended(q.f_transpose(1, 2)?, &new, context)?;
-        let z = match (tap.plan.forms_pattern([self.point(Site::AttnScores), self.point(Site::Pattern)]), &blocks[..]) {
+        let Attended { q, blocks, latent } = match new {
+            Some(new) => {
+                let keys = constant_if(frozen, new.keys.shallow_clone())?;
+                let records = [&q, &keys, new.values].iter().any(|x| x.requires_grad());
+                let new = NewKeys { keys: &keys, records, ..*new };
+                self.attended(q.f_transpose(1, 2)?, &new, context)?
+            }
+            None => Attended { q: q.f_transpose(1, 2)?, blocks: context.shared_blocks(self.shares)?, latent: None },
+        };
+        // Values that make a mask are no constants, so a frozen pattern is formed and then made one.
+        let forms = tap.plan.forms_pattern([self.point(Site::AttnScores), self.point(Site::Pattern)])
+            || frozen && self.dynamic_mask.is_some();
+        let z = match (forms, &blocks[..]) {
             (true, _) => self.mix_observed(&q, &blocks, context, tap)?,
-            (false, [block]) if self.is_plain(&q, block) => context
+            (false, [block]) if self.is_plain(&q, block) && self.dynamic_mask.is_none() => context
                 .without_padding(self.mix_unobserved(&q, block, context)?.f_transpose(1, 2)?)?
                 .f_transpose(1, 2)?,
             (false, _) => {
@@ -138,11 +147,21 @@ impl Attention {
     fn mix_blocks(&self, q: &Tensor, blocks: &[KeyValueBlock], context: &Context) -> Result<Tensor> {
         let size = q.size();
         let entries = size[0] * size[1] * size[2] * blocks.iter().map(KeyValueBlock::len).sum::<i64>();
-        if entries > AT_ONCE {
+        if entries > AT_ONCE && self.dynamic_mask.is_none() {
             return self.some_at_a_time(q, blocks, context);
         }
         let scores = self.all_scores(q, blocks, context)?;
         self.mixed(&self.softmax(&context.open_padding(scores)?)?, blocks)
+    }
+
+    /// What is added to scores where the values say what a query sees: `[batch, head, query, key]`.
+    fn dynamic(&self, q: &Tensor, blocks: &[KeyValueBlock], context: &Context) -> Result<Option<Tensor>> {
+        let Some(dynamic) = &self.dynamic_mask else { return Ok(None) };
+        let batch = q.size()[0];
+        let values = blocks.iter().map(|block| Ok(block.values.f_repeat([batch / block.values.size()[0], 1, 1, 1])?));
+        let values = Tensor::f_cat(&values.collect::<Result<Vec<_>>>()?, 2)?; // [batch, kv_head, key, d_value]
+        let added = dynamic.added(&values, q.size()[2], context.scores_mask(self.source(), self.layer)?)?;
+        Ok(Some(self.per_query_head(added)?))
     }
 
     /// Whether libtorch's kernel does all that is done to scores.
@@ -221,7 +240,8 @@ impl Attention {
 
     /// The scores of all queries and keys that are not outside of every window: `[batch, head, query, key]`.
     fn all_scores(&self, q: &Tensor, blocks: &[KeyValueBlock], context: &Context) -> Result<Tensor> {
-        let mask = context.scores_mask(self.source(), self.layer)?;
+        let dynamic = self.dynamic(q, blocks, context)?;
+        let mask = dynamic.as_ref().or(context.scores_mask(self.source(), self.layer)?);
         let keys = 0..blocks.iter().map(KeyValueBlock::len).sum::<i64>();
         let added = self.added(q, blocks, mask, (0..q.size()[2], keys), context)?;
         self.scores(q, blocks, added.as_ref())

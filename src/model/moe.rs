@@ -4,9 +4,10 @@ use tch::Tensor;
 
 use super::linear::Linear;
 use super::mlp::{product, Act, Mlp, MlpParts};
-use super::norm::constant_if;
+use super::norm::{constant_if, Norm, NormPoints};
 use super::parameters::module;
 use super::part::Part;
+use super::placed_norm::PlacedNorm;
 use super::routing;
 use super::temporary::Temporary;
 use crate::config::{ExpertGate, Experts};
@@ -27,6 +28,8 @@ pub(crate) struct MixtureOfExperts {
     pub(crate) choice_bias: Option<SharedTensor>,
     /// Added to what the experts write: `[d_model]`.
     pub(crate) bias: Option<SharedTensor>,
+    /// What its parts have of their own, where they do not share one norm before and after them.
+    pub(crate) separate: Option<SeparateNorms>,
     /// What every token goes through.
     pub(crate) shared: Option<Shared>,
     pub(crate) experts: Vec<Expert>,
@@ -39,10 +42,35 @@ module!(MixtureOfExperts, () => (), {
     router: (Part::Router, Part::RouterB),
     choice_bias: Part::ChoiceB,
     bias: Part::MixtureB,
+    separate: (),
     shared: (),
     experts: (),
     act: (),
 } plain { moe, layer });
+
+/// The gains and norms of the parts of a mixture where each has its own. A gain is absent where it is folded into what reads it.
+#[derive(Clone, Debug)]
+pub(crate) struct SeparateNorms {
+    /// Of what the router, the experts and the shared expert read: `[d_model]`.
+    pub(crate) router_gain: Option<SharedTensor>,
+    pub(crate) experts_gain: Option<SharedTensor>,
+    pub(crate) shared_gain: Option<SharedTensor>,
+    /// Of the weights of chosen experts: `[num_experts]`.
+    pub(crate) expert_scale: Option<SharedTensor>,
+    /// Of what all experts write together.
+    pub(crate) after_experts: Norm,
+    pub(crate) after_shared: Norm,
+}
+
+// The norms have no bias.
+module!(SeparateNorms, () => (), {
+    router_gain: Part::RouterInputW,
+    experts_gain: Part::ExpertsInputW,
+    shared_gain: Part::SharedInputW,
+    expert_scale: Part::ExpertScale,
+    after_experts: (Part::ExpertsLnW, Part::ExpertsLnW),
+    after_shared: (Part::SharedLnW, Part::SharedLnW),
+} plain {});
 
 /// A mixture's shared expert.
 #[derive(Clone, Debug)]
@@ -74,14 +102,25 @@ impl MixtureOfExperts {
     pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Flow<Tensor> {
         let layer = self.layer;
         let size = x.size();
-        let shared = self.shared.as_ref().map(|shared| shared.forward(x, tap)).transpose()?; // [batch, pos, d_model]
-        let logits = self.router.forward(x)?; // [batch, pos, expert]
+        let separate = self.separate.as_ref();
+        let shared = match &self.shared {
+            Some(shared) => Some(shared.forward(&gained(x, separate.and_then(|it| it.shared_gain.as_deref()))?, tap)?),
+            None => None,
+        }; // [batch, pos, d_model]
+        let shared = match (shared, separate) {
+            (Some(shared), Some(it)) => {
+                Some(it.after_shared.forward(&shared, shared_norm_points(layer), tap)?.into_tensor())
+            }
+            (shared, _) => shared,
+        };
+        let logits = self.router.forward(&gained(x, separate.and_then(|it| it.router_gain.as_deref()))?)?; // [batch, pos, expert]
         let (weights, indices) = self.route(&logits)?;
         let weights = constant_if(tap.plan.rules().frozen_routers, weights)?;
         let weights = tap.at(hook::expert_weights(layer), weights)?; // [batch, pos, expert]
         let indices = tap.at(hook::expert_indices(layer), indices)?; // [batch, pos, chosen]
         let chosen = self.weights(&weights, &indices)?.f_to_kind(x.f_kind()?)?; // [batch, pos, chosen]
 
+        let x = gained(x, separate.and_then(|it| it.experts_gain.as_deref()))?;
         let flat = x.f_reshape([-1, size[2]])?; // [row, d_model]
         let chosen = chosen.f_flatten(0, 1)?; // [row, chosen]
         let mut out = flat.f_zeros_like()?; // written to by the experts, and seen by nothing else
@@ -114,10 +153,35 @@ impl MixtureOfExperts {
             Some(bias) => out.f_add(bias)?,
             None => out,
         };
+        let out = match separate {
+            Some(it) => it.after_experts.forward(&out, experts_norm_points(layer), tap)?.into_tensor(),
+            None => out,
+        };
         match shared {
             Some(shared) => Ok(out.f_add(&shared)?),
             None => Ok(out),
         }
+    }
+
+    /// The gains of what its parts read, each with all that reads it.
+    pub(crate) fn gains_mut(&mut self) -> Vec<(&mut Option<SharedTensor>, Vec<&mut Linear>)> {
+        let Some(separate) = &mut self.separate else { return Vec::new() };
+        let experts = self.experts.iter_mut().flat_map(|expert| [&mut expert.gate, &mut expert.w_in]);
+        let shared = self.shared.iter_mut().flat_map(|it| std::iter::once(&mut it.mlp.w_in).chain(&mut it.mlp.gate));
+        vec![
+            (&mut separate.router_gain, vec![&mut self.router]),
+            (&mut separate.experts_gain, experts.collect()),
+            (&mut separate.shared_gain, shared.collect()),
+        ]
+    }
+
+    /// The norms after the experts and after the shared expert, where they have some of their own.
+    pub(crate) fn norms_after(&self) -> Option<[PlacedNorm<'_>; 2]> {
+        let separate = self.separate.as_ref()?;
+        Some([
+            PlacedNorm { norm: &separate.after_experts, points: experts_norm_points(self.layer) },
+            PlacedNorm { norm: &separate.after_shared, points: shared_norm_points(self.layer) },
+        ])
     }
 
     /// The weight of every expert and the chosen ones: `[batch, pos, expert]` and `[batch, pos, chosen]`.
@@ -127,7 +191,11 @@ impl MixtureOfExperts {
 
     /// The chosen experts' weights: `[batch, pos, chosen]`.
     fn weights(&self, weights: &Tensor, indices: &Tensor) -> Result<Tensor> {
-        routing::of_chosen(&self.moe.routing, weights, indices)
+        let chosen = routing::of_chosen(&self.moe.routing, weights, indices)?;
+        match self.separate.as_ref().and_then(|it| it.expert_scale.as_deref()) {
+            Some(scale) => Ok(chosen.f_mul(&scale.f_to_kind(chosen.f_kind()?)?.f_index(&[Some(indices)])?)?),
+            None => Ok(chosen),
+        }
     }
 
     /// What the chosen experts' outputs are multiplied by: `[batch, pos, chosen]`.
@@ -155,6 +223,22 @@ impl MixtureOfExperts {
             }
         }
     }
+}
+
+/// What is read with a gain of its own.
+fn gained(x: &Tensor, gain: Option<&Tensor>) -> Result<Tensor> {
+    match gain {
+        Some(gain) => Ok(x.f_mul(gain)?),
+        None => Ok(x.shallow_clone()),
+    }
+}
+
+fn experts_norm_points(layer: usize) -> NormPoints {
+    (hook::experts_ln_scale(layer), hook::experts_ln_normalized(layer))
+}
+
+fn shared_norm_points(layer: usize) -> NormPoints {
+    (hook::shared_ln_scale(layer), hook::shared_ln_normalized(layer))
 }
 
 impl Shared {

@@ -12,7 +12,7 @@ use crate::run::{Flow, Tap};
 use crate::tensor::precision::widened;
 use crate::tensor::scalar::Scalar;
 use crate::unchecked::threads::SharedTensor;
-use crate::{Error, Result};
+use crate::{Config, Error, Result};
 
 /// A norm over the last axis: `normalized = (x − mean) / scale`, then `normalized · w + b`.
 ///
@@ -35,6 +35,11 @@ impl Norm {
     /// Does nothing.
     pub(crate) fn none() -> Self {
         Norm { kind: Normalization::None, w: None, b: None, eps: 0.0 }
+    }
+
+    /// Of the blocks' kind, without gain and bias.
+    pub(crate) fn new(config: &Config) -> Self {
+        Norm { kind: config.normalization_type(), w: None, b: None, eps: config.eps() }
     }
 
     /// `[…, d]` to `[…, d]`, through the two hook points.

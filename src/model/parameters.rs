@@ -300,8 +300,8 @@ impl Transformer {
         let mut all = Vec::new();
         for (address, tensor) in self.weights()?.tensors() {
             let (is_bias, joined) = match address.part {
-                Part::Qkv => (false, stream_readers(self.config())),
-                Part::QkvB => (true, stream_readers(self.config())),
+                Part::Qkv => (false, stream_readers(self.config(), address.location.layer.unwrap_or(0))),
+                Part::QkvB => (true, stream_readers(self.config(), address.location.layer.unwrap_or(0))),
                 Part::CrossKv => (false, ENCODER_READERS),
                 Part::CrossKvB => (true, ENCODER_READERS),
                 _ => {

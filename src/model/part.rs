@@ -64,6 +64,12 @@ parts! {
     /// From the embeddings to the stream: `[d_model, d_embed]`.
     EmbedProject: Matrix, "embed.project.weight";
     EmbedProjectB: Bias, "embed.project.bias";
+    /// Per-layer embeddings, those of all layers side by side: `[rows, n_layers · width]`.
+    PleTable: Matrix, "embed.ple.W_E";
+    /// What each layer's input has of the embedding: `[n_layers · width, d_model]`.
+    PleProjection: Matrix, "embed.ple.projection.weight";
+    /// `[width]`
+    PleProjectionNormW: Gain, "embed.ple.norm.w";
     Ln1W: Gain, "ln1.w";
     Ln1B: Bias, "ln1.b";
     /// What the model keeps: [`Part::Q`], [`Part::K`] and [`Part::V`], one below the other.
@@ -106,6 +112,11 @@ parts! {
     Sinks: Parameter, "attn.sinks";
     /// The bias of each head's scores, by the bucket of the distance: `[buckets, n_heads]`.
     RelativeBias: Matrix, "attn.rel_pos_bias.weight";
+    /// Of a dynamic mask: `[n_kv_heads]`.
+    DynamicA: Parameter, "attn.dynamic_mask.A";
+    /// `[n_kv_heads, n_kv_heads · d_value]`
+    DynamicDt: Matrix, "attn.dynamic_mask.dt.weight";
+    DynamicDtB: Bias, "attn.dynamic_mask.dt.bias";
     /// Of all heads: `[n_heads · d_head]`.
     ZNormW: Gain, "attn.z_norm.w";
     ZNormB: Bias, "attn.z_norm.b";
@@ -148,6 +159,15 @@ parts! {
     /// `[num_experts, d_model]`
     Router: Matrix, "mlp.router.weight";
     RouterB: Bias, "mlp.router.bias";
+    /// Of what the router, the experts and the shared expert of a mixture read, where each has its own: `[d_model]`.
+    RouterInputW: Gain, "mlp.router.input_gain";
+    ExpertsInputW: Gain, "mlp.experts_input_gain";
+    SharedInputW: Gain, "mlp.shared.input_gain";
+    /// Of the weights of a mixture's experts: `[num_experts]`.
+    ExpertScale: Gain, "mlp.router.expert_scale";
+    /// Of the norms after the experts and the shared expert, where each has one: `[d_model]`.
+    ExpertsLnW: Gain, "mlp.experts_ln.w";
+    SharedLnW: Gain, "mlp.shared_ln.w";
     /// Added before experts are chosen, and not to their weights: `[num_experts]`.
     ChoiceB: Constant, "mlp.router.choice_bias";
     /// Added to what a mixture's experts write: `[d_model]`.
@@ -186,6 +206,16 @@ parts! {
     XieluEps: Constant, "mlp.act_fn.eps";
     Ln2PostW: Gain, "ln2_post.w";
     Ln2PostB: Bias, "ln2_post.b";
+    /// The gate of the per-layer embedding: `[width, d_model]`.
+    PleGate: Matrix, "ple.gate.weight";
+    /// `[d_model, width]`
+    PleOut: Matrix, "ple.out.weight";
+    PleLnW: Gain, "ple.ln.w";
+    /// What the stream is multiplied by before attention and before the MLP add to it: `[d_model]`.
+    AttnStreamW: Gain, "attn_stream.w";
+    MlpStreamW: Gain, "mlp_stream.w";
+    /// What the stream is multiplied by after the layer: `[1]`.
+    LayerScalar: Gain, "layer_scalar";
     LnFinalW: Gain, "ln_final.w";
     LnFinalB: Bias, "ln_final.b";
     /// Of the neurons between the last norm and the unembedding: `[d_unembed, d_model]`.
@@ -207,6 +237,11 @@ impl Part {
             Part::SharedIn | Part::SharedInB | Part::SharedGate | Part::SharedGateB => is_mixture,
             Part::SharedOut | Part::SharedOutB | Part::SharedWeight => is_mixture,
             Part::In | Part::InB | Part::Gate | Part::GateB | Part::Out | Part::OutB => is_mixture == of_expert,
+            Part::RouterInputW | Part::ExpertsInputW | Part::SharedInputW => config.has_separate_norms(layer),
+            Part::ExpertScale | Part::ExpertsLnW | Part::SharedLnW => config.has_separate_norms(layer),
+            Part::Ln2W => !config.has_separate_norms(layer),
+            Part::K | Part::KB | Part::V | Part::VB => config.shares_keys_of(layer).is_none(),
+            Part::KNormW | Part::KNormB => config.shares_keys_of(layer).is_none(),
             Part::Sinks => config.has_sinks(layer),
             Part::RelativeBias => config.relative_bias_owner(layer) == Some(layer),
             Part::Ln2PostW => config.norms.position == NormPosition::BeforeAndAfter || config.has_norm_after_mlp(layer),
@@ -217,12 +252,17 @@ impl Part {
     /// The shape at a place of a model of this configuration. A norm of queries or keys may have a gain for each head instead:
     /// `[heads, d_head]`.
     pub(crate) fn shape(self, config: &Config, location: Location) -> Vec<i64> {
-        let (d_model, d_head, d_value) = (config.d_model as i64, config.d_head as i64, config.d_value() as i64);
+        let layer = location.layer.unwrap_or(0);
+        let (d_head, d_value) = (config.d_head_of(layer) as i64, config.d_value_of(layer) as i64);
+        let d_model = config.d_model as i64;
+        let (ple_width, ple_rows) =
+            config.stream.layer_embedding.map_or((0, 0), |it| (it.width as i64, it.d_vocab as i64));
+        let ple_all = config.n_layers as i64 * ple_width;
         let d_mlp = match (location.expert, location.layer) {
             (None, Some(layer)) => config.neurons_of(layer) as i64,
             _ => config.d_mlp() as i64,
         };
-        let heads = config.heads(location.layer.unwrap_or(0));
+        let heads = config.heads(layer);
         let (n_heads, n_kv_heads) = (heads.query as i64, heads.key_value as i64);
         let (q_rows, k_rows, v_rows) = (n_heads * d_head, n_kv_heads * d_head, n_kv_heads * d_value);
         // Of a mixture of heads, those of all experts.
@@ -248,6 +288,18 @@ impl Part {
             Part::DistanceK | Part::DistanceQ => vec![n_heads * d_head, d_model],
             Part::DistanceKB | Part::DistanceQB => vec![n_heads * d_head],
             Part::EmbedProjectB | Part::LnFinalW | Part::LnFinalB => vec![d_model],
+            Part::PleTable => vec![ple_rows, ple_all],
+            Part::PleProjection => vec![ple_all, d_model],
+            Part::PleProjectionNormW => vec![ple_width],
+            Part::PleGate => vec![ple_width, d_model],
+            Part::PleOut => vec![d_model, ple_width],
+            Part::LayerScalar => vec![1],
+            Part::AttnStreamW | Part::MlpStreamW => vec![d_model],
+            Part::DynamicA | Part::DynamicDtB => vec![n_kv_heads],
+            Part::DynamicDt => vec![n_kv_heads, v_rows],
+            Part::RouterInputW | Part::ExpertsInputW | Part::SharedInputW => vec![d_model],
+            Part::ExpertsLnW | Part::SharedLnW | Part::PleLnW => vec![d_model],
+            Part::ExpertScale => vec![experts],
             Part::Ln1W | Part::Ln1B | Part::Ln2W | Part::Ln2B => vec![d_model],
             Part::Ln1PostW | Part::Ln1PostB | Part::Ln2PostW | Part::Ln2PostB => vec![d_model],
             Part::Qkv => vec![reader_rows(config, location), d_model],
@@ -309,9 +361,10 @@ impl Part {
     }
 }
 
-/// The parts that read the stream in one product: queries, keys and values, or what they are made of.
-pub(crate) fn stream_readers(config: &Config) -> &'static [(Part, Part)] {
+/// The parts of a layer that read the stream in one product: queries, keys and values, or what they are made of.
+pub(crate) fn stream_readers(config: &Config, layer: usize) -> &'static [(Part, Part)] {
     match config.attention.latent {
+        None if config.shares_keys_of(layer).is_some() => &[(Part::Q, Part::QB)],
         None => &[(Part::Q, Part::QB), (Part::K, Part::KB), (Part::V, Part::VB)],
         Some(LatentAttention { query_rank: None, .. }) => &[(Part::Q, Part::QB), (Part::KvDown, Part::KvDownB)],
         Some(_) => &[(Part::QDown, Part::QDownB), (Part::KvDown, Part::KvDownB)],
@@ -323,7 +376,10 @@ pub(crate) const ENCODER_READERS: &[(Part, Part)] = &[(Part::CrossK, Part::Cross
 
 /// The rows of all of [`stream_readers`].
 fn reader_rows(config: &Config, location: Location) -> i64 {
-    stream_readers(config).iter().map(|(weight, _)| weight.shape(config, location)[0]).sum()
+    stream_readers(config, location.layer.unwrap_or(0))
+        .iter()
+        .map(|(weight, _)| weight.shape(config, location)[0])
+        .sum()
 }
 
 /// Which block and expert a part belongs to: none outside the blocks, and no expert outside a mixture.

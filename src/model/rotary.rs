@@ -21,6 +21,9 @@ impl RotaryTable {
     /// The angles at the positions `0..len` of sequences of this class.
     pub(crate) fn new(rotary: &Rotary, class: LengthClass, len: i64, kind: Kind, device: Device) -> Result<Self> {
         let (mut inverse, factor) = inverse_frequencies(rotary, class);
+        if let Some(pairs) = rotary.pairs {
+            inverse.iter_mut().skip(pairs).for_each(|angle| *angle = 0.0);
+        }
         if rotary.reversed {
             inverse.iter_mut().for_each(|angle| *angle = -*angle);
         }

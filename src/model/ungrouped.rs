@@ -26,6 +26,14 @@ impl Transformer {
         if !grouped && config.attention.experts.is_none() {
             return Ok(self.clone());
         }
+        if config.attention.shared_keys.values().iter().any(Option::is_some) {
+            return Err(Error::unsupported(
+                "some layers look at the keys and values of an earlier one, which stay grouped",
+            ));
+        }
+        if config.attention.dynamic_mask.is_some() {
+            return Err(Error::unsupported("the values of each group make a mask for its heads, which stay grouped"));
+        }
         if config.attention.cross.is_some() {
             return Err(Error::unsupported(
                 "the heads of a decoder share keys and values with others in cross-attention as well, which stays grouped",
@@ -40,7 +48,8 @@ impl Transformer {
         for block in &mut weights.blocks {
             block.attn = block.attn.ungrouped()?;
         }
-        let of_layer = |heads: &Option<Heads>| heads.map(|Heads { query, .. }| Heads { query, key_value: query });
+        let of_layer =
+            |heads: &Option<Heads>| heads.map(|Heads { query, d_head, .. }| Heads { query, key_value: query, d_head });
         let mut attention = config.attention.clone();
         attention.heads = attention.heads.map(of_layer);
         let mut n_heads = config.n_heads;

@@ -1,6 +1,6 @@
 //! [`Resume`]: from where the run of a patch starts, and [`chunks`]: which patches run as one batch.
 
-use crate::config::NormPosition;
+use crate::config::{NormPosition, StreamConfig};
 use crate::hook::{self, HookPoint, Place, Site};
 use crate::Config;
 
@@ -19,13 +19,19 @@ impl Resume {
     /// The latest start for a hook at a point.
     pub(super) fn hooked(point: HookPoint, config: &Config) -> Self {
         let resume = Resume::of(point, config);
-        Resume { layer: point.layer().or(resume.layer), direct: None, ..resume }
+        let layer = point.layer().or(resume.layer).map(|layer| config.start_for(layer));
+        Resume { layer, direct: None, ..resume }
     }
 
     /// The latest start for a patch at a point.
     pub(super) fn of(point: HookPoint, config: &Config) -> Self {
-        let hooked = |layer| Resume { layer, direct: None, otherwise: None };
-        let from_stream = |layer| Resume { layer: Some(layer), direct: Some(point), otherwise: None };
+        // A layer may look at keys of an earlier one, which the run has to pass then.
+        let start = |layer: usize| config.start_for(layer.min(config.n_layers));
+        let hooked = |layer: Option<usize>| Resume { layer: layer.map(start), direct: None, otherwise: None };
+        let from_stream = |layer| match start(layer) == layer {
+            true => Resume { layer: Some(layer), direct: Some(point), otherwise: None },
+            false => Resume { layer: Some(start(layer)), direct: None, otherwise: None },
+        };
         let Some(layer) = point.layer() else {
             return match point.place() {
                 Place::After => hooked(Some(config.n_layers)),
@@ -33,7 +39,7 @@ impl Resume {
             };
         };
         // Where norms are in the stream, its terms do not add up to it.
-        let adds_up = config.norm_position() != NormPosition::InStream;
+        let adds_up = config.norm_position() != NormPosition::InStream && config.stream == StreamConfig::default();
         match point.site() {
             Site::ResidPre => from_stream(layer),
             Site::ResidPost if adds_up => from_stream(layer + 1),

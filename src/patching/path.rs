@@ -168,6 +168,7 @@ fn patch(
     for layer in 0..config.n_layers {
         kept.extend([hook::z(layer), hook::resid_pre(layer)]);
         kept.extend((!config.attn_only()).then(|| hook::mlp_out(layer)));
+        kept.extend(config.stream.layer_embedding.map(|_| hook::ple_out(layer)));
     }
     let sweep = Sweep::new(model, tokens, metric, &read, &kept)?;
     let points: Vec<HookPoint> = senders.iter().map(HookPart::point).collect();
@@ -206,8 +207,8 @@ fn patch(
 
 /// Whether a site writes to the stream, or is it.
 fn writes(site: Site) -> bool {
-    use Site::{AttnOut, Embed, FullEmbed, MlpOut, PosEmbed, Result, TokenTypeEmbed, Z};
-    [Z, Result, AttnOut, MlpOut, Embed, PosEmbed, TokenTypeEmbed, FullEmbed].contains(&site) || is_stream(site)
+    use Site::{AttnOut, Embed, FullEmbed, MlpOut, PleOut, PosEmbed, Result, TokenTypeEmbed, Z};
+    [Z, Result, AttnOut, MlpOut, PleOut, Embed, PosEmbed, TokenTypeEmbed, FullEmbed].contains(&site) || is_stream(site)
 }
 
 fn is_stream(site: Site) -> bool {
@@ -216,7 +217,8 @@ fn is_stream(site: Site) -> bool {
 
 /// Whether a site reads the stream, or is it.
 fn reads(site: Site) -> bool {
-    !matches!(site, Site::Z | Site::Result | Site::AttnOut | Site::MlpOut | Site::Embed | Site::PosEmbed | Site::Tokens)
+    !matches!(site, Site::PleOut | Site::Embed | Site::PosEmbed | Site::Tokens)
+        && !matches!(site, Site::Z | Site::Result | Site::AttnOut | Site::MlpOut)
 }
 
 /// Whether a site is that of a head or an MLP, which is as in the base run unless paths go through it.
@@ -286,7 +288,8 @@ impl Paths<'_, '_, '_, '_> {
         let mut hooks = Hooks::new();
         for layer in start..=last.min(config.n_layers - 1) {
             let mlp = (!config.attn_only() && !self.through_mlps).then(|| hook::mlp_out(layer));
-            for point in std::iter::once(hook::z(layer)).chain(mlp) {
+            let ple = config.stream.layer_embedding.map(|_| hook::ple_out(layer));
+            for point in std::iter::once(hook::z(layer)).chain(mlp).chain(ple) {
                 hooks = hooks.edit(point, move |activation, _| self.freeze(point, activation, n));
             }
         }

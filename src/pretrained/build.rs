@@ -10,18 +10,21 @@ use super::processing::Processor;
 use super::reader::PartReader;
 use super::tasks;
 use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, Positions, QkNorm, SharedExpert, Stack};
+use crate::config::{DynamicMask as DynamicMaskConfig, LayerEmbedding as LayerEmbeddingConfig};
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
 use crate::model::cross::Cross;
 use crate::model::differential::Differential;
 use crate::model::disentangled::DisentangledHeads;
+use crate::model::dynamic_mask::DynamicMask;
 use crate::model::embed::Embed;
 use crate::model::head::Head;
 use crate::model::head_router::HeadRouter;
 use crate::model::latent::{Latent, Up};
+use crate::model::layer_embedding::{LayerEmbedding, LayerEmbeddings};
 use crate::model::linear::Linear;
 use crate::model::mlp::{Act, Mlp};
-use crate::model::moe::{Expert, MixtureOfExperts, Shared};
+use crate::model::moe::{Expert, MixtureOfExperts, SeparateNorms, Shared};
 use crate::model::norm::Norm;
 use crate::model::parameters::{cast, check_kind};
 use crate::model::part::{stream_readers, Location, ENCODER_READERS};
@@ -167,6 +170,15 @@ impl Builder<'_> {
             true => self.norm(Part::EmbedLnW, Part::EmbedLnB, self.config.normalization_type(), OUTSIDE)?,
             false => Norm::none(),
         };
+        let of_layers = match self.config.stream.layer_embedding {
+            Some(LayerEmbeddingConfig { width, .. }) => Some(LayerEmbeddings {
+                table: self.reader.tensor(Part::PleTable, OUTSIDE)?,
+                projection: Linear { weight: self.reader.tensor(Part::PleProjection, OUTSIDE)?, bias: None },
+                norm: self.norm_without_bias(Part::PleProjectionNormW, OUTSIDE)?,
+                width: width as i64,
+            }),
+            None => None,
+        };
         let table = |part, rows: usize| (rows > 0).then(|| self.reader.tensor(part, OUTSIDE)).transpose();
         let w_token_type = table(Part::WTokenType, self.config.embed.token_types)?;
         let w_task_type = table(Part::WTaskType, self.config.embed.task_types)?;
@@ -193,6 +205,7 @@ impl Builder<'_> {
             project,
             w_distance,
             distance_ln,
+            of_layers,
         };
         self.processor.embed(&embed)?;
         cast(&mut embed, self.kind)?;
@@ -225,9 +238,36 @@ impl Builder<'_> {
             attn: self.attention(layer)?,
             ln1_post: norm_after(Part::Ln1PostW, Part::Ln1PostB)?,
             cross: config.attention.cross.map(|_| self.cross(layer)).transpose()?,
-            ln2: if mlp.is_some() { norm(Part::Ln2W, Part::Ln2B)? } else { Norm::none() },
+            ln2: match mlp {
+                // Its parts have gains of their own.
+                Some(_) if config.has_separate_norms(layer) => Norm::new(config),
+                Some(_) => norm(Part::Ln2W, Part::Ln2B)?,
+                None => Norm::none(),
+            },
             mlp,
             ln2_post,
+            ple: match config.stream.layer_embedding {
+                Some(LayerEmbeddingConfig { activation, .. }) => Some(LayerEmbedding {
+                    gate: Linear { weight: self.reader.tensor(Part::PleGate, location)?, bias: None },
+                    out: Linear { weight: self.reader.tensor(Part::PleOut, location)?, bias: None },
+                    norm: self.norm_without_bias(Part::PleLnW, location)?,
+                    act: Act::new(activation),
+                    layer,
+                }),
+                None => None,
+            },
+            scalar: match config.stream.layer_scalars {
+                true => self.reader.optional(Part::LayerScalar, location)?,
+                false => None,
+            },
+            stream_gains: match config.stream.gains {
+                true => [
+                    self.reader.optional(Part::AttnStreamW, location)?,
+                    self.reader.optional(Part::MlpStreamW, location)?,
+                ],
+                false => [None, None],
+            },
+            factors: config.stream.factors.get(layer).copied().flatten(),
             norm_position: config.norm_position(),
             parallel: config.parallel_attn_mlp,
             layer,
@@ -239,7 +279,7 @@ impl Builder<'_> {
 
     fn attention(&self, layer: usize) -> Result<Attention> {
         let (config, location) = (self.config, Location::block(layer));
-        let (weights, biases): (Vec<Part>, Vec<Part>) = stream_readers(config).iter().copied().unzip();
+        let (weights, biases): (Vec<Part>, Vec<Part>) = stream_readers(config, layer).iter().copied().unzip();
         let bias = match biases.iter().any(|part| self.reader.has(*part, location)) {
             true => Some(self.reader.joined(&biases, location)?),
             false => None,
@@ -267,10 +307,22 @@ impl Builder<'_> {
                 Ok(Some(Norm { kind, w: gain, b: bias, eps: config.eps() }))
             };
             attention.q_norm = norm(Part::QNormW, Part::QNormB, config.heads(layer).query)?;
-            attention.k_norm = norm(Part::KNormW, Part::KNormB, config.heads(layer).key_value)?;
+            if attention.shares.is_none() {
+                attention.k_norm = norm(Part::KNormW, Part::KNormB, config.heads(layer).key_value)?;
+            }
+        }
+        if let (Some(kind), None) = (config.attention.value_norm, attention.shares) {
+            attention.v_norm = Some(Norm { kind, w: None, b: None, eps: config.eps() });
         }
         if let Some(kind) = config.attention.z_norm {
             attention.z_norm = Some(self.norm(Part::ZNormW, Part::ZNormB, kind, location)?);
+        }
+        if let Some(DynamicMaskConfig { keep }) = config.attention.dynamic_mask {
+            attention.dynamic_mask = Some(DynamicMask {
+                a: self.reader.tensor(Part::DynamicA, location)?,
+                dt: self.linear(Part::DynamicDt, Part::DynamicDtB, location)?,
+                keep: keep as i64,
+            });
         }
         if config.attention.differential {
             let lambda = |part| self.reader.tensor(part, location);
@@ -375,7 +427,20 @@ impl Builder<'_> {
                 || Ok::<_, Error>(Linear { weight: self.reader.tensor(Part::SharedWeight, location)?, bias: None });
             Ok(Shared { mlp, weight: shared.gated.then(weight).transpose()? })
         };
+        let gain = |part| self.reader.optional(part, location);
+        let separate = match moe.separate_norms {
+            true => Some(SeparateNorms {
+                router_gain: gain(Part::RouterInputW)?,
+                experts_gain: gain(Part::ExpertsInputW)?,
+                shared_gain: gain(Part::SharedInputW)?,
+                expert_scale: gain(Part::ExpertScale)?,
+                after_experts: self.norm_without_bias(Part::ExpertsLnW, location)?,
+                after_shared: self.norm_without_bias(Part::SharedLnW, location)?,
+            }),
+            false => None,
+        };
         Ok(MixtureOfExperts {
+            separate,
             router: self.linear(Part::Router, Part::RouterB, location)?,
             choice_bias: match moe.routing.choice_bias {
                 Some(_) => Some(self.reader.choice_bias(location)?),
@@ -410,6 +475,11 @@ impl Builder<'_> {
 
     fn linear(&self, weight: Part, bias: Part, location: Location) -> Result<Linear> {
         Ok(Linear { weight: self.reader.tensor(weight, location)?, bias: self.reader.optional(bias, location)? })
+    }
+
+    /// A norm of the blocks' kind that is never folded and has no bias.
+    fn norm_without_bias(&self, gain: Part, location: Location) -> Result<Norm> {
+        Ok(Norm { w: self.reader.optional(gain, location)?, ..Norm::new(self.config) })
     }
 
     fn norm(&self, gain: Part, bias: Part, kind: Normalization, location: Location) -> Result<Norm> {

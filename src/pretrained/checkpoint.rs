@@ -100,9 +100,9 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// A file, of whose tensors none is named yet.
-    pub(crate) fn of_file(path: PathBuf, bytes: FileBytes) -> Self {
-        Checkpoint { tensors: BTreeMap::new(), files: vec![(path, bytes)] }
+    /// Files, of whose tensors none is named yet.
+    pub(crate) fn of_files(files: Vec<(PathBuf, FileBytes)>) -> Self {
+        Checkpoint { tensors: BTreeMap::new(), files }
     }
 
     /// Tensors in memory.
@@ -187,21 +187,22 @@ impl Checkpoint {
         }
     }
 
-    /// Adds a plain tensor of the first file.
-    pub(crate) fn put(&mut self, name: String, place: Place) {
-        self.tensors.insert(name, Stored::InFile { file: 0, place });
+    /// Adds a plain tensor of a file.
+    pub(crate) fn put(&mut self, file: usize, name: String, place: Place) {
+        self.tensors.insert(name, Stored::InFile { file, place });
     }
 
-    /// Adds a quantised weight of the first file.
+    /// Adds a quantised weight of a file.
     pub(crate) fn put_quantized(
         &mut self,
+        file: usize,
         name: String,
         method: Method,
         place: Place,
         shape: Vec<i64>,
         layout: Layout,
     ) -> Result<()> {
-        let weight = QuantizedWeight::new(&self.files, method, vec![(0, place)], Some(shape), layout)?;
+        let weight = QuantizedWeight::new(&self.files, method, vec![(file, place)], Some(shape), layout)?;
         self.tensors.insert(name, Stored::Quantized(weight));
         Ok(())
     }

@@ -194,7 +194,7 @@ impl ConfigJson {
     /// Checks the fields that mean the same for every architecture, encoder-decoders included.
     pub(crate) fn check_fields_of_all(&self) -> Result<()> {
         self.expect_only("add_cross_attention", false)?;
-        for field in ["quantization_config", "pruned_heads", "per_layer_config"] {
+        for field in ["quantization_config", "pruned_heads"] {
             match self.get::<Value>(field)? {
                 Some(Value::Object(object)) if object.is_empty() => {}
                 Some(value) => return Err(self.refuse(field, value, "it is not supported")),
@@ -202,6 +202,28 @@ impl ConfigJson {
             }
         }
         Ok(())
+    }
+
+    /// An error where the file sets fields of single layers that the family does not read.
+    pub(crate) fn refuse_layer_config(&self) -> Result<()> {
+        let field = "per_layer_config";
+        let is_read = self.read.borrow().contains(&format!("{}{field}.", self.path));
+        match self.get::<Map<String, Value>>(field)? {
+            Some(layers) if !layers.is_empty() && !is_read => Err(self.refuse(
+                field,
+                Value::Object(layers),
+                "fields of single layers are not supported in this family",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// An error where a field was not read.
+    pub(crate) fn refuse_unread(&self) -> Result<()> {
+        match self.unread().first() {
+            Some(field) => Err(Error::field(field, "set", "this field of a single layer is not supported")),
+            None => Ok(()),
+        }
     }
 
     /// The fields that were not read. transformers does not know them for this architecture either.

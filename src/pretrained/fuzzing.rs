@@ -17,7 +17,7 @@ pub fn config_json(bytes: &[u8]) {
     let Ok(within) = multimodal::language_model(&fields) else { return };
     let json = ConfigJson::new(within.unwrap_or(fields));
     let Ok(family) = family::find(&json) else { return };
-    let Ok(config) = (family.config)(&json) else { return };
+    let Ok(config) = family.read_config(&json) else { return };
     if config.validate().is_ok() {
         let _ = (family.names)(&config, &json);
     }

@@ -8,6 +8,7 @@ use super::family;
 use super::parts::{Entry, Part, View};
 use super::state_dict::{agree, write};
 use crate::model::parameters::{check_kind, PartTensor};
+use crate::model::part::Location;
 use crate::model::Transformer;
 use crate::{Config, Result};
 
@@ -23,7 +24,7 @@ pub(crate) type HuggingFace = (Vec<(String, Tensor)>, Map<String, Value>);
 pub(crate) fn hugging_face(model: &Transformer, mut fields: Map<String, Value>, kind: Kind) -> Result<HuggingFace> {
     let json = ConfigJson::new(fields.clone());
     let family = family::find(&json)?;
-    let config = (family.config)(&json)?;
+    let config = family.read_config(&json)?;
     let mut table = (family.names)(&config, &json)?;
     let parts = model.parts()?;
     let tied = config.tie_word_embeddings && is_one_matrix(&parts, &table, &config)?;
@@ -75,9 +76,9 @@ pub(super) fn is_one_matrix(parts: &[PartTensor], table: &[Entry], config: &Conf
     }
     let kind = embedding.f_kind()?;
     match u.of_the_embedding() {
-        View::AsIs => Ok(e.read(unembedding, config, 0, kind)?.f_equal(embedding)?),
-        u => match e.write(embedding, config)? {
-            Some(stored) => agree(u, &u.read(&stored, config, 0, kind)?, unembedding),
+        View::AsIs => Ok(e.read(unembedding, config, Location::default(), kind)?.f_equal(embedding)?),
+        u => match e.write(embedding, config, Location::default())? {
+            Some(stored) => agree(u, &u.read(&stored, config, Location::default(), kind)?, unembedding),
             None => Ok(false),
         },
     }

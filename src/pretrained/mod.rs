@@ -26,6 +26,7 @@ pub(crate) mod saved;
 mod source;
 pub(crate) mod state_dict;
 mod steps;
+pub(crate) mod supported;
 mod tasks;
 mod tied;
 
@@ -68,6 +69,9 @@ impl LoadOptions {
         }
         let Found { folder, name } = self.source.find(name_or_folder)?;
         let folder = folder.as_path();
+        if gguf::is_file(folder) {
+            return self.read_gguf(folder);
+        }
         if folder.join(saved::SAVED).is_file() {
             return self.read_saved(folder);
         }
@@ -146,7 +150,7 @@ impl LoadOptions {
         }
         let json = ConfigJson::new(fields.clone());
         let family = family::find(&json)?;
-        let mut config = (family.config)(&json)?;
+        let mut config = family.read_config(&json)?;
         let names = (family.names)(&config, &json)?;
         for field in json.unread() {
             tracing::warn!("config.json: `{field}` is not a field of {}; it is not used", family.architectures[0]);
@@ -228,11 +232,6 @@ fn read_with_tokenizer<T>(
             None => read(),
         }))
     })
-}
-
-/// The architectures that can be loaded.
-pub(crate) fn supported() -> Vec<&'static str> {
-    family::supported()
 }
 
 /// A JSON object from a file.

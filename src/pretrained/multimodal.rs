@@ -18,6 +18,8 @@ const LANGUAGE_MODELS: &[(&str, &str)] = &[
     ("fast_vlm", "qwen2"),
     ("fuyu", "persimmon"),
     ("gemma3", "gemma3_text"),
+    ("gemma4", "gemma4_text"),
+    ("gemma4_unified", "gemma4_unified_text"),
     ("got_ocr2", "qwen2"),
     ("hyperclovax_vision_v2", "hyperclovax"),
     ("idefics2", "mistral"),

@@ -194,11 +194,10 @@ impl View {
     }
 
     /// The shape of the checkpoint's tensor, for a part of shape `shape`.
-    pub(crate) fn checkpoint_shape(self, shape: &[i64], config: &Config) -> Vec<i64> {
+    pub(crate) fn checkpoint_shape(self, shape: &[i64], config: &Config, location: Location) -> Vec<i64> {
         let reversed = |shape: &[i64]| shape.iter().rev().copied().collect::<Vec<_>>();
         let with_rows = |rows: i64| [&[rows], &shape[1..]].concat();
-        let d_head = config.d_head as i64;
-        let d_value = config.d_value() as i64;
+        let (d_head, d_value) = widths(config, location);
         let head_experts = config.attention.experts.map_or(1, |it| it.num_experts.max(1) as i64);
         let (n_heads, n_kv_heads) = (config.n_heads as i64, config.n_key_value_heads as i64);
         let qkv = with_rows((n_heads + n_kv_heads) * d_head + n_kv_heads * d_value);
@@ -232,7 +231,7 @@ impl View {
     /// The part within `tensor`, which has the shape that [`View::checkpoint_shape`] gives.
     ///
     /// A view computes in `kind`, the model's.
-    pub(crate) fn read(self, tensor: &Tensor, config: &Config, expert: usize, kind: Kind) -> Result<Tensor> {
+    pub(crate) fn read(self, tensor: &Tensor, config: &Config, location: Location, kind: Kind) -> Result<Tensor> {
         Ok(match self {
             View::AsIs => tensor.shallow_clone(),
             View::OnlyRow => tensor.f_squeeze_dim(0)?,
@@ -245,17 +244,17 @@ impl View {
             View::Heads | View::ValueHeads => tensor.f_transpose(1, 2)?.f_flatten(0, 1)?,
             View::HeadsOut => tensor.f_flatten(0, 1)?.f_tr()?,
             View::Flat | View::ValueFlat => tensor.f_flatten(0, -1)?,
-            View::QkvPerHead(_) | View::QkvPerQuarter(_) => self.region(tensor, config, expert)?.f_flatten(0, 1)?,
-            View::QkvPerGroup(_) => self.region(tensor, config, expert)?.f_flatten(0, 2)?,
-            _ => self.region(tensor, config, expert)?,
+            View::QkvPerHead(_) | View::QkvPerQuarter(_) => self.region(tensor, config, location)?.f_flatten(0, 1)?,
+            View::QkvPerGroup(_) => self.region(tensor, config, location)?.f_flatten(0, 2)?,
+            _ => self.region(tensor, config, location)?,
         })
     }
 
     /// The checkpoint's tensor of a part that is all of one; `None` where it is one of several in it.
     ///
     /// It shares the part's memory, unless the view computes.
-    pub(crate) fn write(self, part: &Tensor, config: &Config) -> Result<Option<Tensor>> {
-        let (d_head, d_value) = (config.d_head as i64, config.d_value() as i64);
+    pub(crate) fn write(self, part: &Tensor, config: &Config, location: Location) -> Result<Option<Tensor>> {
+        let (d_head, d_value) = widths(config, location);
         let head_experts = config.attention.experts.map_or(1, |it| it.num_experts.max(1) as i64);
         let heads = |width: i64| part.f_view([-1, width, part.size()[1]])?.f_transpose(1, 2); // [head, d_model, width]
         Ok(Some(match self {
@@ -280,13 +279,14 @@ impl View {
 
     /// Where a part lies in a tensor that holds several. Its entries are in the part's order, its axes may be more: heads and
     /// their width are two.
-    pub(crate) fn region(self, tensor: &Tensor, config: &Config, expert: usize) -> Result<Tensor> {
+    pub(crate) fn region(self, tensor: &Tensor, config: &Config, location: Location) -> Result<Tensor> {
+        let expert = location.expert.unwrap_or(0);
         let (n_heads, n_kv_heads) = (config.n_heads as i64, config.n_key_value_heads as i64);
-        let d_head = config.d_head as i64;
+        let (d_head, d_value) = widths(config, location);
         let block = |third: usize| match third {
             0 => (0, n_heads * d_head),
             1 => (n_heads * d_head, n_kv_heads * d_head),
-            _ => ((n_heads + n_kv_heads) * d_head, n_kv_heads * config.d_value() as i64),
+            _ => ((n_heads + n_kv_heads) * d_head, n_kv_heads * d_value),
         };
         Ok(match self {
             View::RowsFrom(row) => tensor.f_slice(0, row, None, 1)?,
@@ -352,6 +352,12 @@ impl View {
             View::Heads | View::ValueHeads | View::HeadsOut | View::Flat | View::ValueFlat => tensor.shallow_clone(),
         })
     }
+}
+
+/// The widths of a block's heads and of their values.
+fn widths(config: &Config, location: Location) -> (i64, i64) {
+    let layer = location.layer.unwrap_or(0);
+    (config.d_head_of(layer) as i64, config.d_value_of(layer) as i64)
 }
 
 /// `√d_model`, rounded to `kind` first, as transformers does.

@@ -74,7 +74,7 @@ impl<'a> PartReader<'a> {
             let heads = (0..heads).map(head).collect::<Result<Vec<_>>>()?;
             return self.lay_out(&Tensor::f_stack(&heads, 0)?).map(Some);
         }
-        let per_head = [heads as i64, self.config.d_head as i64];
+        let per_head = [heads as i64, self.config.d_head_of(location.layer.unwrap_or(0)) as i64];
         self.lay_out(&self.find(entry, location, 0, &[&shape, &per_head])?).map(Some)
     }
 
@@ -144,7 +144,7 @@ impl<'a> PartReader<'a> {
     /// the first.
     fn find(&self, entry: &Entry, location: Location, head: usize, shapes: &[&[i64]]) -> Result<Tensor> {
         let name = entry.tensor_name(location, head);
-        let expected = entry.view.checkpoint_shape(shapes[0], self.config);
+        let expected = entry.view.checkpoint_shape(shapes[0], self.config, location);
         let Some(found) = self.checkpoint.shape(&name) else {
             return Err(CheckpointError::MissingTensor { name, expected }.into());
         };
@@ -161,12 +161,12 @@ impl<'a> PartReader<'a> {
         if entry.view.is_of_expert()
             && let Some(one) = self.checkpoint.expert(&name, expert)?
         {
-            return entry.view.read(&one, self.config, 0, self.kind);
+            return entry.view.read(&one, self.config, Location { expert: None, ..location }, self.kind);
         }
         let Some(stored) = self.checkpoint.tensor(&name)? else {
             return Err(CheckpointError::MissingTensor { name, expected }.into());
         };
-        entry.view.read(&stored, self.config, expert, self.kind)
+        entry.view.read(&stored, self.config, location, self.kind)
     }
 
     fn missing(&self, part: Part, location: Location) -> Error {

@@ -133,7 +133,19 @@ fn rotary(parameters: &ConfigJson, context: RopeContext) -> Result<Rotary> {
     let RopeContext { d_head, n_ctx, .. } = context;
     let mut base: f64 = parameters.get_or("rope_theta", context.theta)?;
     let mut dim = d_head;
+    let rope_type = parameters.get_any(&["rope_type", "type"])?.unwrap_or("default".to_string());
+    let mut pairs = None;
     match context.partial {
+        // Here the share is one of pairs, at the pace of whole heads.
+        _ if rope_type == "proportional" => {
+            let partial: f64 = parameters.get_or("partial_rotary_factor", 1.0)?;
+            let turning = (d_head as f64 * partial / 2.0) as usize;
+            if turning > d_head / 2 {
+                let why = format!("of {} pairs {turning} would turn", d_head / 2);
+                return Err(parameters.refuse("partial_rotary_factor", partial, &why));
+            }
+            pairs = (turning < d_head / 2).then_some(turning);
+        }
         None => parameters.expect_only("partial_rotary_factor", 1.0)?,
         Some(default) => {
             let partial: f64 = parameters.get_or("partial_rotary_factor", default)?;
@@ -149,7 +161,6 @@ fn rotary(parameters: &ConfigJson, context: RopeContext) -> Result<Rotary> {
             }
         }
     }
-    let rope_type = parameters.get_any(&["rope_type", "type"])?.unwrap_or("default".to_string());
     // The model's own field has precedence over that of the parameters.
     let inner: Option<usize> = parameters.get("original_max_position_embeddings")?;
     let trained = context.trained.or(inner).unwrap_or(n_ctx);
@@ -165,6 +176,10 @@ fn rotary(parameters: &ConfigJson, context: RopeContext) -> Result<Rotary> {
             parameters.ignore(&["mrope_section", "mrope_interleaved"]);
             RopeScaling::None
         }
+        "proportional" => match parameters.get_or("factor", 1.0)? {
+            1.0 => RopeScaling::None,
+            factor => RopeScaling::Linear { factor },
+        },
         "linear" => RopeScaling::Linear { factor: parameters.require("factor")? },
         "dynamic" => {
             RopeScaling::Dynamic { factor: parameters.require("factor")?, original_max_position_embeddings: n_ctx }
@@ -198,7 +213,7 @@ fn rotary(parameters: &ConfigJson, context: RopeContext) -> Result<Rotary> {
         }
         other => return Err(parameters.refuse("rope_type", other, "this rope scaling is not supported")),
     };
-    Ok(Rotary { scaling, ..Rotary::new(dim, base) })
+    Ok(Rotary { scaling, pairs, ..Rotary::new(dim, base) })
 }
 
 /// The factor of cosine and sine in YaRN: the file's, or the one of Peng et al. 2023, section 3.4.

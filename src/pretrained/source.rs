@@ -13,11 +13,12 @@ use crate::{Error, Result};
 pub(crate) struct Source {
     revision: Option<String>,
     checkpoint: Option<Checkpoint>,
+    gguf_file: Option<String>,
     #[cfg(feature = "hub")]
     hub: Hub,
 }
 
-/// A model's folder, and what it is called.
+/// A model's folder, or its GGUF file, and what it is called.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) folder: PathBuf,
@@ -44,6 +45,13 @@ impl LoadOptions {
         self
     }
 
+    /// The GGUF file to load of a folder or a repository that has several: transformers' `gguf_file`. Of a model in parts, any of
+    /// them.
+    pub fn gguf_file(mut self, name: impl Into<String>) -> Self {
+        self.source.gguf_file = Some(name.into());
+        self
+    }
+
     /// Which hub, with which cache and token, where it should be others than the environment says.
     #[cfg(feature = "hub")]
     pub fn hub(mut self, hub: Hub) -> Self {
@@ -66,7 +74,14 @@ impl Source {
                 return Err(Error::setting(name, format!("{} {why}", given.display())));
             }
             let name = given.file_name().map(|name| name.to_string_lossy().into_owned());
-            return Ok(Found { folder: given.into(), name });
+            return match self.gguf_file.as_ref().map(|file| given.join(file)) {
+                None => Ok(Found { folder: given.into(), name }),
+                Some(file) if super::gguf::is_file(&file) => Ok(Found { folder: file, name }),
+                Some(file) => {
+                    let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such GGUF file");
+                    Err(Error::io(&file)(missing))
+                }
+            };
         }
         let name = given.to_str().filter(|name| is_hub_name(name));
         let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such folder");
@@ -87,7 +102,7 @@ impl Source {
 
     #[cfg(feature = "hub")]
     fn fetch(&self, _: &str, name: &str, revision: &str) -> Result<PathBuf> {
-        self.hub.fetch(name, revision)
+        self.hub.fetch(name, revision, self.gguf_file.as_deref())
     }
 
     #[cfg(not(feature = "hub"))]

@@ -52,7 +52,7 @@ pub(crate) fn state_dict_layout(config: &Config) -> impl Iterator<Item = (Addres
     let table = transformer_lens::table(config, config.n_key_value_heads != config.n_heads);
     table.into_iter().flat_map(move |entry| {
         locations(&entry, config).into_iter().map(move |location| {
-            let shape = entry.view.checkpoint_shape(&entry.part.shape(config, location), config);
+            let shape = entry.view.checkpoint_shape(&entry.part.shape(config, location), config, location);
             (Address { location, part: entry.part }, entry.tensor_name(location, 0), shape)
         })
     })
@@ -185,13 +185,13 @@ impl Writer<'_> {
 
     fn add_tensor(&mut self, name: String, view: View, address: Address, part: &Tensor) -> Result<()> {
         let config = self.config;
-        let whole = view.write(part, config)?;
+        let whole = view.write(part, config, address.location)?;
         let written = match self.tensors.entry(name) {
             Vacant(vacant) => {
                 let tensor = match &whole {
                     Some(whole) => whole.shallow_clone(),
                     None => {
-                        let shape = view.checkpoint_shape(&part.size(), config);
+                        let shape = view.checkpoint_shape(&part.size(), config, address.location);
                         Tensor::f_zeros(shape, (part.f_kind()?, part.device()))?
                     }
                 };
@@ -209,7 +209,7 @@ impl Writer<'_> {
                 written.parts.push((view, address, part.shallow_clone()));
             }
             None => {
-                let mut region = view.region(&written.tensor, config, address.location.expert.unwrap_or(0))?;
+                let mut region = view.region(&written.tensor, config, address.location)?;
                 region.f_copy_(&part.f_reshape(region.size())?)?;
             }
         }
@@ -223,7 +223,7 @@ impl Writer<'_> {
             let Some(Written { tensor, parts }) = self.tensors.remove(&name) else { continue };
             for (index, (view, address, part)) in parts.iter().enumerate() {
                 let Some((_, other, _)) = parts.get(usize::from(index == 0)) else { break };
-                if !agree(*view, &view.read(&tensor, self.config, 0, part.f_kind()?)?, part)? {
+                if !agree(*view, &view.read(&tensor, self.config, address.location, part.f_kind()?)?, part)? {
                     let why = format!("the format keeps it as one tensor with `{other}`, and here the two differ");
                     return Err(self.error(*address, &why));
                 }

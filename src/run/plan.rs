@@ -351,9 +351,14 @@ impl Plan {
         }
         // Where heads read different streams, each goes through the norm.
         if let (Site::Ln1Scale | Site::Ln1Normalized, Some(layer)) = (point.site(), point.layer()) {
-            let split = self.changed.contains(hook::attn_in(layer)) || self.changed.contains(hook::v_input(layer));
+            // Where a layer has no keys and values of its own, queries alone read through the norm.
+            let shares = config.shares_keys_of(layer).is_some();
+            let reader = if shares { hook::q_input(layer) } else { hook::v_input(layer) };
+            let split = self.changed.contains(hook::attn_in(layer)) || self.changed.contains(reader);
             if !matches!(config.norm_position(), NormPosition::After | NormPosition::InStream) && split {
-                shape.insert(2, config.heads(layer).key_value as i64); // [batch, pos, head, …]
+                let heads = config.heads(layer);
+                shape.insert(2, if shares { heads.query } else { heads.key_value } as i64);
+                // [batch, pos, head, …]
             }
         }
         shape

@@ -62,6 +62,9 @@ impl FileBytes {
         let Some(bytes) = bytes else {
             return Err(Error::malformed(path, format!("a tensor of shape {shape:?} lies outside the file")));
         };
+        if *dtype == Dtype::F8E8M0 {
+            return Err(Error::malformed(path, "a scale of eight bits (F8_E8M0) stands where a weight is needed"));
+        }
         let kind = kind(*dtype);
         if bytes.is_empty() {
             return Ok(Tensor::f_zeros(shape, (kind, Device::Cpu))?);
@@ -90,7 +93,7 @@ pub(crate) fn kind(dtype: Dtype) -> Kind {
         Dtype::I32 => Kind::Int,
         Dtype::I16 => Kind::Int16,
         Dtype::I8 => Kind::Int8,
-        Dtype::U8 => Kind::Uint8,
+        Dtype::U8 | Dtype::F8E8M0 => Kind::Uint8, // the bits of a scale
         Dtype::Bool => Kind::Bool,
     }
 }
@@ -107,7 +110,9 @@ mod tests {
     #[test]
     fn dtypes_are_kinds_of_the_same_width() {
         for one in Dtype::ALL {
-            assert_eq!(dtype(kind(one)), Some(one));
+            // A scale's bits are bytes.
+            let back = if one == Dtype::F8E8M0 { Dtype::U8 } else { one };
+            assert_eq!(dtype(kind(one)), Some(back));
             assert_eq!(kind(one).elt_size_in_bytes(), one.width());
         }
         assert_eq!(dtype(Kind::ComplexFloat), None);

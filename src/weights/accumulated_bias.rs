@@ -41,6 +41,11 @@ impl Transformer {
             }
             Ok(())
         };
+        if !config.stream.keeps_what_is_written() {
+            return Err(Error::unsupported(
+                "biases are multiplied by the stream's factors on their way: use the `bias` row of get_full_resid_decomposition",
+            ));
+        }
         for (layer, sublayer) in reach.sublayers(config).filter(|(_, sublayer)| sublayer.is_attention()) {
             if self.norm_of_stream(layer, sublayer)?.is_some() {
                 return Err(depends_on_input(layer, "the stream passes through norms"));

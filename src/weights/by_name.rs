@@ -343,6 +343,11 @@ fn linear(attn: &Attention, part: Qkv) -> Result<(Linear, i64)> {
             return Err(Error::model_has_no(name, why));
         }
     }
+    if let (Some(source), Qkv::K | Qkv::V) = (attn.shares, part) {
+        let why =
+            format!("layer {} looks at the keys and values of layer {source}: ask for those of that layer", attn.layer);
+        return Err(Error::model_has_no("W_K and W_V", why));
+    }
     let (start, heads, width) = match part {
         Qkv::Q => (0, attn.n_heads, attn.d_head),
         Qkv::K => (attn.n_heads * attn.d_head, attn.n_kv_heads, attn.d_head),

@@ -11,6 +11,8 @@ use crate::model::head_router::{ChosenHeads, HeadRouter};
 use crate::model::linear::Linear;
 use crate::model::placed_norm::PlacedNorm;
 use crate::model::Transformer;
+use crate::tensor::precision::{at_least_float, widened};
+use crate::tensor::scalar::full;
 use crate::{Error, Result};
 
 /// The output of a group of neurons to the stream: of an MLP, a shared expert or an expert.
@@ -81,6 +83,39 @@ impl Transformer {
     pub(crate) fn behind_embeddings(&self) -> Result<(Option<PlacedNorm<'_>>, Option<&Linear>)> {
         let embed = &self.weights()?.embed;
         Ok((embed.norm_of_sum(), embed.project.as_ref()))
+    }
+
+    /// What the stream is multiplied by before a sublayer adds to it: `[1]`, or `[d_model]`.
+    pub(crate) fn stream_factor(&self, layer: usize, sublayer: Sublayer) -> Result<Option<Tensor>> {
+        let block = self.block(layer)?;
+        let gain = match sublayer {
+            Sublayer::Attention => &block.stream_gains[0],
+            Sublayer::CrossAttention => &None,
+            Sublayer::Mlp => &block.stream_gains[1],
+        };
+        if let Some(gain) = gain {
+            return widened(gain).map(Some);
+        }
+        let Some(factors) = block.factors else { return Ok(None) };
+        let factor = match sublayer {
+            Sublayer::Attention => factors.attn,
+            Sublayer::CrossAttention => return Ok(None),
+            Sublayer::Mlp => factors.mlp,
+        };
+        Ok(Some(full(&[1], factor, (at_least_float(self.kind()), self.device()))?))
+    }
+
+    /// What the stream is multiplied by once a layer has added to it, in fp32 or better: `[1]`.
+    pub(crate) fn layer_factor(&self, layer: usize) -> Result<Option<Tensor>> {
+        self.block(layer)?.scalar.as_deref().map(widened).transpose()
+    }
+
+    /// The norms after a mixture's experts and after its shared expert, where each has one of its own.
+    pub(crate) fn norms_after_parts(&self, layer: usize) -> Result<Option<[PlacedNorm<'_>; 2]>> {
+        Ok(match &self.block(layer)?.mlp {
+            Some(MlpOrExperts::Experts(mixture)) => mixture.norms_after(),
+            _ => None,
+        })
     }
 
     /// The output weights of a layer's heads, `[d_model, head · d_head]`, and their bias.

@@ -1,6 +1,6 @@
 //! Hooks on gradients and rules of the backward pass: against runs that do the same in the forward pass.
 
-use crate::common::models::in_fp64;
+use crate::common::models::{in_fp64, of_transformers};
 use crate::common::pairs::{in_double, STRUCTURES};
 use crate::common::{max_diff, Tally};
 use crate::run_with_grad::{compare, graded};
@@ -13,7 +13,7 @@ use tch_lens::{hook, BackwardRules, HookFilter, HookPoint, Hooks, RunOptions};
 #[test]
 fn hooks_see_the_gradients() {
     let mut tally = Tally::default();
-    for (what, model) in in_fp64() {
+    for (what, model) in in_fp64().into_iter().chain(["gemma4_text", "beam", "doge"].map(of_transformers)) {
         let plain = graded(&model, RunOptions::new());
         let points: Vec<HookPoint> = plain.gradients.keys().collect();
         let mut seen = Vec::new();
@@ -124,7 +124,7 @@ fn halved<'a>() -> Hooks<'a> {
 #[test]
 fn rules_are_what_they_say() {
     let mut tally = Tally::default();
-    for (what, model) in in_fp64() {
+    for (what, model) in in_fp64().into_iter().chain(["gemma4_text", "beam", "doge"].map(of_transformers)) {
         let plain = graded(&model, RunOptions::new());
         let ruled = |rules: BackwardRules| {
             let output = graded(&model, RunOptions::new().backward_rules(rules));

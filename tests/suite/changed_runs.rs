@@ -161,6 +161,7 @@ fn breaks(m: &Model, point: HookPoint) -> (bool, bool) {
     let is_after = match point.site() {
         Site::Ln1Normalized | Site::Ln2Normalized => m.model.config().norm_position() == NormPosition::After,
         Site::Ln1PostNormalized | Site::Ln2PostNormalized => true,
+        Site::ExpertsLnNormalized | Site::SharedLnNormalized => true,
         _ => false,
     };
     match point.site() {

@@ -271,6 +271,9 @@ fn sums_and_ends_hold_for_every_family() {
     tally.finish("sums of edges");
 }
 
+/// Families whose layers multiply the stream, so that it is no sum of what nodes write.
+const WITHOUT_CIRCUITS: [&str; 3] = ["beam", "doge", "gemma4"];
+
 /// The same, and gradients through cuts at every point, for every family of transformers that loads.
 #[test]
 fn every_family_of_transformers_has_gradients_and_circuits() {
@@ -305,8 +308,14 @@ fn every_family_of_transformers_has_gradients_and_circuits() {
         let scale = 1.0 + slope.abs();
         tally.compare(&format!("{what}, slope"), &Tensor::from(slope / scale), &Tensor::from(found / scale), 1e-6);
 
-        let task = CircuitTask::new(&model, &clean, Ablation::counterfactual(&corrupted), &metric)
-            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let task = match CircuitTask::new(&model, &clean, Ablation::counterfactual(&corrupted), &metric) {
+            Ok(task) => task,
+            Err(error) if WITHOUT_CIRCUITS.iter().any(|start| what.starts_with(start)) => {
+                assert!(matches!(error, tch_lens::Error::Unsupported { .. }), "{what}: {error}");
+                continue;
+            }
+            Err(error) => panic!("{what}: {error}"),
+        };
         let full = task.metric_of(&Circuit::full(task.graph().clone())).unwrap();
         let other = model.run(&corrupted, RunOptions::new()).unwrap();
         let other = scalar(&other).unwrap().double_value(&[]);

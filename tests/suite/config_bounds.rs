@@ -5,7 +5,7 @@ use tch_lens::config::{
     Activation, AttentionDir, ChoiceBias, ExpertGate, ExpertGroups, Experts, GateFunction, GroupRank, HeadExperts,
     HeadGate, Heads, LatentAttention, MlpConfig, MlpKind, NormConfig, NormPosition, Normalization, PerLayer, Positions,
     QkNorm, Reach, RelativeBias, RopeScaling, Rotary, Routing, Scores, SharedExpert, Sinusoids, Temperature,
-    WeightNorm,
+    TemperatureGrowth, WeightNorm,
 };
 use tch_lens::{Config, Error, HookedTransformer, LoadOptions};
 
@@ -134,7 +134,8 @@ fn numbers() -> Vec<Number> {
 
 /// Queries that grow with their position.
 fn temper(config: &mut Config, beta: f64, period: f64, offset: usize) {
-    config.attention.temperature = PerLayer::All(Some(Temperature { beta, period, offset }));
+    config.attention.temperature =
+        PerLayer::All(Some(Temperature { beta, period, offset, growth: TemperatureGrowth::default() }));
 }
 
 fn groups(groups: usize, kept: usize, rank: GroupRank) -> Option<ExpertGroups> {
@@ -142,7 +143,7 @@ fn groups(groups: usize, kept: usize, rank: GroupRank) -> Option<ExpertGroups> {
 }
 
 fn heads(query: usize, key_value: usize) -> PerLayer<Option<Heads>> {
-    PerLayer::All(Some(Heads { query, key_value }))
+    PerLayer::All(Some(Heads { query, key_value, d_head: None }))
 }
 
 fn relative_bias(buckets: usize, max_distance: usize) -> Option<RelativeBias> {
@@ -196,7 +197,7 @@ fn refused() -> Vec<(&'static str, Change)> {
         row("mlp.activation", |c| c.mlp = Some(MlpConfig::gated(8, Activation::SoluLn))),
         row("mlp.activation", |c| {
             let experts = MlpKind::Experts(Experts::new(4, 2, Routing::softmax()));
-            c.mlp = Some(MlpConfig { d_mlp: 8, activation: Activation::SoluLn, kind: experts, norm: None });
+            c.mlp = Some(MlpConfig { kind: experts, ..MlpConfig::plain(8, Activation::SoluLn) });
         }),
         row("mlp.num_experts", |c| c.mlp = Some(experts(0, 0, ExpertGate::Plain))),
         row("mlp.num_experts", |c| c.mlp = Some(experts(usize::MAX, 1, ExpertGate::Plain))),

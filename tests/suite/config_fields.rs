@@ -232,6 +232,23 @@ fn unsupported() -> Vec<(&'static str, Value, &'static str, &'static str)> {
             "a list of 1",
         ),
         ("MiMoV2FlashForCausalLM", json!({"attention_value_scale": 0}), "attention_value_scale", "0"),
+        ("Gemma4ForCausalLM", json!({"use_bidirectional_attention": "all"}), "use_bidirectional_attention", "all"),
+        (
+            "Gemma4ForCausalLM",
+            json!({"per_layer_config": {"5": {"hidden_size": 8}}}),
+            "per_layer_config.5.hidden_size",
+            "set",
+        ),
+        ("Gemma4ForCausalLM", json!({"num_kv_shared_layers": 28}), "num_kv_shared_layers", "28"),
+        ("Gemma4ForCausalLM", json!({"vocab_size_per_layer_input": 7}), "stream.layer_embedding.d_vocab", "7"),
+        (
+            "Gemma4UnifiedForCausalLM",
+            json!({"use_bidirectional_attention": "all"}),
+            "use_bidirectional_attention",
+            "all",
+        ),
+        ("DogeForCausalLM", json!({"is_moe": true}), "is_moe", "true"),
+        ("BeamForCausalLM", json!({"layer_types": ["chunked"]}), "layer_types", "a list of 1"),
         ("JetMoeForCausalLM", json!({"num_experts_per_tok": 9}), "attention.experts.experts_per_token", "9"),
         ("FlexOlmoForCausalLM", json!({"num_experts_per_tok": 8}), "mlp.experts_per_token", "8"),
         ("AlbertForMaskedLM", json!({"hidden_act": "mish"}), "hidden_act", "mish"),
@@ -285,7 +302,7 @@ fn a_value_that_is_not_supported_is_named() {
     let mut tested: Vec<&str> = cases.iter().map(|(architecture, ..)| *architecture).collect();
     tested.sort();
     tested.dedup();
-    let mut known = HookedTransformer::supported();
+    let mut known: Vec<&str> = HookedTransformer::supported().iter().map(|it| it.architecture).collect();
     known.sort();
     assert_eq!(tested, known, "every architecture has a row");
     println!("{} values of {} architectures", cases.len(), tested.len());

@@ -1,6 +1,6 @@
 //! Gradients: of what a hook point shows, of the parameters, and in padded batches, against finite differences and TransformerLens.
 
-use crate::common::models::{fresh, in_fp64, small};
+use crate::common::models::{fresh, in_fp64, of_transformers, small};
 use crate::common::{families, raw, shaped_like, Fixture, Tally};
 use tch::{IndexOp, Kind, Tensor};
 use tch_lens::hook::Site;
@@ -116,7 +116,9 @@ fn is_on_request(name: &str) -> bool {
 #[test]
 fn every_kept_point_is_on_the_path() {
     let mut tally = Tally::default();
-    for (what, model) in in_fp64() {
+    // Keys that later layers look at, embeddings and factors of layers.
+    let mechanisms = ["gemma4_text", "gemma4_unified_values", "beam"].map(of_transformers);
+    for (what, model) in in_fp64().into_iter().chain(mechanisms) {
         let model = recording(model);
         let names = model.hook_names();
         let all = gradients_of(&what, &model, &names);

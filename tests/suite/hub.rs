@@ -488,3 +488,38 @@ fn a_dictionary_of_a_folder_is_fetched() {
         assert!(error.contains(what) && !error.contains('\n'), "{error}");
     }
 }
+
+/// A repository of GGUF files: the only model, or the one that is named, of one file or of several parts.
+#[test]
+fn repositories_of_gguf_files() {
+    let quantized = |folder: &str, file: &str| {
+        std::fs::read(crate::common::fixtures().join("quantized").join(folder).join(file)).unwrap()
+    };
+    let part = |i: usize| format!("model-{i:05}-of-00003.gguf");
+    let mut files: BTreeMap<String, Vec<u8>> = (1..=3).map(|i| (part(i), quantized("split", &part(i)))).collect();
+    files.insert("mmproj-model.gguf".into(), b"what images go through".to_vec());
+    let one = Repo { commit: "c0ffee".repeat(7)[..40].into(), files, token: None };
+    let mut two = one.clone();
+    two.files.insert("small/qwen.Q4_0.gguf".into(), quantized("qwen2", "model.gguf"));
+    let server = Server::with("org/one", one);
+    server.add("org/two", "main", two);
+    let client = client(&server);
+    let whole = LoadOptions::new().open(crate::common::fixtures().join("quantized/llama_bpe")).unwrap();
+    assert_eq!(logits(&client.load().open("org/one").unwrap()), logits(&whole));
+    let error = client.error("org/two");
+    assert!(
+        error.ends_with(
+            "it has 2 models as GGUF files: choose one with `gguf_file`: `model-00001-of-00003.gguf`, `small/qwen.Q4_0.gguf`"
+        ),
+        "{error}"
+    );
+    let load = client.load().gguf_file("small/qwen.Q4_0.gguf");
+    assert!(load.open("org/two").is_ok());
+    assert!(!server.state.lock().unwrap().requests.iter().any(|request| request.contains("mmproj")));
+    let error = client.load().gguf_file("other.gguf").open("org/two").unwrap_err().to_string();
+    assert!(error.contains("other.gguf"), "{error}");
+    // Once more, without the hub.
+    let offline = |load: LoadOptions| load.hub(client.hub.clone().offline(true));
+    assert!(offline(load).open("org/two").is_ok());
+    assert_eq!(logits(&offline(LoadOptions::new()).open("org/one").unwrap()), logits(&whole));
+}

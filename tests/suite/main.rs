@@ -73,6 +73,7 @@ mod running;
 mod sampling;
 mod saved_caches;
 mod settings;
+mod shared_keys;
 mod sinks;
 mod sources;
 mod spans;

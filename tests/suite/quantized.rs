@@ -148,7 +148,10 @@ fn of_several_gguf_files_one_is_to_be_named() {
     let copy = copy("qwen2");
     std::fs::copy(copy.path().join("model.gguf"), copy.path().join("other.gguf")).unwrap();
     let error = LoadOptions::new().open(copy.path()).unwrap_err().to_string();
-    assert!(error.ends_with("2 GGUF files are here: open one of them, such as `model.gguf`"), "{error}");
+    assert!(
+        error.ends_with("2 GGUF files are here: choose one with `gguf_file`: `model.gguf`, `other.gguf`"),
+        "{error}"
+    );
     assert!(LoadOptions::new().open(copy.path().join("other.gguf")).is_ok());
 }
 
@@ -202,4 +205,23 @@ fn a_gguf_file_that_is_not_understood_says_so(#[case] from: &str, #[case] to: &s
     std::fs::write(&path, changed(&path, from.as_bytes(), to.as_bytes())).unwrap();
     let error = LoadOptions::new().open(copy.path()).unwrap_err().to_string();
     assert!(error.contains(says), "{error}");
+}
+
+/// Any part opens the model of all, and one that is missing is named.
+#[test]
+fn a_gguf_file_in_parts_is_one_model() {
+    let tokens = &read(&folder("split").join("expected.safetensors"))["tokens"];
+    let whole = LoadOptions::new().open(folder("llama_bpe")).unwrap().forward(tokens).unwrap();
+    let copy = copy("split");
+    let part = |i: usize| copy.path().join(format!("model-{i:05}-of-00003.gguf"));
+    for path in [copy.path().to_path_buf(), part(1), part(3)] {
+        assert!(LoadOptions::new().open(path).unwrap().forward(tokens).unwrap().equal(&whole));
+    }
+    let named = LoadOptions::new().gguf_file("model-00002-of-00003.gguf").open(copy.path()).unwrap();
+    assert!(named.forward(tokens).unwrap().equal(&whole));
+    let error = LoadOptions::new().gguf_file("none.gguf").open(copy.path()).unwrap_err().to_string();
+    assert!(error.ends_with("none.gguf: there is no such GGUF file"), "{error}");
+    std::fs::remove_file(part(2)).unwrap();
+    let error = LoadOptions::new().open(copy.path()).unwrap_err().to_string();
+    assert!(error.ends_with("it is one of 3 parts, and `model-00002-of-00003.gguf` is not beside it"), "{error}");
 }

@@ -20,13 +20,9 @@ const EXACT: f64 = 1e-9;
 
 /// Families that are refused, and what the error says.
 const REFUSED: &[(&str, &str)] = &[
-    ("doge", "chooses"),
     ("gemma3n_text", "several residual streams"),
-    ("gemma4_text", "multiply the whole residual stream"),
-    ("gemma4_unified_text", "multiply the whole residual stream"),
     ("hrm_text", "run several times"),
     ("axk2", "chooses"),
-    ("beam", "multiply the whole residual stream"),
     ("deepseek_v32", "chooses"),
     ("deepseek_v4", "several residual streams"),
     ("dots3_note_text", "chooses"),
@@ -363,7 +359,7 @@ fn refused_families_say_why() {
     }
 }
 
-/// Thirteen cases that could match are refused. A family more is a step back.
+/// At most ten cases that could match are refused. A family more is a step back.
 #[test]
 fn few_families_are_refused() {
     let accept = |folder: &Path| -> String {
@@ -371,6 +367,8 @@ fn few_families_are_refused() {
         case["accept"].as_str().unwrap().into()
     };
     let must_match = |(name, _): &&(&str, &str)| accept(&fixtures().join("transformers").join(name)) == "match";
-    assert_eq!(REFUSED.iter().filter(must_match).count(), 13);
+    let refused: Vec<&str> = REFUSED.iter().filter(must_match).map(|(name, _)| *name).collect();
+    println!("{} of the refused cases could match: {}", refused.len(), refused.join(", "));
+    assert!(refused.len() <= 10, "{refused:?}");
     println!("{} families, of which {} are refused", cases().len(), REFUSED.len());
 }

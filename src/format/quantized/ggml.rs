@@ -23,6 +23,8 @@ pub(crate) enum GgmlType {
     Q4K,
     Q5K,
     Q6K,
+    Iq4Nl,
+    Iq4Xs,
     Mxfp4,
 }
 
@@ -90,6 +92,8 @@ impl GgmlType {
             12 => GgmlType::Q4K,
             13 => GgmlType::Q5K,
             14 => GgmlType::Q6K,
+            20 => GgmlType::Iq4Nl,
+            23 => GgmlType::Iq4Xs,
             30 => GgmlType::BF16,
             39 => GgmlType::Mxfp4,
             _ => {
@@ -104,7 +108,7 @@ impl GgmlType {
         match self {
             GgmlType::F32 => (1, 4),
             GgmlType::F16 | GgmlType::BF16 => (1, 2),
-            GgmlType::Q4_0 => (32, 18),
+            GgmlType::Q4_0 | GgmlType::Iq4Nl => (32, 18),
             GgmlType::Q4_1 => (32, 20),
             GgmlType::Q5_0 => (32, 22),
             GgmlType::Q5_1 => (32, 24),
@@ -112,6 +116,7 @@ impl GgmlType {
             GgmlType::Mxfp4 => (32, 17),
             GgmlType::Q2K => (256, 84),
             GgmlType::Q3K => (256, 110),
+            GgmlType::Iq4Xs => (256, 136),
             GgmlType::Q4K => (256, 144),
             GgmlType::Q5K => (256, 176),
             GgmlType::Q6K => (256, 210),
@@ -163,6 +168,11 @@ impl GgmlType {
                 let d = if e == 255 { f32::from_bits(254 << 23) } else { power_of_two(e) * 0.5 };
                 nibbles(&block[1..], out, |q, _| d * DOUBLED[usize::from(q)]);
             }
+            GgmlType::Iq4Nl => {
+                let d = scale(block, 0);
+                nibbles(&block[2..], out, |q, _| d * IQ4_VALUES[usize::from(q)]);
+            }
+            GgmlType::Iq4Xs => iq4_xs(block, out),
             GgmlType::Q2K => q2_k(block, out),
             GgmlType::Q3K => q3_k(block, out),
             GgmlType::Q4K => q4_k(block, out),
@@ -200,6 +210,21 @@ fn scale_and_min(packed: &[u8], part: usize) -> (f32, f32) {
         }
     };
     (f32::from(d), f32::from(m))
+}
+
+/// The values of ggml's four-bit types that are not spread evenly.
+const IQ4_VALUES: [f32; 16] =
+    [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
+
+fn iq4_xs(block: &[u8], out: &mut [f32]) {
+    let (d, high) = (scale(block, 0), u16::from_le_bytes([block[2], block[3]]));
+    let (low, qs) = (&block[4..8], &block[8..]);
+    for (part, out) in out.chunks_exact_mut(32).enumerate() {
+        let four = low[part / 2] >> (part % 2 * 4) & 15;
+        let two = (high >> (2 * part) & 3) as u8;
+        let d = d * (f32::from(four | two << 4) - 32.0);
+        nibbles(&qs[part * 16..], out, |q, _| d * IQ4_VALUES[usize::from(q)]);
+    }
 }
 
 fn q2_k(block: &[u8], out: &mut [f32]) {
@@ -317,7 +342,7 @@ mod tests {
         let expected = std::fs::read(folder.join("types.safetensors")).unwrap();
         let gguf = Gguf::read(&file).unwrap();
         let places = safetensors::entries(&expected).unwrap();
-        assert_eq!((places.len(), gguf.tensors.len()), (14, 14));
+        assert_eq!((places.len(), gguf.tensors.len()), (16, 16));
         for (name, place) in places {
             let tensor = &gguf.tensors[name.as_str()];
             let rows = Blocks::new(tensor.kind, 512, &file[tensor.bytes.clone()]).unwrap();

@@ -24,7 +24,7 @@ impl<'a> Fp8<'a> {
         const SCALES: &str = "`weight_scale_inv`";
         let size: [usize; 2] =
             weight.sizes().filter(|_| weight.dtype == Dtype::F8E4M3).ok_or_else(|| mismatch("an FP8 weight"))?;
-        if !matches!(scales.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16) {
+        if !matches!(scales.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16 | Dtype::F8E8M0) {
             return Err(mismatch(SCALES));
         }
         let grid: [usize; 2] =

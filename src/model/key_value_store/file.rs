@@ -65,7 +65,7 @@ impl KeyValueStore {
             rotated_for: self.rotated_for.clone(),
         };
         let mut tensors = Vec::new();
-        for layer in self.held.clone() {
+        for layer in self.held.clone().filter(|layer| self.source(*layer) == *layer) {
             let memory = &self.layers[layer];
             let named = |(name, tensor): (&&str, Tensor)| (format!("layers.{layer}.{name}"), tensor);
             tensors.extend(names(memory.form).iter().zip(memory.joined(self.len)?).map(named));
@@ -120,7 +120,7 @@ impl KeyValueStore {
             return Err(refused("its sizes do not fit together"));
         }
         let mut store = KeyValueStore::of_columns(model, batch, said.capacity, said.forgets)?;
-        for layer in held.clone() {
+        for layer in held.clone().filter(|layer| config.shares_keys_of(*layer).is_none()) {
             let first = said.first[layer];
             let latents = entries.iter().any(|(name, _)| *name == format!("layers.{layer}.{LATENTS}"));
             if store.layers[layer].form == Form::Latents && !latents {

@@ -40,6 +40,11 @@ pub(crate) struct KeyValueBlock {
 }
 
 impl KeyValueBlock {
+    /// The same keys and values.
+    pub(crate) fn handle(&self) -> Self {
+        KeyValueBlock { keys: self.keys.shallow_clone(), values: self.values.shallow_clone() }
+    }
+
     /// How many positions it has.
     pub(crate) fn len(&self) -> i64 {
         self.keys.size()[2]

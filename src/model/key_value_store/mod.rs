@@ -180,7 +180,7 @@ impl KeyValueStore {
     ///
     /// [`Error::LayerOutOfRange`].
     pub fn held(&self, layer: impl Into<crate::Layer>) -> Result<Range<usize>> {
-        let layer = layer.into().resolve(self.layers.len())?;
+        let layer = self.source(layer.into().resolve(self.layers.len())?);
         Ok(self.layers[layer].first..self.len)
     }
 
@@ -254,7 +254,7 @@ impl KeyValueStore {
     }
 
     fn passed(&self, layer: crate::Layer) -> Result<(usize, &LayerMemory)> {
-        let layer = layer.resolve(self.layers.len())?;
+        let layer = self.source(layer.resolve(self.layers.len())?);
         if self.len > 0 && !self.held.contains(&layer) {
             return Err(KeyValueStoreError::Layers { held: self.held.clone(), asked: layer..layer + 1 }.into());
         }
@@ -282,8 +282,9 @@ fn full_shape(model: &Transformer, layer: usize, batch: usize) -> Shape {
     Shape {
         form: Form::KeysAndValues,
         batch: i64::try_from(batch).unwrap_or(i64::MAX),
-        heads: config.heads(layer).key_value as i64,
-        widths: vec![config.d_head as i64, config.d_value() as i64],
+        // A layer that looks at the keys of another one holds none.
+        heads: config.shares_keys_of(layer).map_or(config.heads(layer).key_value as i64, |_| 0),
+        widths: vec![config.d_head_of(layer) as i64, config.d_value_of(layer) as i64],
         options: (model.kind(), model.device()),
     }
 }

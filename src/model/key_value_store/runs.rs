@@ -105,7 +105,12 @@ impl KeyValueStore {
 
     /// The first position of a layer that is held.
     pub(crate) fn first(&self, layer: usize) -> usize {
-        self.layers.get(layer).map_or(0, |layer| layer.first)
+        self.layers.get(self.source(layer)).map_or(0, |layer| layer.first)
+    }
+
+    /// The layer that holds the keys and values which a layer looks at.
+    pub(super) fn source(&self, layer: usize) -> usize {
+        self.model.config().shares_keys_of(layer).unwrap_or(layer)
     }
 
     /// The padding of the positions held.

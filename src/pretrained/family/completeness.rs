@@ -144,6 +144,12 @@ const COUNT_ELSEWHERE: &[(&str, &str)] = &[
     ("qwen2_moe", "mlp_only_layers"),
     ("qwen3_moe", "intermediate_size"),
     ("qwen3_moe", "mlp_only_layers"),
+    ("doge", "num_experts"), // of `is_moe`, as the next ones
+    ("doge", "num_experts_per_tok"),
+    ("doge", "norm_topk_prob"),
+    ("gemma4_text", "moe_intermediate_size"), // of `enable_moe_block`, as the next ones
+    ("gemma4_text", "num_experts"),
+    ("gemma4_text", "top_k_experts"),
     ("jetmoe", "num_attention_heads"), // keys and values are counted, times the experts of a token
     ("deepseek_v2", "intermediate_size"),
     ("deepseek_v2", "n_group"), // of `group_limited_greedy`
@@ -228,7 +234,7 @@ fn read(fields: &Map<String, Value>) -> Result<(String, Vec<String>)> {
         return Ok((format!("{configs:?} {names:?}"), json.unread()));
     }
     let family = find(&json)?;
-    let config = (family.config)(&json)?;
+    let config = family.read_config(&json)?;
     let names = (family.names)(&config, &json)?;
     config.validate()?;
     Ok((format!("{config:?} {names:?}"), json.unread()))

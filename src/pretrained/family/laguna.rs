@@ -33,7 +33,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     config.attention.gate = Some(HeadGate { per_head: gates_heads(json)?, function: GateFunction::Softplus });
     if let Some(heads) = json.get::<Vec<usize>>("num_attention_heads_per_layer")? {
         let key_value = config.n_key_value_heads;
-        let own = |query: usize| (query != config.n_heads).then_some(Heads { query, key_value });
+        let own = |query: usize| (query != config.n_heads).then_some(Heads { query, key_value, d_head: None });
         if heads.len() != config.n_layers {
             let why = format!("it must have one entry for each of the {} layers", config.n_layers);
             return Err(json.refuse("num_attention_heads_per_layer", format!("a list of {}", heads.len()), &why));

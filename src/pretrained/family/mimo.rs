@@ -39,7 +39,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     let (query, key_value) = (config.n_heads, config.n_key_value_heads.saturating_mul(2));
     config.attention.heads = config.attention.reach.map(|reach| match reach {
         Reach::Global => None,
-        _ => Some(Heads { query, key_value }),
+        _ => Some(Heads { query, key_value, d_head: None }),
     });
     config.attention.sinks = config.use_local_attn();
     config.attention.sinks_where_local = config.attention.sinks;

@@ -2,7 +2,7 @@
 
 use super::llama_style::{self, *};
 use super::{mistral, ConfigJson, Family};
-use crate::config::{PerLayer, Positions, RopeScaling, Rotary, Temperature};
+use crate::config::{PerLayer, Positions, RopeScaling, Rotary, Temperature, TemperatureGrowth};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = llama_style::family("ministral3", &["Ministral3ForCausalLM"], config, mistral::names);
@@ -44,6 +44,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
             (0.1, 16384.0)
         }
     };
-    config.attention.temperature = PerLayer::All(Some(Temperature { beta, period: trained, offset: 0 }));
+    config.attention.temperature =
+        PerLayer::All(Some(Temperature { beta, period: trained, offset: 0, growth: TemperatureGrowth::Logarithmic }));
     Ok(config)
 }

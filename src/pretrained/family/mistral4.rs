@@ -4,7 +4,7 @@ use super::latent_style::{self, Widths};
 use super::llama_style::{self, *};
 use super::mixture_style::{self, SHARED_EXPERTS};
 use super::{ConfigJson, Family};
-use crate::config::{Experts, GroupRank, PerLayer, RopeScaling, Routing, Temperature, WeightNorm};
+use crate::config::{Experts, GroupRank, PerLayer, RopeScaling, Routing, Temperature, TemperatureGrowth, WeightNorm};
 use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::pretrained::rope::Rope;
 use crate::{Config, Result};
@@ -50,7 +50,8 @@ fn config(json: &ConfigJson) -> Result<Config> {
             (0.1, 8192.0)
         }
     };
-    config.attention.temperature = PerLayer::All(Some(Temperature { beta, period, offset: 0 }));
+    config.attention.temperature =
+        PerLayer::All(Some(Temperature { beta, period, offset: 0, growth: TemperatureGrowth::Logarithmic }));
     let width = json.get_or("moe_intermediate_size", 2048)?;
     let routing = Routing {
         groups: mixture_style::expert_groups(json, [1, 1], GroupRank::TwoLargest)?,

@@ -12,6 +12,7 @@ mod axk1;
 mod bart;
 mod bart_decoder;
 mod bart_style;
+mod beam;
 mod bert;
 mod bert_style;
 mod big_bird;
@@ -37,6 +38,7 @@ mod deepseek_v2;
 mod deepseek_v3;
 mod diffllama;
 mod distilbert;
+mod doge;
 mod dots1;
 mod electra;
 mod emu3_text;
@@ -55,6 +57,9 @@ mod fsmt;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
+mod gemma4_names;
+mod gemma4_parts;
 mod glm;
 mod glm4;
 mod glm4_moe;
@@ -89,6 +94,7 @@ mod laguna;
 mod latent_style;
 mod llama;
 mod llama4;
+mod llama4_layers;
 mod llama_style;
 mod m2m_100;
 mod marian;
@@ -171,6 +177,19 @@ pub(crate) struct Family {
     pub(crate) left_out: fn(&ConfigJson, &str) -> bool,
 }
 
+impl Family {
+    /// The shape of the model that a `config.json` describes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ConfigField`] of a field that the family does not support.
+    pub(crate) fn read_config(&self, json: &ConfigJson) -> Result<Config> {
+        let config = (self.config)(json)?;
+        json.refuse_layer_config()?;
+        Ok(config)
+    }
+}
+
 /// No tensor is left out.
 fn nothing(_: &ConfigJson, _: &str) -> bool {
     false
@@ -195,6 +214,8 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
+    &gemma4::FAMILY,
+    &gemma4::UNIFIED,
     &phi::FAMILY,
     &phi3::FAMILY,
     &olmo::FAMILY,
@@ -235,6 +256,8 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &cohere2_moe::FAMILY,
     &laguna::FAMILY,
     &jetmoe::FAMILY,
+    &beam::FAMILY,
+    &doge::FAMILY,
     &mimo::FAMILY,
     &apertus::FAMILY,
     &cohere::FAMILY,
@@ -338,9 +361,4 @@ pub(crate) fn find(json: &ConfigJson) -> Result<&'static Family> {
     })?;
     json.check_common_fields()?;
     Ok(found)
-}
-
-/// The architectures that can be loaded.
-pub(crate) fn supported() -> Vec<&'static str> {
-    FAMILIES.iter().map(|family| family.architectures[0]).collect()
 }

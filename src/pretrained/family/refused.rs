@@ -5,7 +5,6 @@ const LOOPS: &str = "the same layers run several times, and here a layer runs on
 const CHOSEN_KEYS: &str = "each query sees only keys that a network of its own chooses, and here masks are fixed";
 const TWO_ATTENTIONS: &str = "a block has two attentions, and here it has one";
 const STATE: &str = "a state that passes from token to token stands in for attention";
-const STREAM_SCALE: &str = "layers multiply the whole residual stream, and here they add to it";
 
 const CAPACITY: &str = "experts have no gates and take only so many tokens, so what a token gets depends on others";
 const BLOCKS_OF_KEYS: &str =
@@ -23,15 +22,12 @@ const REFUSED: &[(&[&str], &[&str], &str)] = &[
     (&["gemma3n_text", "gemma3n"], &["Gemma3n"], STREAMS),
     (&["deepseek_v4", "hy_v4"], &["DeepseekV4", "HYV4"], STREAMS),
     (&["hrm_text"], &["HrmText"], LOOPS),
-    (&["doge"], &["Doge"], CHOSEN_KEYS),
     (&["deepseek_v32", "glm_moe_dsa", "axk2"], &["DeepseekV32", "GlmMoeDsa", "AXK2"], CHOSEN_KEYS),
     (&["dots3_note", "dots3_note_text"], &["Dots3Note"], CHOSEN_KEYS),
     (&["minimax_m3_vl_text", "minimax_m3_vl"], &["MiniMaxM3"], CHOSEN_KEYS),
     (&["longcat_flash"], &["LongcatFlash"], TWO_ATTENTIONS),
     (&["switch_transformers", "nllb-moe"], &["SwitchTransformers", "NllbMoe"], CAPACITY),
     (&["bigbird_pegasus", "longt5"], &["BigBirdPegasus", "LongT5"], BLOCKS_OF_KEYS),
-    (&["gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"], &["Gemma4"], STREAM_SCALE),
-    (&["beam"], &["Beam"], STREAM_SCALE),
     (&["mobilebert"], &["MobileBert"], BOTTLENECKS),
     (&["layoutlm", "roc_bert"], &["LayoutLM", "RoCBert"], OTHER_INPUTS),
     (&["xmod"], &["Xmod"], ADAPTERS),

@@ -166,7 +166,7 @@ fn mlp(json: &ConfigJson) -> Result<Option<MlpConfig>> {
         (None, true) => MlpKind::Gated,
         (None, false) => MlpKind::Plain,
     };
-    Ok(Some(MlpConfig { d_mlp: json.require("d_mlp")?, activation, kind, norm: None }))
+    Ok(Some(MlpConfig { d_mlp: json.require("d_mlp")?, activation, kind, widths: PerLayer::default(), norm: None }))
 }
 
 fn positions(json: &ConfigJson, d_head: usize) -> Result<Positions> {
@@ -222,6 +222,7 @@ fn rotary(json: &ConfigJson, d_head: usize) -> Result<Rotary> {
         base: json.get_or("rotary_base", 10000.0)?,
         adjacent_pairs: json.get_or("rotary_adjacent_pairs", false)?,
         reversed: false,
+        pairs: None,
         scaling,
     })
 }
@@ -318,6 +319,28 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         let last = if bias.per_layer { usize::MAX } else { 1 };
         all.push(entry(RelativeBias, "blocks.{l}.attn.rel_pos_bias.weight", AsIs).in_blocks(0..last));
     }
+    if config.stream.layer_embedding.is_some() {
+        all.extend([
+            entry(PleTable, "embed.ple.W_E", AsIs),
+            entry(PleProjection, "embed.ple.projection.weight", AsIs),
+            entry(PleProjectionNormW, "embed.ple.norm.w", AsIs),
+            entry(PleGate, "blocks.{l}.ple.gate.weight", AsIs),
+            entry(PleOut, "blocks.{l}.ple.out.weight", AsIs),
+            entry(PleLnW, "blocks.{l}.ple.ln.w", AsIs),
+        ]);
+    }
+    if config.stream.gains {
+        all.push(entry(AttnStreamW, "blocks.{l}.attn_stream.w", AsIs));
+        all.push(entry(MlpStreamW, "blocks.{l}.mlp_stream.w", AsIs));
+    }
+    if config.attention.dynamic_mask.is_some() {
+        all.push(entry(DynamicA, "blocks.{l}.attn.dynamic_mask.A", AsIs));
+        all.push(entry(DynamicDt, "blocks.{l}.attn.dynamic_mask.dt.weight", AsIs));
+        all.push(entry(DynamicDtB, "blocks.{l}.attn.dynamic_mask.dt.bias", AsIs));
+    }
+    if config.stream.layer_scalars {
+        all.push(entry(LayerScalar, "blocks.{l}.layer_scalar", AsIs));
+    }
     if config.attention.experts.is_some() {
         all.push(entry(HeadRouter, "blocks.{l}.attn.router.weight", AsIs));
     }
@@ -395,6 +418,16 @@ fn beside_experts(config: &Config, experts: &Experts) -> Vec<Entry> {
     all.push(entry(MixtureB, "blocks.{l}.mlp.bias", AsIs));
     if experts.routing.choice_bias.is_some() {
         all.push(entry(ChoiceB, "blocks.{l}.mlp.choice_bias", AsIs));
+    }
+    if experts.separate_norms {
+        all.extend([
+            entry(RouterInputW, "blocks.{l}.mlp.W_gate.input_gain", AsIs),
+            entry(ExpertsInputW, "blocks.{l}.mlp.experts_input_gain", AsIs),
+            entry(SharedInputW, "blocks.{l}.mlp.shared.input_gain", AsIs),
+            entry(ExpertScale, "blocks.{l}.mlp.expert_scale", AsIs),
+            entry(ExpertsLnW, "blocks.{l}.mlp.experts_ln.w", AsIs),
+            entry(SharedLnW, "blocks.{l}.mlp.shared_ln.w", AsIs),
+        ]);
     }
     if let Some(shared) = experts.shared {
         all.push(entry(SharedIn, "blocks.{l}.mlp.shared.W_in.weight", AsIs));

@@ -114,13 +114,20 @@ impl<'a> Keys<'a> {
 /// # Errors
 ///
 /// [`Error::ConfigField`] of a key that cannot be read, or is not supported.
-pub(super) fn fields(architecture: &Architecture, gguf: &Gguf, bytes: &[u8]) -> Result<Map<String, Json>> {
+pub(super) fn fields(
+    architecture: &Architecture,
+    gguf: &Gguf,
+    bytes: &[u8],
+    parts: usize,
+) -> Result<Map<String, Json>> {
     let keys = Keys { gguf, bytes, prefix: format!("{}.", architecture.name), read: RefCell::default() };
     for key in HARMLESS {
         keys.get(key);
     }
-    if let Some(count) = gguf.metadata.get("split.count").and_then(Value::count).filter(|count| *count > 1) {
-        return Err(Error::field("split.count", count, "a file of several is not supported: merge them first"));
+    let count = gguf.metadata.get("split.count").and_then(Value::count).filter(|count| *count > 1);
+    if let Some(count) = count.filter(|count| *count != parts as u64) {
+        let why = "its parts are found by their names: name each as NAME-00001-of-00003.gguf";
+        return Err(Error::field("split.count", count, why));
     }
     let mut fields = Map::from_iter([
         ("model_type".to_string(), json!(architecture.model_type)),

@@ -3,6 +3,7 @@
 mod architecture;
 mod config;
 mod names;
+pub(super) mod split;
 mod tokenizer;
 
 use std::path::{Path, PathBuf};
@@ -30,27 +31,33 @@ pub(super) fn find(folder: &Path) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_file(path)).collect();
-    files.sort();
-    match files.len() {
-        0 | 1 => Ok(files.pop()),
-        count => {
-            let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let first = files.first().map(name).unwrap_or_default();
-            Err(Error::malformed(folder, format!("{count} GGUF files are here: open one of them, such as `{first}`")))
+    let files: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let models = split::models(files.iter().map(String::as_str));
+    match &models[..] {
+        [] => Ok(None),
+        [model] => Ok(Some(folder.join(model))),
+        _ => {
+            let (count, listed) = (models.len(), split::listed(&models));
+            Err(Error::malformed(folder, format!("{count} GGUF files are here: choose one with `gguf_file`: {listed}")))
         }
     }
 }
 
 impl LoadOptions {
-    /// The model of a GGUF file, with the tokenizer of its folder's `tokenizer.json`, or else its own.
+    /// The model of a GGUF file, and of the other parts beside it where it is one of several, with the tokenizer of its folder's `tokenizer.json`, or else its own.
     pub(super) fn read_gguf(&self, path: &Path) -> Result<Pretrained> {
+        let parts = split::parts(path)?;
+        let open = |path: PathBuf| -> Result<(PathBuf, FileBytes)> {
+            let bytes = FileBytes::open(&path, self.access)?;
+            Ok((path, bytes))
+        };
+        let parts = parts.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+        let [(path, bytes), ..] = &parts[..] else { return Err(Error::Internal("a model has a file at least")) };
         let malformed = |what| Error::malformed(path, what);
-        let bytes = FileBytes::open(path, self.access)?;
         let (fields, tokenizer, architecture) = {
             let gguf = Gguf::read(bytes.as_slice()).map_err(malformed)?;
             let architecture = architecture::find(&gguf)?;
-            let fields = config::fields(architecture, &gguf, bytes.as_slice())?;
+            let fields = config::fields(architecture, &gguf, bytes.as_slice(), parts.len())?;
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let tokenizer = match Tokenizer::from_folder(folder)? {
                 Some(tokenizer) => Some(tokenizer),
@@ -64,12 +71,15 @@ impl LoadOptions {
             name,
             || Ok(tokenizer),
             |config, table| {
-                let named = {
-                    let gguf = Gguf::read(bytes.as_slice()).map_err(malformed)?;
-                    names::named(architecture, &gguf, config, table)
-                };
-                let mut checkpoint = Checkpoint::of_file(path.into(), bytes);
-                named.into_iter().try_for_each(|tensor| tensor.put(&mut checkpoint))?;
+                let mut named = Vec::new();
+                for (path, bytes) in &parts {
+                    let gguf = Gguf::read(bytes.as_slice()).map_err(|what| Error::malformed(path, what))?;
+                    named.push(names::named(architecture, &gguf, config, table));
+                }
+                let mut checkpoint = Checkpoint::of_files(parts);
+                for (file, named) in named.into_iter().enumerate() {
+                    named.into_iter().try_for_each(|tensor| tensor.put(&mut checkpoint, file))?;
+                }
                 Ok(checkpoint)
             },
         )

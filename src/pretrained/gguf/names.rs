@@ -70,12 +70,12 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// Adds the tensor to a checkpoint of its file.
-    pub(super) fn put(self, checkpoint: &mut Checkpoint) -> Result<()> {
+    /// Adds the tensor to a checkpoint, of whose files it lies in this one.
+    pub(super) fn put(self, checkpoint: &mut Checkpoint, file: usize) -> Result<()> {
         let Named { name, tensor, shape, layout } = self;
         let start = tensor.bytes.start;
         if let (Some(dtype), true) = (tensor.kind.plain(), layout == Layout::default()) {
-            checkpoint.put(name, Place::contiguous(start, dtype, shape));
+            checkpoint.put(file, name, Place::contiguous(start, dtype, shape));
             return Ok(());
         }
         // A vector is a row, but where its entries change places.
@@ -84,7 +84,7 @@ impl Named {
             (shape, _) => shape.last().map_or(1, |n| *n as usize),
         };
         let bytes = Place::contiguous(start, crate::format::Dtype::U8, vec![tensor.bytes.len() as i64]);
-        checkpoint.put_quantized(name, Method::Ggml { kind: tensor.kind, columns }, bytes, shape, layout)
+        checkpoint.put_quantized(file, name, Method::Ggml { kind: tensor.kind, columns }, bytes, shape, layout)
     }
 }
 

@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::Hub;
 use crate::pretrained::checkpoint::{shards, SAFETENSORS, TORCH};
+use crate::pretrained::gguf;
+use crate::pretrained::gguf::split::{listed, models, names_of_parts};
 use crate::pretrained::saved::SAVED;
 use crate::{Error, HubError, Result};
 
@@ -56,6 +58,8 @@ pub(super) struct Download<'a> {
     pub(super) cache: &'a Path,
     pub(super) name: &'a str,
     pub(super) revision: &'a str,
+    /// The GGUF file that was asked for.
+    pub(super) gguf: Option<&'a str>,
 }
 
 impl Download<'_> {
@@ -85,6 +89,17 @@ impl Download<'_> {
         }
         let folder = self.snapshot(&commit);
         let has = |file: &str| folder.join(file).is_file();
+        if let Some(file) = self.gguf {
+            let is_whole = names_of_parts(file).iter().all(|part| has(part));
+            return Ok(is_whole.then(|| (folder.join(file), true)));
+        }
+        if folder.is_dir()
+            && !has("config.json")
+            && let Ok(Some(file)) = gguf::find(&folder)
+        {
+            // The hub may have others.
+            return Ok(Some((file, false)));
+        }
         if !["config.json", "cfg.json", SAVED].into_iter().any(has) {
             return Ok(None);
         }
@@ -159,7 +174,15 @@ impl Download<'_> {
             let found = siblings.contains_key(single) || siblings.contains_key(index.as_str());
             found.then_some((single, index))
         });
+        let mut found = folder.clone();
         match weights {
+            _ if self.gguf.is_some() || weights.is_none() => {
+                let file = self.choose_gguf(siblings.keys().copied())?;
+                for part in names_of_parts(&file) {
+                    get(&part)?;
+                }
+                found = folder.join(file);
+            }
             Some((single, _)) if siblings.contains_key(single) => get(single)?,
             Some((_, index)) => {
                 get(&index)?;
@@ -171,7 +194,19 @@ impl Download<'_> {
         }
         let refs = Cache::new(self.cache.into()).repo(self.repo(self.revision));
         refs.create_ref(&info.sha).map_err(Error::io(self.cache))?;
-        Ok(folder)
+        Ok(found)
+    }
+
+    /// The GGUF file of a repository, of these files: the one that was asked for, or the only one.
+    fn choose_gguf<'f>(&self, files: impl Iterator<Item = &'f str>) -> Result<String> {
+        if let Some(file) = self.gguf {
+            return Ok(file.into());
+        }
+        match &models(files)[..] {
+            [] => Err(self.error(HubError::NoWeights { expected: [SAFETENSORS, TORCH] })),
+            [file] => Ok(file.clone()),
+            files => Err(self.error(HubError::SeveralGguf { count: files.len(), files: listed(files) })),
+        }
     }
 
     /// The hub, and what it says of the revision.

@@ -114,7 +114,9 @@ impl Hub {
     }
 
     /// The folder within the cache that has the files of a model, downloaded where they are missing.
-    pub(crate) fn fetch(&self, name: &str, revision: &str) -> Result<PathBuf> {
+    ///
+    /// Of a repository of GGUF files, it is the one of this name, or the only one.
+    pub(crate) fn fetch(&self, name: &str, revision: &str, gguf: Option<&str>) -> Result<PathBuf> {
         let error = |source| Error::Hub { name: name.into(), source };
         let plain = |part| matches!(part, std::path::Component::Normal(_));
         if revision.is_empty() || !Path::new(revision).components().all(plain) {
@@ -122,7 +124,7 @@ impl Hub {
         }
         let cache = self.cache.as_deref().ok_or_else(|| error(HubError::NoCacheFolder))?;
         let cache = std::path::absolute(cache).map_err(Error::io(cache))?;
-        let download = Download { hub: self, cache: &cache, name, revision };
+        let download = Download { hub: self, cache: &cache, name, revision, gguf };
         let cached = download.cached()?;
         if let Some((folder, true)) = &cached {
             return Ok(folder.clone());

@@ -1,6 +1,6 @@
 //! [`Processor`]: which steps a model gets, and their use on its components.
 
-use super::transforms::{center_outputs, center_rows, fold, fold_value_biases, refactor};
+use super::transforms::{center_outputs, center_rows, fold, fold_gain, fold_value_biases, refactor};
 use super::{Processing, ProcessingOptions, Step};
 use crate::config::{Activation, NormConfig, NormPosition, Normalization, PositionalEmbedding, Stack};
 use crate::model::block::{Block, MlpOrExperts};
@@ -82,6 +82,11 @@ impl Processor {
             fold(&mut block.ln1, block.attn.readers_mut())?;
             if let Some(mlp) = &mut block.mlp {
                 fold(&mut block.ln2, mlp.readers_mut())?;
+                if let MlpOrExperts::Experts(mixture) = mlp {
+                    for (gain, readers) in mixture.gains_mut() {
+                        fold_gain(gain, readers)?;
+                    }
+                }
             }
         }
         if self.fold_ln
@@ -171,6 +176,11 @@ fn folds_value_biases(config: &Config) -> Decision {
         _ if config.attention.gate.is_some() => (false, "values pass through gates"),
         _ if config.attention.experts.is_some() => (false, "a router chooses what writes them"),
         _ if config.attention.latent.is_some() => (false, "values are made from a latent, without a bias"),
+        _ if config.attention.dynamic_mask.is_some() => (false, "values with their bias make the mask"),
+        _ if config.attention.value_norm.is_some() => (false, "values are normalised after their bias"),
+        _ if config.attention.shared_keys.values().iter().any(Option::is_some) => {
+            (false, "several layers look at the same values")
+        }
         (true, ..) => (false, "with attention sinks a pattern's rows do not sum to one"),
         (_, Some(_), _) => (false, "values are clamped after their bias"),
         (.., Some(_)) => (false, "a norm stands between values and W_O"),
@@ -190,6 +200,10 @@ fn refactors_attention(config: &Config, value_biases_are_folded: bool) -> Decisi
         (false, "a router chooses the heads")
     } else if config.attention.latent.is_some() {
         (false, "queries, keys and values are made from latents")
+    } else if config.attention.heads.values().iter().any(Option::is_some) {
+        (false, "layers differ in their heads")
+    } else if config.attention.shared_keys.values().iter().any(Option::is_some) {
+        (false, "several layers look at the same keys")
     } else if config.d_value() != config.d_head {
         (false, "values have another width than keys")
     } else if config.n_key_value_heads != config.n_heads {

@@ -6,6 +6,7 @@ use crate::model::attention::Attention;
 use crate::model::linear::Linear;
 use crate::model::norm::Norm;
 use crate::tensor::factored::FactoredMatrix;
+use crate::unchecked::threads::SharedTensor;
 use crate::Result;
 
 /// So many rows of a matrix are read and changed before the next ones: few enough to stay in the processor's cache.
@@ -39,6 +40,16 @@ pub(super) fn fold(norm: &mut Norm, readers: Vec<&mut Linear>) -> Result<()> {
     }
     norm.kind = norm.kind.folded();
     (norm.w, norm.b) = (None, None);
+    Ok(())
+}
+
+/// Folds the gain of what some linear maps read into these: `W' = w W`.
+pub(super) fn fold_gain(gain: &mut Option<SharedTensor>, readers: Vec<&mut Linear>) -> Result<()> {
+    if let Some(w) = gain.take() {
+        for linear in readers {
+            let _ = linear.weight.shallow_clone().f_mul_(&w)?; // [out, in]
+        }
+    }
     Ok(())
 }
 

@@ -115,11 +115,14 @@ pub fn families() -> Vec<String> {
 /// The fixtures of transformers with a mechanism that no model of [`families`] has.
 pub fn mechanisms() -> Vec<String> {
     let names = [
+        "beam",
         "bitnet",
         "cohere2",
         "ctrl",
         "diffllama",
         "falcon_rw",
+        "gemma4_shared_mixture",
+        "gemma4_text",
         "granite_swa",
         "hunyuan_v1_dense",
         "ministral3",

@@ -16,6 +16,12 @@ pub fn in_fp64() -> Vec<(String, HookedTransformer)> {
     models
 }
 
+/// A fixture of transformers.
+pub fn of_transformers(name: &str) -> (String, HookedTransformer) {
+    let folder = super::fixtures().join("transformers").join(name);
+    (name.to_string(), LoadOptions::new().no_processing().kind(Kind::Double).open(folder).unwrap())
+}
+
 /// ALiBi, windows and rotations that depend on the length, on models with fresh weights.
 pub fn extra() -> Vec<(String, HookedTransformer)> {
     let alibi = Config { positions: Positions::alibi(8.0), ..small() };
