@@ -27,8 +27,8 @@ use crate::layer::Layer;
 use crate::Result;
 
 pub use attention::{
-    AttentionConfig, AttentionDir, AttnType, CrossAttention, Disentangled, DynamicMask, GateFunction, HeadExperts, HeadGate, Heads,
-    LatentAttention, QkNorm, Reach, RelativeBias, Temperature, TemperatureGrowth,
+    AttentionConfig, AttentionDir, AttnType, CrossAttention, Disentangled, DynamicMask, GateFunction, HeadExperts,
+    HeadGate, Heads, LatentAttention, QkNorm, Reach, RelativeBias, Temperature, TemperatureGrowth,
 };
 pub use dictionaries::AttachedDictionaries;
 pub(crate) use dictionaries::AttachedDictionary;

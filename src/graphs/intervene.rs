@@ -179,7 +179,7 @@ impl HookedTransformer {
         };
         let of_norms = |site| {
             use Site::*;
-            matches!(site, Ln1Scale | Ln1PostScale | Ln2Scale | Ln2PostScale | ZNormScale | LnFinalScale)
+            matches!(site, Ln1Scale | Ln1PostScale | Ln2Scale | Ln2PostScale | VNormScale | ZNormScale | LnFinalScale)
         };
         let points = FrozenModel::points(model)?.into_iter();
         Ok(points.filter(|point| of_attention(point.site()) || all && of_norms(point.site())).collect())

@@ -157,7 +157,9 @@ impl<'m> LocalReplacement<'m> {
         let mut read_by_skip = None;
         if wave.gradients.is_some() {
             wave.through_norm(frozen.of_stream_after_mlp.as_ref())?;
+            wave.through_factor(frozen.layer_factor.as_ref())?;
             read_by_skip = self.mlp(wave, layer, frozen)?;
+            wave.through_factor(frozen.factor_before_mlp.as_ref())?;
         }
         if self.columns.order.parallel {
             self.attention(wave, layer, frozen)?;
@@ -228,12 +230,14 @@ impl<'m> LocalReplacement<'m> {
             let by_position = pulled.f_transpose(0, 1)?; // [pos, row, d_model]
             let effects = by_position.f_matmul(&written.f_narrow(0, 0, wave.pos)?.f_transpose(1, 2)?)?; // [pos, row, head]
             let effects = effects.f_transpose(0, 1)?.f_reshape([gradients.size()[0], -1])?;
-            return wave.add(Kind::Heads(layer), &effects);
+            wave.add(Kind::Heads(layer), &effects)?;
+            return wave.through_factor(frozen.factor_before_attn.as_ref());
         }
         wave.add_constant(&frozen.attn_of_nothing)?;
         let written = frozen.after_attn.pull(&gradients, true)?;
         let read = frozen.attention.pull_from_z(frozen.attention.pull_to_z(&written)?)?;
         drop(written);
+        wave.through_factor(frozen.factor_before_attn.as_ref())?;
         wave.add_gradients(Some(frozen.before_attn.pull(&read, true)?))
     }
 

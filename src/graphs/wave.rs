@@ -72,6 +72,14 @@ impl<'c> Wave<'c> {
         Ok(())
     }
 
+    /// Backwards through what multiplies the whole stream: `[1]`, or `[d_model]`.
+    pub(super) fn through_factor(&mut self, factor: Option<&Tensor>) -> Result<()> {
+        if let (Some(factor), Some(gradients)) = (factor, &self.gradients) {
+            self.gradients = Some(gradients.f_mul(&factor.f_to_kind(gradients.f_kind()?)?)?);
+        }
+        Ok(())
+    }
+
     /// What a constant part of the stream, `[1, pos, d_model]`, adds to what targets read.
     pub(super) fn add_constant(&mut self, constant: &Tensor) -> Result<()> {
         match self.gradients.as_ref().map(Tensor::shallow_clone) {

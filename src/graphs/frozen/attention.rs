@@ -25,6 +25,8 @@ pub(in crate::graphs) struct FrozenAttention<'m> {
     /// The value head that each head reads, where heads share some: `[head]`.
     value_heads: Option<Tensor>,
     values: Values,
+    /// Where values pass a norm, its scale of each head: `[1, pos, kv_head, 1]`.
+    v_scale: Option<Tensor>,
     clip: Option<Clip>,
     z_norm: Option<FrozenNorm>,
     /// `[1, pos, head, d_value or 1]`
@@ -61,6 +63,9 @@ impl<'m> FrozenAttention<'m> {
         if attn.sinks_after_pattern && attn.sinks.is_some() {
             points.push(hook::attn_scores(layer));
         }
+        if attn.v_norm.is_some() {
+            points.push(hook::v_norm_scale(layer));
+        }
         if attn.z_norm.is_some() {
             points.push(hook::z_norm_scale(layer));
         }
@@ -78,6 +83,11 @@ impl<'m> FrozenAttention<'m> {
     pub(super) fn of_run(attn: &'m Attention, layer: usize, view: &View, read: &Tensor, bias: &Tensor) -> Result<Self> {
         let v = view.get(hook::v(layer))?; // [1, pos, kv_head, d_value]
         let (n_kv_heads, d_value) = (v.size()[2], v.size()[3]);
+        let v_scale = attn.v_norm.as_ref().map(|_| view.get(hook::v_norm_scale(layer))).transpose()?;
+        let v = match &v_scale {
+            Some(scale) => v.f_div(scale)?,
+            None => v,
+        };
         let clip = attn.clip.map(|clip| Clip::of(&v, clip)).transpose()?;
         let v = match attn.clip {
             Some(clip) => v.between(-clip, clip)?,
@@ -125,6 +135,7 @@ impl<'m> FrozenAttention<'m> {
             mixing,
             value_heads,
             values: Values::of(attn, read)?,
+            v_scale,
             clip,
             z_norm,
             gates,
@@ -142,6 +153,10 @@ impl<'m> FrozenAttention<'m> {
     pub(in crate::graphs) fn z(&self, x: &Tensor) -> Result<Tensor> {
         let size = x.size();
         let v = self.values.forward(x)?.f_view([1, size[1], self.n_kv_heads, self.d_value])?;
+        let v = match &self.v_scale {
+            Some(scale) => v.f_div(scale)?,
+            None => v,
+        };
         let v = match &self.clip {
             Some(Clip { within, clipped }) => v.f_mul(within)?.f_add(clipped)?,
             None => v,
@@ -211,6 +226,10 @@ impl<'m> FrozenAttention<'m> {
         let g = g.f_view([self.n_kv_heads, pos, rows, width])?.f_permute([2, 1, 0, 3])?; // [row, key, kv_head, d_value]
         let g = match &self.clip {
             Some(clip) => g.f_mul(&clip.within.f_narrow(1, 0, pos)?)?,
+            None => g,
+        };
+        let g = match &self.v_scale {
+            Some(scale) => g.f_div(&scale.f_narrow(1, 0, pos)?)?,
             None => g,
         };
         self.values.pull(&g.f_reshape([rows, pos, self.n_kv_heads * width])?)

@@ -11,12 +11,12 @@ use crate::analysis::frozen_norm::FrozenNorm;
 use crate::analysis::window::{View, Window, WindowOptions};
 use crate::cache::ActivationCache;
 use crate::component::{Sublayer, Target};
-use crate::config::NormPosition;
+use crate::config::{NormPosition, Normalization};
 use crate::hook::{self, HookPoint};
 use crate::model::placed_norm::PlacedNorm;
 use crate::model::Transformer;
 use crate::text::positions::Positions;
-use crate::{config, Config, Result};
+use crate::{config, Config, Error, Result};
 
 /// A model at the patterns, gates and scales of a run of one prompt. What its MLPs add is no function of the stream here: units stand for
 /// them.
@@ -40,6 +40,10 @@ pub(super) struct FrozenLayer<'m> {
     pub(super) before_mlp: FrozenNorm,
     pub(super) after_mlp: FrozenNorm,
     pub(super) of_stream_after_mlp: Option<FrozenNorm>,
+    /// What multiplies the stream before attention and before the MLP add to it, and once the layer has added to it: `[1]`, or `[d_model]`.
+    pub(super) factor_before_attn: Option<Tensor>,
+    pub(super) factor_before_mlp: Option<Tensor>,
+    pub(super) layer_factor: Option<Tensor>,
     /// What attention adds to the stream where it reads nothing: biases. `[1, pos, d_model]`.
     pub(super) attn_of_nothing: Tensor,
 }
@@ -73,7 +77,13 @@ pub(super) fn norm_before_mlp(model: &Transformer, layer: usize) -> Result<Optio
 
 impl<'m> FrozenModel<'m> {
     /// The points of a run that it is made of.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for layers that are not linear in the stream at frozen patterns, gates and scales, and for keys of an earlier
+    /// layer.
     pub(super) fn points(model: &Transformer) -> Result<Vec<HookPoint>> {
+        check(model)?;
         let mut points = vec![hook::embedding(model.config())];
         if adds_positions(model) {
             points.push(hook::pos_embed());
@@ -150,6 +160,30 @@ impl<'m> FrozenModel<'m> {
     }
 }
 
+/// Whether a frozen model has all that this one does.
+fn check(model: &Transformer) -> Result<()> {
+    let refused = |what: &str| {
+        Err(Error::unsupported(format!(
+            "attribution graphs do not have {what}, which this model has: read `logit_attrs`, or patch paths"
+        )))
+    };
+    if model.config().stream.layer_embedding.is_some() {
+        return refused("embeddings that layers add");
+    }
+    if matches!(model.config().attention.value_norm, Some(Normalization::LN | Normalization::LNPre)) {
+        return refused("norms that centre values");
+    }
+    for layer in 0..model.config().n_layers {
+        if model.config().shares_keys_of(layer).is_some() {
+            return refused("values that a layer takes from an earlier one");
+        }
+        if model.norms_after_parts(layer)?.is_some() {
+            return refused("norms of a mixture's parts");
+        }
+    }
+    Ok(())
+}
+
 /// Whether position embeddings are added to the stream.
 fn adds_positions(model: &Transformer) -> bool {
     let config = model.config();
@@ -188,6 +222,9 @@ impl<'m> FrozenLayer<'m> {
             before_mlp: norm_of_mlp(norm_before_mlp(model, layer)?)?,
             after_mlp: norm_of_mlp(model.norm_after_mlp(layer)?)?,
             of_stream_after_mlp: of_stream(Sublayer::Mlp)?,
+            factor_before_attn: model.stream_factor(layer, Sublayer::Attention)?,
+            factor_before_mlp: model.stream_factor(layer, Sublayer::Mlp)?,
+            layer_factor: model.layer_factor(layer)?,
             attention,
             attn_of_nothing,
         })

@@ -16,7 +16,7 @@ pub(super) fn heads(json: &ConfigJson, config: &Config) -> Result<PerLayer<Optio
     let layers = 0..config.n_layers.min(MAX_LAYERS);
     if let Some(each) = json.object("per_layer_config")? {
         let of = |layer: usize| -> Result<Option<Heads>> {
-            let Some(fields) = each.object(&layer.to_string())? else { return Ok(None) };
+            let Some(fields) = of_layer(&each, layer)? else { return Ok(None) };
             Ok(own(fields.get("num_key_value_heads")?, fields.get("head_dim")?))
         };
         let layers = layers.map(of).collect::<Result<_>>()?;
@@ -31,6 +31,16 @@ pub(super) fn heads(json: &ConfigJson, config: &Config) -> Result<PerLayer<Optio
         _ => None,
     };
     Ok(PerLayer::from_layers(layers.map(of).collect()))
+}
+
+/// The fields of a layer, whose number transformers writes as wide as the largest: `05` among thirty.
+fn of_layer(each: &ConfigJson, layer: usize) -> Result<Option<ConfigJson>> {
+    for width in 1..=5 {
+        if let Some(fields) = each.object(&format!("{layer:0width$}"))? {
+            return Ok(Some(fields));
+        }
+    }
+    Ok(None)
 }
 
 /// The last layers look at keys and values of the last layer of their kind before them.

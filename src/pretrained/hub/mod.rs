@@ -104,7 +104,7 @@ impl Hub {
         }
         let cache = self.cache.as_deref().ok_or_else(|| error(HubError::NoCacheFolder))?;
         let cache = std::path::absolute(cache).map_err(Error::io(cache))?;
-        let download = Download { hub: self, cache: &cache, name, revision };
+        let download = Download { hub: self, cache: &cache, name, revision, gguf: None };
         if self.offline {
             let folder =
                 download.cached_snapshot().map(|snapshot| snapshot.join(within)).filter(|folder| folder.is_dir());
