@@ -76,7 +76,8 @@ impl HookedTransformer {
     /// # Errors
     ///
     /// Those of [`HookedTransformer::run`]; [`Error::Shape`] for several prompts; [`Error::Setting`] for settings out of range;
-    /// [`Error::Io`] where edges do not fit into the memory that was allowed, nor on the disk.
+    /// [`Error::Io`] where edges do not fit into the memory that was allowed, nor on the disk; [`Error::Unsupported`] for models with
+    /// embeddings that layers add, keys of an earlier layer, or norms of a mixture's parts (Gemma 4).
     pub fn attribution_graph(
         &self,
         input: impl Into<Input>,

@@ -33,6 +33,9 @@
 //! of the run: nothing is recorded for automatic differentiation. A row of edges has those sources alone that come before its target, and
 //! rows beyond [`AttributionGraphOptions::memory`] lie in a temporary file.
 //!
+//! Models with embeddings that layers add, keys of an earlier layer or norms of a mixture's parts (Gemma 4) have no graphs yet:
+//! [`Error::Unsupported`](crate::Error::Unsupported).
+//!
 //! ```
 //! use tch_lens::graphs::{AttributionGraphOptions, PruneOptions};
 //! use tch_lens::HookedTransformer;

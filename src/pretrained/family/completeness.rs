@@ -150,6 +150,8 @@ const COUNT_ELSEWHERE: &[(&str, &str)] = &[
     ("gemma4_text", "moe_intermediate_size"), // of `enable_moe_block`, as the next ones
     ("gemma4_text", "num_experts"),
     ("gemma4_text", "top_k_experts"),
+    ("gemma4_text", "use_double_wide_mlp"), // of layers that share keys
+    ("gemma4_unified_text", "use_double_wide_mlp"),
     ("jetmoe", "num_attention_heads"), // keys and values are counted, times the experts of a token
     ("deepseek_v2", "intermediate_size"),
     ("deepseek_v2", "n_group"), // of `group_limited_greedy`
