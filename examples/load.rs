@@ -134,11 +134,15 @@ fn describe(model: &HookedTransformer) {
         true => plural(config.n_heads, "head"),
         false => format!("{} ({} of keys and values)", plural(config.n_heads, "head"), config.n_key_value_heads),
     };
+    let others = match (0..config.n_layers).any(|layer| config.d_mlp_of(layer) != config.d_mlp()) {
+        true => ", other widths in some layers",
+        false => "",
+    };
     let mlp = match &config.mlp {
         None => "no MLPs".to_string(),
-        Some(MlpConfig { d_mlp, activation, kind, norm: _ }) => match kind {
-            MlpKind::Plain => format!("d_mlp {d_mlp} ({activation:?})"),
-            MlpKind::Gated => format!("d_mlp {d_mlp} ({activation:?}, gated)"),
+        Some(MlpConfig { d_mlp, activation, kind, norm: _, widths: _ }) => match kind {
+            MlpKind::Plain => format!("d_mlp {d_mlp}{others} ({activation:?})"),
+            MlpKind::Gated => format!("d_mlp {d_mlp}{others} ({activation:?}, gated)"),
             MlpKind::Experts(experts) => {
                 let (all, chosen) = (plural(experts.num_experts, "expert"), experts.experts_per_token);
                 format!("{all} of d_mlp {d_mlp} ({activation:?}), {chosen} a token")

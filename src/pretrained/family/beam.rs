@@ -40,7 +40,7 @@ fn config(json: &ConfigJson) -> Result<Config> {
     config.output_logits_soft_cap = json.get_unless_null("final_logit_softcapping", Some(30.0))?;
     let n_layers = config.n_layers.min(MAX_LAYERS);
     let window = json.get_unless_null("sliding_window", Some(512))?;
-    let is_local = |layer: usize| (layer + 1) % 6 != 0 && layer + 1 != n_layers;
+    let is_local = |layer: usize| !(layer + 1).is_multiple_of(6) && layer + 1 != n_layers;
     config.attention.reach = layer_types(json, config.n_layers, window, is_local)?;
     let of = |name| json.rotary_of(name, config.d_head, config.n_ctx, Rope::DEFAULT);
     let (global, local) = match json.has_any(&["rope_parameters"]) {
