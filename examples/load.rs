@@ -134,7 +134,9 @@ fn describe(model: &HookedTransformer) {
         true => plural(config.n_heads, "head"),
         false => format!("{} ({} of keys and values)", plural(config.n_heads, "head"), config.n_key_value_heads),
     };
-    let others = match (0..config.n_layers).any(|layer| config.d_mlp_of(layer) != config.d_mlp()) {
+    let width = |layer: usize| config.mlp.as_ref().and_then(|mlp| mlp.widths.get(layer).copied().flatten());
+    let has_others = (0..config.n_layers).any(|layer| width(layer).is_some());
+    let others = match has_others {
         true => ", other widths in some layers",
         false => "",
     };

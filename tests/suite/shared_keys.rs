@@ -63,7 +63,7 @@ fn keys_that_are_shared_are_held_once() {
     let whole = model.forward(&tokens).unwrap();
     let mut store = KeyValueStore::new(&model, 2, 11).unwrap();
     let part = |start, len| tokens.narrow(1, start, len);
-    model.run(&part(0, 7), RunOptions::new().past(&mut store)).unwrap();
+    model.run(part(0, 7), RunOptions::new().past(&mut store)).unwrap();
     assert_eq!(store.keys(2).unwrap(), store.keys(1).unwrap());
     assert_eq!(store.values(2).unwrap(), store.values(1).unwrap());
     let path = tempfile::tempdir().unwrap();
@@ -74,7 +74,7 @@ fn keys_that_are_shared_are_held_once() {
     let mut loaded = KeyValueStore::load(&model, &path).unwrap();
     let mut tally = Tally::default();
     for store in [&mut store, &mut loaded] {
-        let rest = model.run(&part(7, 4), RunOptions::new().past(store)).unwrap().logits.unwrap();
+        let rest = model.run(part(7, 4), RunOptions::new().past(store)).unwrap().logits.unwrap();
         tally.compare("the rest", &rest, &whole.narrow(1, 7, 4), 1e-12);
     }
     // A padded row is as if alone, behind a store as well.
