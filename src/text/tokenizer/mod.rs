@@ -159,10 +159,10 @@ impl Tokenizer {
     /// an error; no, unless said otherwise. Where there is no such token, the tokenizer leaves them out of the text.
     ///
     /// ```
-    /// use tch_lens::{Error, HookedTransformer};
+    /// use tch_lens::{Error, HookedTransformer, TokenizerError};
     ///
     /// let model = HookedTransformer::toy()?;
-    /// let error = model.to_tokens("Mary met a wumpus").unwrap_err();
+    /// let Error::Tokenizer(error) = model.to_tokens("Mary met a wumpus").unwrap_err() else { panic!("another error") };
     /// assert!(matches!(error, TokenizerError::UnknownWord { unknown, .. } if unknown.word == "wumpus" && unknown.position == 11));
     ///
     /// let tokenizer = model.tokenizer()?.clone().allow_unknown(true);
