@@ -151,7 +151,7 @@ impl LogitLens {
     ///
     /// # Errors
     ///
-    /// [`Error::NoRow`] where the last stream, `final_post`, is no row.
+    /// [`Error::NoRow`] where the lens has no row for the last stream, `final_post`.
     pub fn kl_to_final(&self) -> Result<Tensor> {
         let last = self.row(&Component::FinalPost)?; // [batch, pos, d_vocab_out]
         let last = last.f_log_softmax(-1, at_least_float(last.f_kind()?))?;

@@ -28,7 +28,8 @@
 //! # Ok::<(), tch_lens::Error>(())
 //! ```
 //!
-//! Every family that loads has circuits, by these definitions:
+//! Circuits go through all structures but four, which are [`Error::Unsupported`](crate::Error::Unsupported): cross-attention, keys that
+//! layers share, norms of values, and layers that multiply the stream or add embeddings to it (Gemma 4, BEAM, Doge). The definitions:
 //!
 //! | structure | in a circuit |
 //! | --- | --- |

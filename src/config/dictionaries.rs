@@ -22,12 +22,12 @@ pub(crate) struct AttachedDictionary {
 }
 
 impl AttachedDictionaries {
-    /// How many there are.
+    /// The number of dictionaries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether no dictionary is attached.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

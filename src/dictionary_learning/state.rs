@@ -58,7 +58,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; [`Error::Malformed`] for a file that is none, or of a dictionary of another size.
+    /// [`Error::Io`]; [`Error::Malformed`] for a file that holds no training, or that of a dictionary of another size.
     pub fn resume(mut self, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io(path))?;

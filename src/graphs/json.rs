@@ -154,7 +154,7 @@ impl AttributionGraph {
     ///
     /// # Errors
     ///
-    /// Those of [`AttributionGraph::to_json`]; [`Error::Io`]; [`Error::Malformed`] for a `graph-metadata.json` that is none.
+    /// Those of [`AttributionGraph::to_json`]; [`Error::Io`]; [`Error::Malformed`] for a `graph-metadata.json` that does not list graphs.
     pub fn write_files(&self, file: &GraphFile, folder: impl AsRef<Path>) -> Result<PathBuf> {
         let folder = folder.as_ref();
         if file.slug.is_empty() || file.slug.contains(['/', '\\']) {

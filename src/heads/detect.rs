@@ -137,14 +137,15 @@ fn of_row(model: &HookedTransformer, ids: &[i64], wanted: &HeadPattern, options:
         }
     };
     let Some(heads) = heads else { return Ok(scores) };
-    let (n_layers, n_heads) = (model.config().n_layers, model.config().n_heads);
+    let n_layers = model.config().n_layers;
     let chosen = full(&scores.size(), -1.0, (scores.f_kind()?, scores.device()))?;
     for (layer, head) in heads {
-        let layer = layer.resolve(n_layers)? as i64;
+        let layer = layer.resolve(n_layers)?;
+        let n_heads = model.config().heads(layer).query;
         if *head >= n_heads {
             return Err(Error::SliceOutOfRange { slice: format!("index {head}"), axis: "head", len: n_heads as i64 });
         }
-        let of = |x: &Tensor| x.f_select(0, layer)?.f_select(0, *head as i64);
+        let of = |x: &Tensor| x.f_select(0, layer as i64)?.f_select(0, *head as i64);
         of(&chosen)?.f_copy_(&of(&scores)?)?;
     }
     Ok(chosen)

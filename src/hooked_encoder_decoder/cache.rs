@@ -52,12 +52,12 @@ impl EncoderDecoderCache {
         self.encoder.keys().chain(self.decoder.keys())
     }
 
-    /// How many activations there are.
+    /// The number of activations.
     pub fn len(&self) -> usize {
         self.encoder.len() + self.decoder.len()
     }
 
-    /// Whether there are none.
+    /// Whether the cache holds no activation.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::jacobian::JacobianLens;
 use super::tensors::kind;
+use crate::config::AttentionDir;
 use crate::hook::{self, HookPoint};
 use crate::layer::Layer;
 use crate::run::Order;
@@ -83,7 +84,7 @@ impl JacobianLens {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongInput`] for no prompts, and for one with too few tokens, which is named; [`Error::Setting`];
+    /// [`Error::Unsupported`] for a bidirectional model; [`Error::WrongInput`] for no prompts, and for one with too few tokens, which is named; [`Error::Setting`];
     /// [`Error::LayerOutOfRange`]; those of [`HookedTransformer::run`].
     pub fn fit<I: Into<Input>>(
         model: &HookedTransformer,
@@ -93,6 +94,11 @@ impl JacobianLens {
         let JacobianLensOptions { layers, skip_first, max_tokens, rows } = options;
         if rows == 0 {
             return Err(Error::option_value("rows_at_once", rows, "it must be at least 1"));
+        }
+        if model.config().attention.direction == AttentionDir::Bidirectional {
+            return Err(Error::unsupported(
+                "a Jacobian lens sums over the positions after a token, and this model's tokens act on those before them as well: use a causal model",
+            ));
         }
         let layers = source_layers(model, layers)?;
         let mut sums: Option<Vec<Tensor>> = None;

@@ -4,100 +4,15 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
+use super::config::DictionaryConfig;
 use super::decoder::Decoder;
 use super::kind::FeatureActivation;
 use super::normalization::InputNormalization;
+use super::weights::{DictionaryWeights, Encoder};
 use crate::hook::HookPoint;
 use crate::tensor::scalar::Scalar;
 use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result};
-
-/// Where a dictionary reads and writes, and what it computes.
-///
-/// ```
-/// use tch_lens::sae::{DictionaryConfig, FeatureActivation};
-/// use tch_lens::hook;
-/// // A transcoder of an MLP.
-/// let config = DictionaryConfig {
-///     hook_out: hook::mlp_out(3),
-///     apply_b_dec_to_input: false,
-///     ..DictionaryConfig::new(hook::ln2_normalized(3), FeatureActivation::TopK(32))
-/// };
-/// assert!(config.is_transcoder());
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct DictionaryConfig {
-    /// The activation that is encoded.
-    pub hook_in: HookPoint,
-    /// The activation that is reconstructed: the same one, or another one (a transcoder).
-    pub hook_out: HookPoint,
-    /// How features follow from their pre-activations.
-    pub activation: FeatureActivation,
-    /// What happens to the activation before it is encoded.
-    pub normalization: InputNormalization,
-    /// Whether `b_dec` is subtracted from the activation before it is encoded.
-    pub apply_b_dec_to_input: bool,
-    /// Whether pre-activations are multiplied by the norms of the decoder's rows before the activation function, and activations
-    /// divided by them before they are decoded.
-    pub rescale_by_decoder_norm: bool,
-    /// Whether the activation has heads, which are read side by side: SAELens' `reshape_activations: hook_z`.
-    pub flatten_heads: bool,
-    /// The name of the model that it was trained on, if that is known; for people and for checks of files.
-    pub model_name: Option<String>,
-}
-
-impl DictionaryConfig {
-    /// A sparse autoencoder at `hook`, of this kind, which subtracts `b_dec` from its input, as SAELens' do by default.
-    pub fn new(hook: HookPoint, activation: FeatureActivation) -> Self {
-        DictionaryConfig {
-            hook_in: hook,
-            hook_out: hook,
-            activation,
-            normalization: InputNormalization::None,
-            apply_b_dec_to_input: true,
-            rescale_by_decoder_norm: false,
-            flatten_heads: false,
-            model_name: None,
-        }
-    }
-
-    /// Whether it reconstructs another activation than it reads.
-    pub fn is_transcoder(&self) -> bool {
-        self.hook_in != self.hook_out
-    }
-}
-
-/// The tensors of a dictionary, under SAELens' names, each feature a row.
-#[derive(Debug)]
-pub struct DictionaryWeights {
-    /// What each feature reads: `[feature, d_in]`, the transpose of SAELens'.
-    pub w_enc: Tensor,
-    /// `[feature]`; of a gated dictionary, `b_mag`.
-    pub b_enc: Tensor,
-    /// What each feature writes: `[feature, d_out]`.
-    pub w_dec: Tensor,
-    /// `[d_out]`
-    pub b_dec: Tensor,
-    /// What is added to the reconstruction is `x W_skipᵀ`: `[d_out, d_in]`.
-    pub w_skip: Option<Tensor>,
-    /// The thresholds of a JumpReLU dictionary: `[feature]`.
-    pub threshold: Option<Tensor>,
-    /// The gates' bias in a gated dictionary: `[feature]`.
-    pub b_gate: Option<Tensor>,
-    /// The logarithm of what magnitudes are multiplied by in a gated dictionary: `[feature]`.
-    pub r_mag: Option<Tensor>,
-}
-
-/// All but the decoders.
-pub(crate) struct Encoder {
-    pub(crate) w_enc: Tensor,
-    pub(crate) b_enc: Tensor,
-    pub(crate) b_dec: Tensor,
-    pub(crate) w_skip: Option<Tensor>,
-    pub(crate) threshold: Option<Tensor>,
-    pub(crate) b_gate: Option<Tensor>,
-    pub(crate) r_mag: Option<Tensor>,
-}
 
 /// A dictionary: a sparse autoencoder, a transcoder, or one layer of a cross-layer transcoder.
 ///

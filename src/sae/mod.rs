@@ -12,6 +12,7 @@
 //! This layer knows no files and no models. `pretrained` reads dictionaries from files, and a run computes what is spliced into it.
 
 mod activation;
+mod config;
 mod decoder;
 mod dictionary;
 mod encode;
@@ -20,15 +21,18 @@ mod kind;
 mod normalization;
 mod set;
 mod splice;
+mod weights;
 
-pub use self::dictionary::{Dictionary, DictionaryConfig, DictionaryWeights};
+pub use self::config::DictionaryConfig;
+pub use self::dictionary::Dictionary;
 pub use self::features::SparseFeatures;
 pub use self::kind::FeatureActivation;
 pub use self::normalization::InputNormalization;
 pub use self::set::DictionarySet;
 pub use self::splice::SaeOptions;
+pub use self::weights::DictionaryWeights;
 
 pub(crate) use self::decoder::{Decoder, RowSource};
-pub(crate) use self::dictionary::Encoder;
 pub(crate) use self::normalization::Undo;
 pub(crate) use self::splice::{Splice, Splices};
+pub(crate) use self::weights::Encoder;

@@ -345,6 +345,10 @@ fn what_a_lens_cannot_do_is_an_error() {
         (JacobianLens::fit(&model, [[5, 9, 3]], options()).map(drop), "prompt 0 has 3 tokens, but 18 are needed"),
         (JacobianLens::fit(&model, [[5, 9, 3]], options().layers([1])).map(drop), "layer 1 is the last one"),
         (JacobianLens::fit(&model, [[5, 9, 3]], options().layers([7])).map(drop), "layer 7 is out of range"),
+        (
+            JacobianLens::fit(&raw("transformers/bert"), [[5, 9, 3]], options()).map(drop),
+            "this model's tokens act on those before them as well",
+        ),
         (JacobianLens::fit(&model, [[5, 9, 3]], options().rows_at_once(0)).map(drop), "`rows_at_once` is 0"),
         (Patchscope::new(&model, vec![vec![1, 2], vec![3, 4]]).map(drop), "one target prompt"),
         (scope().layer(3).map(drop), "layer 3 is out of range"),

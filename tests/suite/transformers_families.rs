@@ -359,8 +359,10 @@ fn refused_families_say_why() {
     }
 }
 
-/// At most ten cases that could match are refused. Two encoder-decoders, Switch Transformers and NLLB-MoE, have no fixtures here and come on
-/// top of them.
+/// The encoder-decoders that are refused and have no folder here: their experts have a capacity, so tokens depend on each other.
+const REFUSED_ENCODER_DECODERS: &[&str] = &["switch_transformers", "nllb-moe"];
+
+/// No further case that could match becomes an error.
 #[test]
 fn few_families_are_refused() {
     let accept = |folder: &Path| -> String {
@@ -368,8 +370,9 @@ fn few_families_are_refused() {
         case["accept"].as_str().unwrap().into()
     };
     let must_match = |(name, _): &&(&str, &str)| accept(&fixtures().join("transformers").join(name)) == "match";
-    let refused: Vec<&str> = REFUSED.iter().filter(must_match).map(|(name, _)| *name).collect();
+    let mut refused: Vec<&str> = REFUSED.iter().filter(must_match).map(|(name, _)| *name).collect();
+    refused.extend(REFUSED_ENCODER_DECODERS);
     println!("{} of the refused cases could match: {}", refused.len(), refused.join(", "));
-    assert!(refused.len() <= 10, "{refused:?}");
+    assert_eq!(refused.len(), 11, "{refused:?}");
     println!("{} families, of which {} are refused", cases().len(), REFUSED.len());
 }
