@@ -91,6 +91,11 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
                 "a circuit has no edges into keys and values that several layers look at, as this model's do",
             ));
         }
+        if model.config().attention.indexer.is_some() {
+            return Err(Error::unsupported(
+                "a circuit has no edges into a network that chooses keys, which this model has",
+            ));
+        }
         if model.config().attention.value_norm.is_some() {
             return Err(Error::unsupported("a circuit has no edges through norms of values, which this model has"));
         }

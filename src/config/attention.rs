@@ -67,6 +67,8 @@ pub struct AttentionConfig {
     pub d_value: Option<usize>,
     /// Keys and values, and perhaps queries, are made from latents of a few dimensions.
     pub latent: Option<LatentAttention>,
+    /// A small network chooses the keys that each query sees.
+    pub indexer: Option<Indexer>,
 }
 
 /// Attention to the output of an encoder (Vaswani et al. 2017), with as many heads, of the same widths, as self-attention has.
@@ -239,6 +241,26 @@ pub enum AttentionDir {
     Causal,
     /// All.
     Bidirectional,
+}
+
+/// A network that chooses the keys that each query sees (DeepSeek-AI 2025, "DeepSeek-V3.2-Exp"). It has queries, made of the latent of attention's
+/// queries, and keys of its own, which its heads share. A query sees the keys `s` for which `Σ_h w_h relu(q_h · k_s)` is largest; the
+/// weights `w` are made of what attention reads. The choice is a constant for gradients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Indexer {
+    /// How many heads it has.
+    pub n_heads: usize,
+    /// Their width. The first dimensions rotate, as many as of attention's keys.
+    pub d_head: usize,
+    /// How many keys a query sees at most.
+    pub keep: usize,
+    /// What rotates lies side by side, and not in two halves.
+    #[serde(default)]
+    pub adjacent_pairs: bool,
+    /// The layers without an indexer, whose queries see the keys that the last indexer before them has chosen (GLM-5).
+    #[serde(default)]
+    pub shares_choice: PerLayer<bool>,
 }
 
 /// How far a layer's attention reaches.

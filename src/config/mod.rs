@@ -28,7 +28,7 @@ use crate::Result;
 
 pub use attention::{
     AttentionConfig, AttentionDir, AttnType, CrossAttention, Disentangled, DynamicMask, GateFunction, HeadExperts,
-    HeadGate, Heads, LatentAttention, QkNorm, Reach, RelativeBias, Temperature, TemperatureGrowth,
+    HeadGate, Heads, Indexer, LatentAttention, QkNorm, Reach, RelativeBias, Temperature, TemperatureGrowth,
 };
 pub use dictionaries::AttachedDictionaries;
 pub(crate) use dictionaries::AttachedDictionary;
@@ -211,9 +211,21 @@ impl Config {
         self.attention.shared_keys.get(layer).copied().flatten()
     }
 
-    /// The last layer, up to `layer`, at which a run can start: no layer from there on looks at keys of a layer before it.
+    /// The indexer that layer `layer` has.
+    pub(crate) fn indexer_of(&self, layer: usize) -> Option<&Indexer> {
+        self.attention.indexer.as_ref().filter(|indexer| indexer.shares_choice.get(layer) == Some(&false))
+    }
+
+    /// The earlier layer without which layer `layer` does not run: whose keys it looks at, or which chooses its keys.
+    pub(crate) fn needs_layer(&self, layer: usize) -> Option<usize> {
+        let chooses = self.attention.indexer.as_ref().filter(|indexer| indexer.shares_choice.get(layer) == Some(&true));
+        let chooser = || chooses.and_then(|_| (0..layer).rev().find(|layer| self.indexer_of(*layer).is_some()));
+        self.shares_keys_of(layer).or_else(chooser)
+    }
+
+    /// The last layer, up to `layer`, at which a run can start: no layer from there on needs a layer before it.
     pub(crate) fn start_for(&self, layer: usize) -> usize {
-        let sources = |start: usize| (start..self.n_layers).filter_map(|layer| self.shares_keys_of(layer)).min();
+        let sources = |start: usize| (start..self.n_layers).filter_map(|layer| self.needs_layer(layer)).min();
         let mut start = layer;
         while let Some(source) = sources(start).filter(|source| *source < start) {
             start = source;

@@ -168,12 +168,13 @@ impl HookedTransformer {
             let why = format!("the run starts at layer {} and would stop before layer {}", layers.start, layers.end);
             return Err(refused("stop_at_layer", &why));
         }
-        let mut sources = layers.clone().filter_map(|layer| Some((layer, self.config().shares_keys_of(layer)?)));
+        let mut sources = layers.clone().filter_map(|layer| Some((layer, self.config().needs_layer(layer)?)));
         if let Some((layer, source)) = sources.find(|(_, source)| *source < first) {
-            let why = format!(
-                "layer {layer} looks at the keys and values of layer {source}: start at layer {} or before",
-                self.config().start_for(first)
-            );
+            let needed = match self.config().shares_keys_of(layer) {
+                Some(_) => format!("looks at the keys and values of layer {source}"),
+                None => format!("sees the keys that layer {source} chooses"),
+            };
+            let why = format!("layer {layer} {needed}: start at layer {} or before", self.config().start_for(first));
             return Err(refused("start_at_layer", &why));
         }
         let end = match (run.return_type_or_default(), stop) {

@@ -8,6 +8,7 @@ use super::differential::Differential;
 use super::disentangled::DisentangledHeads;
 use super::dynamic_mask::DynamicMask;
 use super::head_router::{self, ChosenHeads, HeadRouter};
+use super::indexer::{IndexReads, Indexer};
 use super::key_value_store::held::NewKeys;
 use super::latent::{per_head, Latent};
 use super::linear::Linear;
@@ -31,6 +32,8 @@ pub(crate) struct Attention {
     /// Of cross-attention, the keys, then values, of an encoder's output, in one product; `qkv` are its queries alone.
     pub(crate) kv: Option<Linear>,
     pub(crate) latent: Option<Latent>,
+    /// Chooses the keys that each query sees.
+    pub(crate) indexer: Option<Indexer>,
     /// Chooses the heads of each token from those of several experts.
     pub(crate) router: Option<HeadRouter>,
     /// What the gates of the heads' output are made of.
@@ -91,6 +94,7 @@ module!(Attention, parts => AttentionParts, {
     qkv: parts.qkv,
     kv: (Part::CrossKv, Part::CrossKvB),
     latent: (),
+    indexer: (),
     router: (),
     gate: (Part::HeadGate, Part::HeadGateB),
     q_norm: (Part::QNormW, Part::QNormB),
@@ -116,11 +120,13 @@ pub(crate) struct Projected {
     pub(crate) v: Tensor,
     /// What keys and values are made of, after its norm, where there are latents: `[batch, pos, rank]`.
     pub(crate) latent: Option<Tensor>,
+    /// What an indexer makes of the positions.
+    pub(crate) index: Option<IndexReads>,
 }
 
 impl Projected {
     fn new(q: Tensor, k: Tensor, v: Tensor) -> Self {
-        Projected { q, k, v, latent: None }
+        Projected { q, k, v, latent: None, index: None }
     }
 }
 
@@ -131,6 +137,7 @@ impl Attention {
             qkv,
             kv: None,
             latent: None,
+            indexer: None,
             router: None,
             gate: None,
             o,
@@ -192,7 +199,8 @@ impl Attention {
     /// The linear maps that read the stream, through the norm before them.
     pub(crate) fn readers_mut(&mut self) -> Vec<&mut Linear> {
         let router = self.router.iter_mut().map(|router| &mut router.router);
-        std::iter::once(&mut self.qkv).chain(&mut self.gate).chain(router).collect()
+        let indexer = self.indexer.iter_mut().flat_map(|indexer| [&mut indexer.k, &mut indexer.weights]);
+        std::iter::once(&mut self.qkv).chain(&mut self.gate).chain(router).chain(indexer).collect()
     }
 
     /// What the heads add to the stream, before any norm after them: `[batch, pos, d_model]`.
@@ -208,9 +216,9 @@ impl Attention {
             let z = self.mix(&q, None, context, tap)?;
             return self.written(z, gates, chosen.as_ref(), tap);
         }
-        let Projected { q, k, v, latent } = match (&self.kv, input) {
+        let Projected { q, k, v, latent, index } = match (&self.kv, input) {
             (Some(kv), AttentionInput::Shared(x)) => self.project_across(kv, &x, context)?,
-            (_, input) => self.project(input, chosen.as_ref())?,
+            (_, input) => self.project(input, chosen.as_ref(), context)?,
         };
         let mut q = tap.at(self.point(Site::Q), q)?; // [batch, pos, head, d_head]
         let mut k = tap.at(self.point(Site::K), k)?; // [batch, pos, kv_head, d_head]
@@ -241,7 +249,7 @@ impl Attention {
         };
         let z = self.mix(
             &q,
-            Some(&NewKeys { keys: &k, values: &v, latents: latents.as_ref(), records: false }),
+            Some(&NewKeys { keys: &k, values: &v, latents: latents.as_ref(), index: index.as_ref(), records: false }),
             context,
             tap,
         )?;
@@ -293,9 +301,10 @@ impl Attention {
     }
 
     /// Queries, keys and values, as views of one product where they read the same stream.
-    fn project(&self, input: AttentionInput, chosen: Option<&ChosenHeads>) -> Result<Projected> {
+    fn project(&self, input: AttentionInput, chosen: Option<&ChosenHeads>, context: &Context) -> Result<Projected> {
         if let Some(latent) = &self.latent {
-            return latent.project(&self.qkv, input);
+            let index = self.index_reads(latent, &input, context)?;
+            return Ok(Projected { index, ..latent.project(&self.qkv, input)? });
         }
         let (n_q, n_k) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
         let heads = |x: Tensor, n: i64| -> Result<Tensor> {
@@ -328,7 +337,7 @@ impl Attention {
                     part(self.n_heads + self.n_kv_heads, self.n_kv_heads)?,
                 ))
             }
-            AttentionInput::Split { q, k, v } => {
+            AttentionInput::Split { q, k, v, .. } => {
                 let one = |x: Tensor, start: i64, n: i64, width: i64| -> Result<Tensor> {
                     let linear = self.qkv.narrow(start, n * width)?;
                     if x.dim() == 3 {
@@ -347,6 +356,16 @@ impl Attention {
                     one(v, n_q + n_k, self.n_kv_heads, self.d_value)?,
                 ))
             }
+        }
+    }
+
+    /// What an indexer makes of the positions, where it has a choice to make or its keys are kept. It reads the stream itself: hooks that
+    /// change what heads read do not reach it.
+    fn index_reads(&self, latent: &Latent, input: &AttentionInput, context: &Context) -> Result<Option<IndexReads>> {
+        let (Some(indexer), Some(x)) = (&self.indexer, input.itself()) else { return Ok(None) };
+        match context.has_store() || indexer.chooses_among(context.layout.span.keys()) {
+            true => Ok(Some(indexer.read(x, &latent.of_queries(&self.qkv, x)?, context)?)),
+            false => Ok(None),
         }
     }
 

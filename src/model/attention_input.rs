@@ -12,8 +12,19 @@ use crate::Result;
 pub(crate) enum AttentionInput {
     /// `[batch, pos, d_model]`
     Shared(Tensor),
-    /// Each `[batch, pos, d_model]`, or `[batch, pos, head, d_model]`.
-    Split { q: Tensor, k: Tensor, v: Tensor },
+    /// Each `[batch, pos, d_model]`, or `[batch, pos, head, d_model]`. `itself` is what they read of the stream where nothing changes it,
+    /// for an indexer.
+    Split { q: Tensor, k: Tensor, v: Tensor, itself: Option<Tensor> },
+}
+
+impl AttentionInput {
+    /// What no hook at the inputs of heads has changed: `[batch, pos, d_model]`.
+    pub(crate) fn itself(&self) -> Option<&Tensor> {
+        match self {
+            AttentionInput::Shared(x) => Some(x),
+            AttentionInput::Split { itself, .. } => itself.as_ref(),
+        }
+    }
 }
 
 impl Block {
@@ -55,8 +66,13 @@ impl Block {
                 None => x,
             })
         };
+        let itself = match &self.attn.indexer {
+            Some(_) if v.is_none() => Some(normalized.shallow_clone()),
+            Some(_) => Some(branch(Some(resid_pre.shallow_clone()))?),
+            None => None,
+        };
         let (q, k) = (branch(q)?, branch(k)?);
-        Ok(AttentionInput::Split { q, k, v: normalized })
+        Ok(AttentionInput::Split { q, k, v: normalized, itself })
     }
 
     /// What queries, keys and values read before the norm, each `[batch, pos, head, d_model]`; absent where it is `resid_pre`.

@@ -3,6 +3,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
@@ -10,7 +11,8 @@ use super::batch::Batch;
 use super::block::Block;
 use super::embed::Embed;
 use super::encoder_context::EncoderContext;
-use super::key_value_store::held::{Held, KeyValueBlock, NewKeys};
+use super::indexer::Choice;
+use super::key_value_store::held::{Held, HeldKeys, KeyValueBlock, NewKeys};
 use super::key_value_store::KeyValueStore;
 use super::layout::Layout;
 use super::linear::Linear;
@@ -56,6 +58,8 @@ pub(crate) struct Context<'r> {
     encoder: Option<EncoderContext<'r>>,
     /// The keys and values of the layers at whose keys later ones look.
     shared: RefCell<BTreeMap<usize, Vec<KeyValueBlock>>>,
+    /// The keys that each query sees, as the last indexer has chosen; `None` where it sees all.
+    choice: RefCell<Option<Rc<Choice>>>,
 }
 
 /// What layers of one kind may see, made when the first of them asks.
@@ -114,7 +118,7 @@ impl<'r> Context<'r> {
         }
         let padding = layout.new_padding()?;
         let encoder = batch.encoder.map(EncoderContext::new);
-        let (store, shared) = (batch.store, RefCell::default());
+        let (store, shared, choice) = (batch.store, RefCell::default(), RefCell::default());
         let weights = model.weights()?;
         let (blocks, embed) = (&weights.blocks, &weights.embed);
         Ok(Context {
@@ -133,6 +137,7 @@ impl<'r> Context<'r> {
             store,
             encoder,
             shared,
+            choice,
         })
     }
 
@@ -189,10 +194,24 @@ impl<'r> Context<'r> {
 
     /// A layer's queries or keys, rotated: as they are in a layer that is blind to positions. `[batch, pos, head, d_head]`
     pub(crate) fn rotated(&self, layer: usize, x: Tensor, start: i64) -> Result<Tensor> {
-        let Some(rotation) = self.config.rotation(layer) else { return Ok(x) };
+        match self.config.rotation(layer) {
+            Some(rotation) => self.angles(rotation)?.rotate(&x, start),
+            None => Ok(x),
+        }
+    }
+
+    /// The first dimensions of an indexer's queries or keys, `[batch, pos, head, width]`, rotated by the angles of the layer: in pairs of
+    /// neighbours, or of one from each half.
+    pub(crate) fn rotated_in_pairs(&self, layer: usize, x: Tensor, adjacent: bool) -> Result<Tensor> {
+        match self.config.rotation(layer) {
+            Some(rotation) => self.angles(rotation)?.in_pairs(adjacent).rotate(&x, 0),
+            None => Ok(x),
+        }
+    }
+
+    fn angles(&self, rotation: &Rotary) -> Result<&RotaryTable> {
         let found = self.rotary.iter().find(|(known, _)| std::ptr::eq(*known, rotation) || *known == rotation);
-        let (_, table) = found.ok_or_else(|| crate::Error::Internal("a layer has no angles"))?;
-        table.rotate(&x, start)
+        found.map(|(_, table)| table).ok_or_else(|| crate::Error::Internal("a layer has no angles"))
     }
 
     /// A layer's queries, times what their position says: `[batch, pos, head, d_head]`.
@@ -232,9 +251,12 @@ impl<'r> Context<'r> {
     pub(crate) fn held(&self, source: KeySource, layer: usize, new: &NewKeys<'_>) -> Result<Held> {
         let held = match self.store.filter(|_| source == KeySource::Stream) {
             Some(store) => store.extend(layer, new)?,
-            None => Held::KeysAndValues(vec![new.block()?]),
+            None => Held {
+                keys: HeldKeys::KeysAndValues(vec![new.block()?]),
+                index: new.index_keys()?.into_iter().collect(),
+            },
         };
-        if let Held::KeysAndValues(blocks) = &held
+        if let HeldKeys::KeysAndValues(blocks) = &held.keys
             && self.config.attention.shared_keys.values().contains(&Some(layer))
         {
             self.shared.borrow_mut().insert(layer, blocks.iter().map(KeyValueBlock::handle).collect());
@@ -249,6 +271,16 @@ impl<'r> Context<'r> {
             Some(blocks) => Ok(blocks.iter().map(KeyValueBlock::handle).collect()),
             None => Err(crate::Error::Internal("a run does not pass the layer whose keys another one looks at")),
         }
+    }
+
+    /// Keeps what an indexer has chosen, for the layers after it that see the same keys.
+    pub(crate) fn choose(&self, choice: Option<Choice>) {
+        *self.choice.borrow_mut() = choice.map(Rc::new);
+    }
+
+    /// The keys that the queries of a layer see, where an indexer has chosen some.
+    pub(crate) fn choice(&self) -> Option<Rc<Choice>> {
+        self.choice.borrow().clone()
     }
 
     /// What per-layer embeddings have for all layers: `[batch, pos, layer, width]`.

@@ -70,9 +70,10 @@ impl Latent {
                     Some(up) => up.forward(&q, self.n_heads)?,
                     None => heads(q, self.n_heads)?,
                 };
-                Projected { q, k: self.keys(&expanded, &kv)?, v: self.values(&expanded)?, latent: Some(latent) }
+                let (k, v) = (self.keys(&expanded, &kv)?, self.values(&expanded)?);
+                Projected { q, k, v, latent: Some(latent), index: None }
             }
-            AttentionInput::Split { q, k, v } => {
+            AttentionInput::Split { q, k, v, .. } => {
                 let q = match &self.q {
                     Some(up) => up.forward(&of_q.forward(&q)?, self.n_heads)?,
                     None => per_head(&q, &of_q, self.n_heads)?,
@@ -83,9 +84,15 @@ impl Latent {
                 let values = self.values(&self.expand(&latent)?)?;
                 // Of the first head, where each has its own. They are the same unless a hook changes what heads read.
                 let latent = if latent.dim() == 3 { latent } else { latent.f_select(2, 0)? };
-                Projected { q, k: keys, v: values, latent: Some(latent) }
+                Projected { q, k: keys, v: values, latent: Some(latent), index: None }
             }
         })
+    }
+
+    /// The latent of the queries after its norm, `[batch, pos, query_rank]`, of `[batch, pos, d_model]`.
+    pub(crate) fn of_queries(&self, reader: &Linear, x: &Tensor) -> Result<Tensor> {
+        let q = self.q.as_ref().ok_or(crate::Error::Internal("queries have no latent"))?;
+        q.norm.apply(&reader.narrow(0, q.rank())?.forward(x)?)
     }
 
     /// The two maps that make the values, and the norm between them: from the stream to the latent, and from the normalised latent to

@@ -1,12 +1,14 @@
 //! Attention's second half: what each query takes from the values, by the pattern of its scores.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use tch::Tensor;
 
 use super::attention::Attention;
 use super::context::{Context, FusedMask, AT_ONCE};
-use super::key_value_store::held::{Held, KeyValueBlock, NewKeys};
+use super::indexer::Choice;
+use super::key_value_store::held::{Held, HeldKeys, KeyValueBlock, NewKeys};
 use super::latent::Latent;
 use super::norm::constant_if;
 use crate::hook::Site;
@@ -21,6 +23,8 @@ struct Attended<'m> {
     blocks: Vec<KeyValueBlock>,
     /// What makes values of mixed latents, where queries look at latents.
     latent: Option<&'m Latent>,
+    /// The keys that each query sees, where an indexer has chosen some.
+    choice: Option<Rc<Choice>>,
 }
 
 impl Attention {
@@ -31,25 +35,30 @@ impl Attention {
     pub(super) fn mix(&self, q: &Tensor, new: Option<&NewKeys<'_>>, context: &Context, tap: &mut Tap) -> Flow<Tensor> {
         let frozen = tap.plan.rules().frozen_patterns;
         let q = constant_if(frozen, q.shallow_clone())?;
-        let Attended { q, blocks, latent } = match new {
+        let Attended { q, blocks, latent, choice } = match new {
             Some(new) => {
                 let keys = constant_if(frozen, new.keys.shallow_clone())?;
                 let records = [&q, &keys, new.values].iter().any(|x| x.requires_grad());
                 let new = NewKeys { keys: &keys, records, ..*new };
                 self.attended(q.f_transpose(1, 2)?, &new, context)?
             }
-            None => Attended { q: q.f_transpose(1, 2)?, blocks: context.shared_blocks(self.shares)?, latent: None },
+            None => {
+                let blocks = context.shared_blocks(self.shares)?;
+                Attended { q: q.f_transpose(1, 2)?, blocks, latent: None, choice: None }
+            }
         };
+        let choice = choice.as_deref();
         // Values that make a mask are no constants, so a frozen pattern is formed and then made one.
         let forms = tap.plan.forms_pattern([self.point(Site::AttnScores), self.point(Site::Pattern)])
             || frozen && self.dynamic_mask.is_some();
         let z = match (forms, &blocks[..]) {
-            (true, _) => self.mix_observed(&q, &blocks, context, tap)?,
-            (false, [block]) if self.is_plain(&q, block) && self.dynamic_mask.is_none() => context
+            (true, _) => self.mix_observed(&q, &blocks, choice, context, tap)?,
+            (false, [block]) if self.is_plain(&q, block) && self.dynamic_mask.is_none() && choice.is_none() => context
                 .without_padding(self.mix_unobserved(&q, block, context)?.f_transpose(1, 2)?)?
                 .f_transpose(1, 2)?,
             (false, _) => {
-                context.without_padding(self.mix_blocks(&q, &blocks, context)?.f_transpose(1, 2)?)?.f_transpose(1, 2)?
+                let z = self.mix_blocks(&q, &blocks, choice, context)?;
+                context.without_padding(z.f_transpose(1, 2)?)?.f_transpose(1, 2)?
             }
         }; // [batch, head, pos, d_value], or the rank of the latents
         let z = match latent {
@@ -61,9 +70,17 @@ impl Attention {
 
     /// What the queries `[batch, head, query, d_head]` look at.
     fn attended(&self, q: Tensor, new: &NewKeys<'_>, context: &Context) -> Result<Attended<'_>> {
-        let blocks = match (context.held(self.source(), self.layer, new)?, &self.latent) {
-            (Held::KeysAndValues(blocks), _) => blocks,
-            (Held::Latents(blocks), Some(latent)) => {
+        let Held { keys, index } = context.held(self.source(), self.layer, new)?;
+        if let Some(indexer) = &self.indexer {
+            context.choose(match new.index {
+                Some(reads) => indexer.choose(reads, &index, context)?,
+                None => None,
+            });
+        }
+        let choice = context.choice();
+        let blocks = match (keys, &self.latent) {
+            (HeldKeys::KeysAndValues(blocks), _) => blocks,
+            (HeldKeys::Latents(blocks), Some(latent)) => {
                 let n_keys = blocks.iter().map(|block| block.size()[2]).sum::<i64>();
                 let n_past = n_keys - q.size()[2];
                 if n_past > 0 && !new.records && latent.attends_to_latents(q.size()[2], n_keys) {
@@ -72,24 +89,31 @@ impl Attention {
                         Ok(KeyValueBlock { keys: held, values })
                     };
                     let blocks = blocks.into_iter().map(block).collect::<Result<_>>()?;
-                    return Ok(Attended { q: latent.queries_for_latents(&q)?, blocks, latent: Some(latent) });
+                    return Ok(Attended { q: latent.queries_for_latents(&q)?, blocks, latent: Some(latent), choice });
                 }
                 past_and_new(&blocks, n_past, latent, new)?
             }
-            (Held::Latents(_), None) => return Err(crate::Error::Internal("a layer without latents holds some")),
+            (HeldKeys::Latents(_), None) => return Err(crate::Error::Internal("a layer without latents holds some")),
         };
         let values = |block: KeyValueBlock| match &self.differential {
             // [batch, kv_head, key, 2 d_head]
             Some(differential) => Ok(KeyValueBlock { values: differential.values(&block.values)?, ..block }),
             None => Ok(block),
         };
-        Ok(Attended { q, blocks: blocks.into_iter().map(values).collect::<Result<_>>()?, latent: None })
+        Ok(Attended { q, blocks: blocks.into_iter().map(values).collect::<Result<_>>()?, latent: None, choice })
     }
 
     /// Values mixed by a pattern that hook points show: `[batch, head, pos, d_value]`.
-    fn mix_observed(&self, q: &Tensor, blocks: &[KeyValueBlock], context: &Context, tap: &mut Tap) -> Flow<Tensor> {
+    fn mix_observed(
+        &self,
+        q: &Tensor,
+        blocks: &[KeyValueBlock],
+        choice: Option<&Choice>,
+        context: &Context,
+        tap: &mut Tap,
+    ) -> Flow<Tensor> {
         let (source, layer) = (self.source(), self.layer);
-        let mut scores = self.all_scores(q, blocks, context)?;
+        let mut scores = self.all_scores(q, blocks, choice, context)?;
         let first = context.first(source, layer);
         if first > 0 {
             // Hook points show all keys. Those before the first lie outside of the window.
@@ -128,10 +152,10 @@ impl Attention {
         let mask = context.fused_mask(source, self.layer)?;
         let fusible = self.is_fusible() && !mask.requires_grad();
         match mask {
-            FusedMask::InBlocks => self.some_at_a_time(q, blocks, context),
-            _ if !fusible && entries > AT_ONCE => self.some_at_a_time(q, blocks, context),
+            FusedMask::InBlocks => self.some_at_a_time(q, blocks, None, context),
+            _ if !fusible && entries > AT_ONCE => self.some_at_a_time(q, blocks, None, context),
             _ if !fusible => {
-                let scores = self.all_scores(q, blocks, context)?;
+                let scores = self.all_scores(q, blocks, None, context)?;
                 self.mixed(&self.softmax(&context.open_padding(scores)?)?, blocks)
             }
             FusedMask::Causal => self.fused(q, k, v, None, true),
@@ -142,15 +166,21 @@ impl Attention {
         }
     }
 
-    /// Values mixed without a pattern that is shown, of blocks that rows share or that are latents: `[batch, head, pos, d_value]`. All have
-    /// one softmax.
-    fn mix_blocks(&self, q: &Tensor, blocks: &[KeyValueBlock], context: &Context) -> Result<Tensor> {
+    /// Values mixed without a pattern that is shown, of blocks that rows share or that are latents, or of chosen keys:
+    /// `[batch, head, pos, d_value]`. All have one softmax.
+    fn mix_blocks(
+        &self,
+        q: &Tensor,
+        blocks: &[KeyValueBlock],
+        choice: Option<&Choice>,
+        context: &Context,
+    ) -> Result<Tensor> {
         let size = q.size();
         let entries = size[0] * size[1] * size[2] * blocks.iter().map(KeyValueBlock::len).sum::<i64>();
         if entries > AT_ONCE && self.dynamic_mask.is_none() {
-            return self.some_at_a_time(q, blocks, context);
+            return self.some_at_a_time(q, blocks, choice, context);
         }
-        let scores = self.all_scores(q, blocks, context)?;
+        let scores = self.all_scores(q, blocks, choice, context)?;
         self.mixed(&self.softmax(&context.open_padding(scores)?)?, blocks)
     }
 
@@ -182,7 +212,13 @@ impl Attention {
 
     /// Values mixed for some queries at a time, where all of them would need a mask, or scores, that grow with the square of the
     /// length: `[batch, head, pos, d_value]`.
-    fn some_at_a_time(&self, q: &Tensor, blocks: &[KeyValueBlock], context: &Context) -> Result<Tensor> {
+    fn some_at_a_time(
+        &self,
+        q: &Tensor,
+        blocks: &[KeyValueBlock],
+        choice: Option<&Choice>,
+        context: &Context,
+    ) -> Result<Tensor> {
         let size = q.size(); // [batch, head, query, d_head]
         let n_keys = blocks.iter().map(KeyValueBlock::len).sum::<i64>();
         let expanded = match blocks {
@@ -197,7 +233,10 @@ impl Attention {
         let mut parts = Vec::new();
         for start in (0..size[2]).step_by(step as usize) {
             let queries = start..(start + step).min(size[2]);
-            let (keys, added) = context.block(self.source(), self.layer, &queries)?;
+            let (keys, mut added) = context.block(self.source(), self.layer, &queries)?;
+            if let Some(choice) = choice {
+                added = added.f_add(&choice.added(&queries, &keys, added.f_kind()?)?)?;
+            }
             let q = columns(q, &queries, 0)?;
             let seen = narrowed(blocks, &keys, context.first(self.source(), self.layer))?;
             parts.push(match &seen[..] {
@@ -239,11 +278,23 @@ impl Attention {
     }
 
     /// The scores of all queries and keys that are not outside of every window: `[batch, head, query, key]`.
-    fn all_scores(&self, q: &Tensor, blocks: &[KeyValueBlock], context: &Context) -> Result<Tensor> {
-        let dynamic = self.dynamic(q, blocks, context)?;
-        let mask = dynamic.as_ref().or(context.scores_mask(self.source(), self.layer)?);
-        let keys = 0..blocks.iter().map(KeyValueBlock::len).sum::<i64>();
-        let added = self.added(q, blocks, mask, (0..q.size()[2], keys), context)?;
+    fn all_scores(
+        &self,
+        q: &Tensor,
+        blocks: &[KeyValueBlock],
+        choice: Option<&Choice>,
+        context: &Context,
+    ) -> Result<Tensor> {
+        let (queries, keys) = (0..q.size()[2], 0..blocks.iter().map(KeyValueBlock::len).sum::<i64>());
+        let mask = context.scores_mask(self.source(), self.layer)?;
+        let by_contents = match choice {
+            Some(choice) => {
+                let chosen = choice.added(&queries, &keys, q.f_kind()?)?;
+                Some(mask.map(|mask| chosen.f_add(mask)).transpose()?.unwrap_or(chosen))
+            }
+            None => self.dynamic(q, blocks, context)?,
+        };
+        let added = self.added(q, blocks, by_contents.as_ref().or(mask), (queries, keys), context)?;
         self.scores(q, blocks, added.as_ref())
     }
 

@@ -19,6 +19,7 @@ pub(crate) mod encoder_output;
 pub(crate) mod forward;
 pub(crate) mod head;
 pub(crate) mod head_router;
+pub(crate) mod indexer;
 pub(crate) mod key_value_store;
 pub(crate) mod latent;
 pub(crate) mod layer_embedding;

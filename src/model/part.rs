@@ -101,6 +101,16 @@ parts! {
     KvLatentW: Gain, "attn.kv_latent_norm.w";
     /// Of each head, the unrotated part of its keys and then its values: `[n_heads · (d_head - rotary dim + d_value), key_value_rank]`.
     KvUp: Matrix, "attn.kv_up.weight";
+    /// Of an indexer, from the latent of the queries: `[index_heads · index_width, query_rank]`.
+    IndexQ: Matrix, "attn.indexer.q.weight";
+    /// `[index_width, d_model]`
+    IndexK: Matrix, "attn.indexer.k.weight";
+    IndexKB: Bias, "attn.indexer.k.bias";
+    IndexKNormW: Gain, "attn.indexer.k_norm.w";
+    IndexKNormB: Bias, "attn.indexer.k_norm.b";
+    /// `[index_heads, d_model]`
+    IndexWeights: Matrix, "attn.indexer.weights.weight";
+    IndexWeightsB: Bias, "attn.indexer.weights.bias";
     /// `[d_head]`, `[n_heads, d_head]`, or of all heads together `[n_heads · d_head]`.
     QNormW: Gain, "attn.q_norm.w";
     QNormB: Bias, "attn.q_norm.b";
@@ -243,6 +253,9 @@ impl Part {
             Part::K | Part::KB | Part::V | Part::VB => config.shares_keys_of(layer).is_none(),
             Part::KNormW | Part::KNormB => config.shares_keys_of(layer).is_none(),
             Part::Sinks => config.has_sinks(layer),
+            Part::IndexQ | Part::IndexK | Part::IndexKB => config.indexer_of(layer).is_some(),
+            Part::IndexKNormW | Part::IndexKNormB => config.indexer_of(layer).is_some(),
+            Part::IndexWeights | Part::IndexWeightsB => config.indexer_of(layer).is_some(),
             Part::RelativeBias => config.relative_bias_owner(layer) == Some(layer),
             Part::Ln2PostW => config.norms.position == NormPosition::BeforeAndAfter || config.has_norm_after_mlp(layer),
             _ => true,
@@ -271,6 +284,8 @@ impl Part {
         let latent = config.attention.latent.unwrap_or_default();
         let (q_rank, kv_rank) = (latent.query_rank.unwrap_or(0) as i64, latent.key_value_rank as i64);
         let rotated = config.rotary_dim().unwrap_or(0) as i64;
+        let (index_heads, index_width) =
+            config.attention.indexer.as_ref().map_or((0, 0), |it| (it.n_heads as i64, it.d_head as i64));
         let all_heads = matches!(config.qk_norm(), Some(QkNorm::AllHeads(_)));
         let experts = config.num_experts().unwrap_or(0) as i64;
         let d_vocab_out = config.d_vocab_out as i64;
@@ -328,6 +343,11 @@ impl Part {
             Part::KvDownB => vec![kv_rank + rotated],
             Part::KvLatentW => vec![kv_rank],
             Part::KvUp => vec![n_heads * (d_head - rotated + d_value), kv_rank],
+            Part::IndexQ => vec![index_heads * index_width, q_rank],
+            Part::IndexK => vec![index_width, d_model],
+            Part::IndexKB | Part::IndexKNormW | Part::IndexKNormB => vec![index_width],
+            Part::IndexWeights => vec![index_heads, d_model],
+            Part::IndexWeightsB => vec![index_heads],
             Part::QNormW | Part::QNormB => vec![if all_heads { q_rows } else { d_head }],
             Part::KNormW | Part::KNormB => vec![if all_heads { k_rows } else { d_head }],
             Part::ZNormW | Part::ZNormB => vec![n_heads * d_value],

@@ -70,6 +70,11 @@ impl RotaryTable {
         Ok(RotaryTable { cos, sin, neg_sin, ..first.clone() })
     }
 
+    /// The same angles for pairs of neighbours, or for pairs of one from each half.
+    pub(crate) fn in_pairs(&self, adjacent: bool) -> Self {
+        RotaryTable { adjacent_pairs: adjacent, ..self.clone() }
+    }
+
     fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let (cos, sin, neg_sin) = (f(&self.cos)?.into(), f(&self.sin)?.into(), f(&self.neg_sin)?.into());
         Ok(RotaryTable { cos, sin, neg_sin, dim: self.dim, adjacent_pairs: self.adjacent_pairs })

@@ -20,6 +20,7 @@ use crate::model::dynamic_mask::DynamicMask;
 use crate::model::embed::Embed;
 use crate::model::head::Head;
 use crate::model::head_router::HeadRouter;
+use crate::model::indexer::Indexer;
 use crate::model::latent::{Latent, Up};
 use crate::model::layer_embedding::{LayerEmbedding, LayerEmbeddings};
 use crate::model::linear::Linear;
@@ -69,6 +70,9 @@ enum Ends {
     Unembed(Unembed),
     Embed(Embed),
 }
+
+/// Added to the variance of an indexer's keys, whatever the other norms have.
+const INDEXER_EPS: f64 = 1e-6;
 
 /// Outside the blocks.
 const OUTSIDE: Location = Location { layer: None, expert: None };
@@ -299,6 +303,18 @@ impl Builder<'_> {
             };
             let q = latent.query_rank.map(|_| up(Part::QLatentW, Part::QUp)).transpose()?;
             attention.latent = Some(Latent::new(config, q, up(Part::KvLatentW, Part::KvUp)?));
+        }
+        if let Some(indexer) = config.indexer_of(layer) {
+            let k_norm = Norm {
+                kind: Normalization::LN,
+                w: self.reader.optional(Part::IndexKNormW, location)?,
+                b: self.reader.optional(Part::IndexKNormB, location)?,
+                eps: INDEXER_EPS,
+            };
+            let q = Linear { weight: self.reader.tensor(Part::IndexQ, location)?, bias: None };
+            let k = self.linear(Part::IndexK, Part::IndexKB, location)?;
+            let weights = self.linear(Part::IndexWeights, Part::IndexWeightsB, location)?;
+            attention.indexer = Some(Indexer::new(indexer, layer, (q, k, k_norm, weights)));
         }
         if let Some(QkNorm::AllHeads(kind) | QkNorm::PerHead(kind)) = config.qk_norm_of(layer) {
             let norm = |gain, bias, heads| -> Result<Option<Norm>> {

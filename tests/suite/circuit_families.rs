@@ -271,8 +271,8 @@ fn sums_and_ends_hold_for_every_family() {
     tally.finish("sums of edges");
 }
 
-/// Families whose layers multiply the stream, so that it is no sum of what nodes write.
-const WITHOUT_CIRCUITS: [&str; 3] = ["beam", "doge", "gemma4"];
+/// Families whose layers multiply the stream, so that it is no sum of what nodes write, and those that choose keys.
+const WITHOUT_CIRCUITS: [&str; 5] = ["beam", "doge", "gemma4", "deepseek_v32", "glm_moe_dsa"];
 
 /// The same, and gradients through cuts at every point, for every family of transformers that loads.
 #[test]

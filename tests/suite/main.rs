@@ -44,6 +44,7 @@ mod hooks;
 #[cfg(feature = "hub")]
 mod hub;
 mod identities;
+mod indexer;
 mod init;
 mod interventions;
 mod key_value_store;

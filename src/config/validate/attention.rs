@@ -3,7 +3,7 @@
 use super::{between, size, FP32, MAX_EXPERTS, MAX_SIZE, MAX_WINDOW, STRETCH};
 use crate::config::{
     AttentionDir, Config, CrossAttention, Disentangled, DynamicMask, GateFunction, HeadExperts, HeadGate, Heads,
-    LatentAttention, Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias, Stack,
+    Indexer, LatentAttention, Normalization, PerLayer, Positions, QkNorm, Reach, RelativeBias, Stack,
 };
 use crate::{Error, Result};
 
@@ -115,6 +115,9 @@ impl Config {
         }
         if let Some(latent) = &attention.latent {
             self.validate_latent(latent)?;
+        }
+        if let Some(indexer) = &attention.indexer {
+            self.validate_indexer(indexer)?;
         }
         match attention.qk_norm {
             Some(QkNorm::PerHead(Normalization::None) | QkNorm::AllHeads(Normalization::None)) => {
@@ -235,6 +238,34 @@ impl Config {
             }
             false => refuse("a token's heads are those of its experts, one for each key and value"),
             true => Ok(()),
+        }
+    }
+
+    fn validate_indexer(&self, indexer: &Indexer) -> Result<()> {
+        let Indexer { n_heads, d_head, keep, adjacent_pairs: _, shares_choice } = indexer;
+        size("attention.indexer.n_heads", *n_heads, MAX_SIZE)?;
+        size("attention.indexer.d_head", *d_head, MAX_SIZE / n_heads)?;
+        size("attention.indexer.keep", *keep, MAX_SIZE)?;
+        self.validate_list("attention.indexer.shares_choice", shares_choice)?;
+        if shares_choice.get(0) != Some(&false) {
+            let why = "the first layer has no layer before it whose choice it could share";
+            return Err(Error::field("attention.indexer.shares_choice", "true of layer 0", why));
+        }
+        let rotated = self.rotary_dim().unwrap_or(0);
+        if *d_head < rotated {
+            let why = format!("it must be {rotated} at least, as so many dimensions rotate");
+            return Err(Error::field("attention.indexer.d_head", d_head, &why));
+        }
+        let attention = &self.attention;
+        let has_latent = attention.latent.is_some_and(|latent| latent.query_rank.is_some());
+        let reaches_all = attention.reach.values().iter().all(|reach| *reach == Reach::Global);
+        match has_latent && reaches_all && attention.direction == AttentionDir::Causal {
+            true if attention.dynamic_mask.is_none() && !attention.differential => Ok(()),
+            _ => {
+                let why =
+                    "its queries read the latent of attention's, which look at all earlier positions with plain heads";
+                Err(Error::field("attention.indexer", "set", why))
+            }
         }
     }
 

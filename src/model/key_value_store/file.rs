@@ -33,7 +33,7 @@ struct Description {
 }
 
 impl KeyValueStore {
-    /// Writes the store to a safetensors file: keys and values, or latents, of each layer, tokens and padding. The file appears once it is complete.
+    /// Writes the store to a safetensors file: keys and values, or latents, of each layer, keys of indexers, tokens and padding. The file appears once it is complete.
     ///
     /// ```
     /// use tch_lens::{HookedTransformer, KeyValueStore, RunOptions};
@@ -157,10 +157,10 @@ impl KeyValueStore {
 /// What a file calls latents.
 const LATENTS: &str = "latents";
 
-/// What a file calls the tensors of a layer.
+/// What a file calls the tensors of a layer, of which the last are those of an indexer, where the layer has one.
 fn names(form: Form) -> &'static [&'static str] {
     match form {
-        Form::KeysAndValues => &["keys", "values"],
-        Form::Latents => &[LATENTS],
+        Form::KeysAndValues => &["keys", "values", "indexer_keys"],
+        Form::Latents => &[LATENTS, "indexer_keys"],
     }
 }

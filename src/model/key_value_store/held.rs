@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use crate::model::indexer::IndexReads;
 use crate::Result;
 
 /// What a run computes of its positions in a layer.
@@ -13,6 +14,8 @@ pub(crate) struct NewKeys<'r> {
     pub(crate) values: &'r Tensor,
     /// What a store holds in their place, where keys and values are made of latents: `[batch, pos, rank + rotated]`.
     pub(crate) latents: Option<&'r Tensor>,
+    /// What an indexer makes of the positions.
+    pub(crate) index: Option<&'r IndexReads>,
     /// Whether attention records gradients.
     pub(crate) records: bool,
 }
@@ -22,10 +25,22 @@ impl NewKeys<'_> {
     pub(crate) fn block(&self) -> Result<KeyValueBlock> {
         Ok(KeyValueBlock { keys: self.keys.f_transpose(1, 2)?, values: self.values.f_transpose(1, 2)? })
     }
+
+    /// The keys of an indexer: `[batch, 1, pos, width]`.
+    pub(crate) fn index_keys(&self) -> Result<Option<Tensor>> {
+        self.index.map(|index| Ok(index.keys.f_unsqueeze(1)?)).transpose()
+    }
 }
 
 /// What attention looks at: the positions of the past and the new ones, in blocks of consecutive positions.
-pub(crate) enum Held {
+pub(crate) struct Held {
+    pub(crate) keys: HeldKeys,
+    /// The keys of an indexer: of each block `[row, 1, key, width]`.
+    pub(crate) index: Vec<Tensor>,
+}
+
+/// Keys and values, or what they are made of.
+pub(crate) enum HeldKeys {
     KeysAndValues(Vec<KeyValueBlock>),
     /// Of each block `[row, 1, key, rank + rotated]`.
     Latents(Vec<Tensor>),

@@ -21,7 +21,8 @@ const MOST_BLOCKS: usize = 8;
 /// What a layer holds of each position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Two tensors: `[batch, kv_head, column, d_head]` and `[batch, kv_head, column, d_value]`.
+    /// Two tensors: `[batch, kv_head, column, d_head]` and `[batch, kv_head, column, d_value]`. The keys of an indexer, where the layer
+    /// has one, are a tensor more in both forms: `[batch, 1, column, width]`.
     KeysAndValues,
     /// One tensor, `[batch, 1, column, rank + rotated]`: the latents of keys and values after their norm, and the part of the keys that
     /// rotates and that all heads share.
@@ -49,9 +50,8 @@ pub(super) struct LayerMemory {
 pub(super) struct Shape {
     pub(super) form: Form,
     pub(super) batch: i64,
-    pub(super) heads: i64,
-    /// The width of each tensor.
-    pub(super) widths: Vec<i64>,
+    /// The heads and the width of each tensor.
+    pub(super) parts: Vec<[i64; 2]>,
     pub(super) options: (Kind, Device),
 }
 
@@ -59,8 +59,9 @@ impl LayerMemory {
     /// Memory for `capacity` positions, or as many of them as a window needs.
     pub(super) fn new(shape: &Shape, capacity: usize, window: Option<usize>) -> Result<Self> {
         let columns = i64::try_from(bound(window, capacity)).unwrap_or(i64::MAX);
-        let empty = |width: &i64| Ok(Tensor::f_empty([shape.batch, shape.heads, columns, *width], shape.options)?);
-        let own = shape.widths.iter().map(empty).collect::<Result<_>>()?;
+        let empty =
+            |[heads, width]: &[i64; 2]| Ok(Tensor::f_empty([shape.batch, *heads, columns, *width], shape.options)?);
+        let own = shape.parts.iter().map(empty).collect::<Result<_>>()?;
         Ok(LayerMemory { form: shape.form, frozen: Vec::new(), own, first: 0, window })
     }
 
@@ -248,8 +249,10 @@ impl LayerMemory {
         let mut memory = LayerMemory::new(shape, columns, None)?;
         (memory.first, memory.window) = (self.first, self.window);
         if len > self.first {
-            let (keys, values) = latent.keys_and_values(&self.joined(len)?[0])?;
-            memory.fill(self.first, len, &[keys, values])?;
+            let held = self.joined(len)?;
+            let (keys, values) = latent.keys_and_values(&held[0])?;
+            let index = held[1..].iter().map(Tensor::shallow_clone);
+            memory.fill(self.first, len, &[keys, values].into_iter().chain(index).collect::<Vec<_>>())?;
         }
         Ok(memory)
     }
@@ -303,6 +306,9 @@ impl LayerMemory {
     /// Writes new columns, `[batch, head, pos, width]`, behind those of the positions up to `len`, and gives all that are held, block by
     /// block.
     pub(super) fn extend(&self, len: usize, new: &[Tensor], records: bool) -> Result<Vec<Vec<Tensor>>> {
+        if new.len() != self.own.len() {
+            return Err(crate::Error::Internal("a run lacks something that its key-value store holds"));
+        }
         let past = (len - self.own_first()) as i64;
         let extended = |(memory, new): (&Tensor, &Tensor)| -> Result<Tensor> {
             let n = new.size()[2];

@@ -49,7 +49,8 @@ use crate::{Error, Result};
 /// Positions up to 63 are copied, which costs less than attention to one block more.
 ///
 /// Where keys and values are made of latents (multi-head latent attention), the store holds the latents, and attention reads these. A
-/// layer in which a hook changes keys or values holds keys and values from that run on.
+/// layer in which a hook changes keys or values holds keys and values from that run on. A layer that has an
+/// [indexer](crate::config::Indexer) also holds its keys.
 #[derive(Debug)]
 pub struct KeyValueStore {
     model: Transformer,
@@ -82,8 +83,8 @@ impl KeyValueStore {
     /// An empty store for `batch` rows of up to `capacity` positions.
     ///
     /// It takes `n_layers · batch · n_key_value_heads · capacity · (d_head + d_value)` numbers of the model's kind, on its device; with latent
-    /// attention `n_layers · batch · capacity · (rank + rotated)`, the rank of the latents and the dimensions of a key that rotate. A layer
-    /// with a window takes at most as many as for twice the window, or for the window and 192 positions if that is more.
+    /// attention `n_layers · batch · capacity · (rank + rotated)`, the rank of the latents and the dimensions of a key that rotate. An
+    /// indexer's keys take `batch · capacity · d_head` of its own. A layer with a window takes at most as many as for twice the window, or for the window and 192 positions if that is more.
     ///
     /// # Errors
     ///
@@ -243,8 +244,9 @@ impl KeyValueStore {
     /// Keys and values of a layer: `[batch, kv_head, key, width]` each, views where nothing is shared or expanded.
     fn keys_and_values(&self, layer: crate::Layer) -> Result<[Tensor; 2]> {
         let (layer, memory) = self.passed(layer)?;
-        let held = memory.joined(self.len)?;
+        let mut held = memory.joined(self.len)?;
         if memory.form == Form::KeysAndValues {
+            held.truncate(2); // without the keys of an indexer
             return held.try_into().map_err(|_| Error::Internal("keys lack values"));
         }
         match held_latent(&self.model, layer)? {
@@ -266,7 +268,11 @@ impl KeyValueStore {
 fn shape(model: &Transformer, layer: usize, batch: usize) -> Result<Shape> {
     let full = full_shape(model, layer, batch);
     Ok(match held_latent(model, layer)? {
-        Some(latent) => Shape { form: Form::Latents, heads: 1, widths: vec![latent.held_width()], ..full },
+        Some(latent) => {
+            let index = full.parts.get(2).copied();
+            let parts = std::iter::once([1, latent.held_width()]).chain(index).collect();
+            Shape { form: Form::Latents, parts, ..full }
+        }
         None => full,
     })
 }
@@ -279,12 +285,15 @@ fn held_latent(model: &Transformer, layer: usize) -> Result<Option<&Latent>> {
 /// The size of a layer's memory for keys and values.
 fn full_shape(model: &Transformer, layer: usize, batch: usize) -> Shape {
     let config = model.config();
+    // A layer that looks at the keys of another one holds none.
+    let heads = config.shares_keys_of(layer).map_or(config.heads(layer).key_value as i64, |_| 0);
     Shape {
         form: Form::KeysAndValues,
         batch: i64::try_from(batch).unwrap_or(i64::MAX),
-        // A layer that looks at the keys of another one holds none.
-        heads: config.shares_keys_of(layer).map_or(config.heads(layer).key_value as i64, |_| 0),
-        widths: vec![config.d_head_of(layer) as i64, config.d_value_of(layer) as i64],
+        parts: [[heads, config.d_head_of(layer) as i64], [heads, config.d_value_of(layer) as i64]]
+            .into_iter()
+            .chain(config.indexer_of(layer).map(|indexer| [1, indexer.d_head as i64]))
+            .collect(),
         options: (model.kind(), model.device()),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::held::{Held, KeyValueBlock, NewKeys};
+use super::held::{Held, HeldKeys, KeyValueBlock, NewKeys};
 use super::layer_memory::{Form, LayerMemory};
 use super::{full_shape, held_latent, needed, shape, Addition, KeyValueStore};
 use crate::error::KeyValueStoreError;
@@ -164,17 +164,25 @@ impl KeyValueStore {
         let Some(memory) = self.layers.get(layer) else {
             return Err(Error::Internal("a run passes a layer that its key-value store lacks"));
         };
-        if memory.form == Form::Latents {
-            let latents = new.latents.ok_or(Error::Internal("a run has no latents for its key-value store"))?;
-            let blocks = memory.extend(self.len, &[latents.f_unsqueeze(1)?], false)?;
-            return Ok(Held::Latents(blocks.into_iter().flatten().collect()));
-        }
-        let parts = [new.keys.f_transpose(1, 2)?, new.values.f_transpose(1, 2)?];
-        let blocks = memory.extend(self.len, &parts, new.records)?.into_iter().map(|block| {
-            let [keys, values] = <[Tensor; 2]>::try_from(block).map_err(|_| Error::Internal("keys lack values"))?;
-            Ok(KeyValueBlock { keys, values })
-        });
-        Ok(Held::KeysAndValues(blocks.collect::<Result<_>>()?))
+        let is_latent = memory.form == Form::Latents;
+        let mut parts = match is_latent {
+            true => {
+                let latents = new.latents.ok_or(Error::Internal("a run has no latents for its key-value store"))?;
+                vec![latents.f_unsqueeze(1)?]
+            }
+            false => vec![new.keys.f_transpose(1, 2)?, new.values.f_transpose(1, 2)?],
+        };
+        parts.extend(new.index_keys()?);
+        let mut blocks = memory.extend(self.len, &parts, new.records && !is_latent)?;
+        let index = match new.index {
+            Some(_) => blocks.iter_mut().filter_map(Vec::pop).collect(),
+            None => Vec::new(),
+        };
+        let keys = match is_latent {
+            true => HeldKeys::Latents(blocks.into_iter().flatten().collect()),
+            false => HeldKeys::KeysAndValues(blocks.into_iter().map(key_value_block).collect::<Result<_>>()?),
+        };
+        Ok(Held { keys, index })
     }
 
     /// Counts what a run of these ids, `[batch, new]`, has added.
@@ -193,4 +201,10 @@ impl KeyValueStore {
         self.rotated_for = addition.rotated_for;
         Ok(())
     }
+}
+
+/// Keys, then values.
+fn key_value_block(parts: Vec<Tensor>) -> Result<KeyValueBlock> {
+    let [keys, values] = <[Tensor; 2]>::try_from(parts).map_err(|_| Error::Internal("keys lack values"))?;
+    Ok(KeyValueBlock { keys, values })
 }

@@ -36,6 +36,7 @@ mod deberta_style;
 mod deberta_v2;
 mod deepseek_v2;
 mod deepseek_v3;
+mod deepseek_v32;
 mod diffllama;
 mod distilbert;
 mod doge;
@@ -64,6 +65,7 @@ mod glm;
 mod glm4;
 mod glm4_moe;
 mod glm4_moe_lite;
+mod glm_moe_dsa;
 mod gpt2;
 mod gpt2_style;
 mod gpt_bigcode;
@@ -227,8 +229,10 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &gpt_oss::FAMILY,
     &deepseek_v2::FAMILY,
     &deepseek_v3::FAMILY,
+    &deepseek_v32::FAMILY,
     &glm4_moe::FAMILY,
     &glm4_moe_lite::FAMILY,
+    &glm_moe_dsa::FAMILY,
     &youtu::FAMILY,
     &solar_open::FAMILY,
     &dots1::FAMILY,

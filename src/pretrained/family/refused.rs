@@ -2,7 +2,11 @@
 
 const STREAMS: &str = "several residual streams run side by side, and here a model has one";
 const LOOPS: &str = "the same layers run several times, and here a layer runs once";
-const CHOSEN_KEYS: &str = "each query sees only keys that a network of its own chooses, and here masks are fixed";
+const CHOSEN_BLOCKS: &str =
+    "each query sees only blocks of keys that a network of its own chooses for each head, and here keys are chosen one by one";
+const RESCALED_LATENTS: &str = "layers differ in their latents, which are rescaled, and in what chooses their keys";
+const GATED_NORMS: &str =
+    "what a norm gives is multiplied by gates made of it, and here what reads a norm is linear at its scale";
 const TWO_ATTENTIONS: &str = "a block has two attentions, and here it has one";
 const STATE: &str = "a state that passes from token to token stands in for attention";
 
@@ -22,9 +26,9 @@ const REFUSED: &[(&[&str], &[&str], &str)] = &[
     (&["gemma3n_text", "gemma3n"], &["Gemma3n"], STREAMS),
     (&["deepseek_v4", "hy_v4"], &["DeepseekV4", "HYV4"], STREAMS),
     (&["hrm_text"], &["HrmText"], LOOPS),
-    (&["deepseek_v32", "glm_moe_dsa", "axk2"], &["DeepseekV32", "GlmMoeDsa", "AXK2"], CHOSEN_KEYS),
-    (&["dots3_note", "dots3_note_text"], &["Dots3Note"], CHOSEN_KEYS),
-    (&["minimax_m3_vl_text", "minimax_m3_vl"], &["MiniMaxM3"], CHOSEN_KEYS),
+    (&["axk2"], &["AXK2"], GATED_NORMS),
+    (&["dots3_note", "dots3_note_text"], &["Dots3Note"], RESCALED_LATENTS),
+    (&["minimax_m3_vl_text", "minimax_m3_vl"], &["MiniMaxM3"], CHOSEN_BLOCKS),
     (&["longcat_flash"], &["LongcatFlash"], TWO_ATTENTIONS),
     (&["switch_transformers", "nllb-moe"], &["SwitchTransformers", "NllbMoe"], CAPACITY),
     (&["bigbird_pegasus", "longt5"], &["BigBirdPegasus", "LongT5"], BLOCKS_OF_KEYS),

@@ -338,6 +338,17 @@ pub(crate) fn table(config: &Config, grouped: bool) -> Vec<Entry> {
         all.push(entry(DynamicDt, "blocks.{l}.attn.dynamic_mask.dt.weight", AsIs));
         all.push(entry(DynamicDtB, "blocks.{l}.attn.dynamic_mask.dt.bias", AsIs));
     }
+    if config.attention.indexer.is_some() {
+        all.extend([
+            entry(IndexQ, "blocks.{l}.attn.indexer.q.weight", AsIs),
+            entry(IndexK, "blocks.{l}.attn.indexer.k.weight", AsIs),
+            entry(IndexKB, "blocks.{l}.attn.indexer.k.bias", AsIs),
+            entry(IndexKNormW, "blocks.{l}.attn.indexer.k_norm.w", AsIs),
+            entry(IndexKNormB, "blocks.{l}.attn.indexer.k_norm.b", AsIs),
+            entry(IndexWeights, "blocks.{l}.attn.indexer.weights.weight", AsIs),
+            entry(IndexWeightsB, "blocks.{l}.attn.indexer.weights.bias", AsIs),
+        ]);
+    }
     if config.stream.layer_scalars {
         all.push(entry(LayerScalar, "blocks.{l}.layer_scalar", AsIs));
     }

@@ -123,6 +123,7 @@ pub fn mechanisms() -> Vec<String> {
         "falcon_rw",
         "gemma4_shared_mixture",
         "gemma4_text",
+        "glm_moe_dsa",
         "granite_swa",
         "hunyuan_v1_dense",
         "ministral3",
