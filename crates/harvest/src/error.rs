@@ -73,6 +73,14 @@ pub enum Error {
         /// The tokens of a row.
         context: usize,
     },
+    /// A document that does not become tokens.
+    #[error("document {document} cannot be tokenised: {source}")]
+    Tokens {
+        /// Its number in the corpus.
+        document: u64,
+        /// Why.
+        source: Box<tch_lens::Error>,
+    },
     /// A model that is not the manifest's.
     #[error("the manifest is of another model: its {what} is {expected}, and that of `{source_name}` is {found}; harvest with the model of the manifest, or plan a harvest into another folder")]
     OtherModel {

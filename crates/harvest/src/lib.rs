@@ -6,16 +6,28 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod activation_store;
+mod corpus;
 mod error;
-mod harvest;
 mod job;
 pub mod manifest;
+mod output;
+mod plan;
+mod prepare;
+mod random;
+mod run;
 mod shard;
+mod statistics;
 mod store;
+mod verify;
 
+pub use activation_store::{ActivationStore, Epoch};
 pub use error::{Error, Result};
-pub use harvest::{committed, harvest_shard};
-pub use job::{load_model, Job, MANIFEST};
+pub use job::{load_model, Job, KeptPoint, MANIFEST};
 pub use manifest::{DType, Format, Keep, Manifest, PointSelection};
+pub use plan::PlanOptions;
+pub use run::{harvest, harvest_shard, Progress};
 pub use shard::{FileRecord, ShardId, ShardMetadata};
+pub use statistics::{PointStatistics, TopValue, TOP};
 pub use store::Store;
+pub use verify::{verify, Verification};

@@ -228,16 +228,18 @@ pub(crate) struct Source {
 impl Source {
     /// The file at a path or URL.
     pub(crate) fn open(address: &str) -> Result<Self> {
-        let (store, path) = match scheme(address) {
+        let mut address = address.to_string();
+        let (store, path) = match scheme(&address) {
             None => {
-                let absolute = std::path::absolute(address).map_err(Error::store("read", address))?;
-                let path = Path::from_absolute_path(&absolute).map_err(Error::store("read", address))?;
+                let absolute = std::path::absolute(&address).map_err(Error::store("read", &address))?;
+                let path = Path::from_absolute_path(&absolute).map_err(Error::store("read", &address))?;
+                address = absolute.display().to_string();
                 (Arc::new(object_store::local::LocalFileSystem::new()) as Arc<dyn ObjectStore>, path)
             }
-            Some(_) => remote(address)?,
+            Some(_) => remote(&address)?,
         };
-        let bytes = wait(async { store.head(&path).await })?.map_err(Error::store("read", address))?.size;
-        Ok(Source { address: address.into(), store, path, bytes })
+        let bytes = wait(async { store.head(&path).await })?.map_err(Error::store("read", &address))?.size;
+        Ok(Source { address, store, path, bytes })
     }
 
     pub(crate) fn address(&self) -> &str {

@@ -27,6 +27,8 @@ pub struct Manifest {
     pub model: ModelIdentity,
     /// The SHA-256 of the tokenizer's `tokenizer.json`; none for a corpus that is tokenised already.
     pub tokenizer: Option<String>,
+    /// Whether words that the vocabulary does not have become its token for unknown words, rather than an error.
+    pub allow_unknown: bool,
     /// The corpus.
     pub corpus: CorpusIdentity,
     /// How documents become the rows that the model reads.
