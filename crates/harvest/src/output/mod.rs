@@ -35,22 +35,40 @@ pub(crate) fn commit(job: &Job, collected: Collected) -> Result<ShardMetadata> {
         activations: prepared.activations() as u64,
         files: Vec::new(),
     };
-    for (path, bytes) in files {
-        metadata.files.push(FileRecord { path: path.clone(), bytes: bytes.len() as u64, sha256: sha256(&bytes) });
-        job.store().put(&path, Bytes::from(bytes))?;
+    for (path, bytes) in &files {
+        metadata.files.push(FileRecord { path: path.clone(), bytes: bytes.len() as u64, sha256: sha256(bytes) });
     }
-    let json = serde_json::to_vec(&metadata)
-        .map_err(|why| Error::Setting(format!("the metadata of shard {shard} cannot be written as JSON: {why}")))?;
-    if job.store().put_new(&shard.metadata_path(), json.into())? == Put::Exists {
-        let found = job.committed(shard)?.ok_or(Error::Missing { shard })?;
-        if let Some((_, other)) = metadata.files.iter().zip(&found.files).find(|(ours, other)| ours != other) {
-            return Err(Error::Conflict { shard, file: other.path.clone() });
-        }
+    if let Err(error) = put(job, &metadata, files) {
+        // A worker that commits a shard removes unfinished files of it, also those of a worker that is about to.
+        let Ok(Some(found)) = job.committed(shard) else { return Err(error) };
+        return agreed(&metadata, found);
     }
     for file in metadata.files.iter().map(|file| file.path.clone()).chain([shard.metadata_path()]) {
         job.store().remove_leftovers(&file);
     }
     Ok(metadata)
+}
+
+/// Writes the files of a shard, its metadata last.
+fn put(job: &Job, metadata: &ShardMetadata, files: Vec<(String, Vec<u8>)>) -> Result<()> {
+    let shard = metadata.shard;
+    let json = serde_json::to_vec(metadata)
+        .map_err(|why| Error::Setting(format!("the metadata of shard {shard} cannot be written as JSON: {why}")))?;
+    for (path, bytes) in files {
+        job.store().put(&path, Bytes::from(bytes))?;
+    }
+    if job.store().put_new(&shard.metadata_path(), json.into())? == Put::Exists {
+        agreed(metadata, job.committed(shard)?.ok_or(Error::Missing { shard })?)?;
+    }
+    Ok(())
+}
+
+/// The metadata that another worker committed, if its files are the same.
+fn agreed(ours: &ShardMetadata, found: ShardMetadata) -> Result<ShardMetadata> {
+    match ours.files.iter().zip(&found.files).find(|(ours, found)| ours != found) {
+        Some((_, found)) => Err(Error::Conflict { shard: ours.shard, file: found.path.clone() }),
+        None => Ok(found),
+    }
 }
 
 /// A column whose numbers are bytes, in the order of the files.
