@@ -22,7 +22,9 @@ impl HookedTransformer {
     /// | `hook_sae_error` | what it leaves out of the activation; on request without [`error_term`](SaeOptions::error_term) |
     /// | `hook_sae_output` | what takes the activation's place |
     ///
-    /// Where nothing looks at these points and the error term is on, nothing of the dictionary is computed.
+    /// Where nothing looks at these points and the error term is on, nothing of the dictionary is computed. Where a dictionary without error term
+    /// reconstructs what an MLP writes, and nothing looks at the MLP's neurons, these are not computed. The cache holds features as
+    /// [sparse rows](crate::ActivationCache::sparse).
     ///
     /// ```
     /// use tch_lens::sae::{Dictionary, DictionaryConfig, DictionaryWeights, FeatureActivation, SaeOptions};

@@ -196,6 +196,10 @@ impl Block {
             false => tap.at(reads, normalized.shallow_clone())?,
         };
         let out = match mlp {
+            // A dictionary puts something else in place of what they write, of which the shape alone is needed.
+            _ if tap.plan.skips_neurons(self.layer) => {
+                normalized.f_new_zeros([1], (normalized.f_kind()?, normalized.device()))?.f_expand_as(&normalized)?
+            }
             MlpOrExperts::Mlp(mlp) => mlp.forward(&normalized, tap)?,
             MlpOrExperts::Experts(experts) => experts.forward(&normalized, tap)?,
         };

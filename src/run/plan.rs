@@ -12,8 +12,8 @@ use super::rules::BackwardRules;
 use super::sink::PlannedEntry;
 use crate::config::NormPosition;
 use crate::error::KeyValueStoreError;
-use crate::hook::{self, End, HookFilter, HookName, HookPoint, Place, PointSet, Section, Selection, Site};
-use crate::sae::Splices;
+use crate::hook::{self, all_points, End, HookFilter, HookName, HookPoint, Place, PointSet, Section, Selection, Site};
+use crate::sae::{Splice, Splices};
 use crate::tensor::span::Span;
 use crate::text::positions::{PositionAxis, Positions};
 use crate::{Config, Error, HookFailure, Result};
@@ -72,6 +72,8 @@ pub struct Plan {
     pub(crate) spliced: PointSet,
     /// Points at which nothing but a dictionary does anything.
     pub(crate) dictionary_only: PointSet,
+    /// The layers whose neurons nothing looks at, as a dictionary puts something else in place of what they write.
+    pub(crate) replaced_neurons: Vec<usize>,
     /// The positions that the cache keeps, and those at which logits are formed.
     pub(crate) positions: [Positions; 2],
 }
@@ -114,6 +116,7 @@ impl Plan {
             read: PointSet::default(),
             spliced: PointSet::default(),
             dictionary_only: PointSet::default(),
+            replaced_neurons: Vec::new(),
             positions,
         };
         for (hook, entry) in hooks.entries.iter().enumerate() {
@@ -209,7 +212,23 @@ impl Plan {
             }
             self.changed.insert(splice.hook_out());
         }
+        self.replaced_neurons = splices.iter().filter_map(|splice| self.replaces_neurons(splice, &config)).collect();
         Ok(())
+    }
+
+    /// The layer whose neurons need not be computed, as nothing looks at them or at what they write: not a hook, not the cache, not an error term,
+    /// not tokens that are left out.
+    fn replaces_neurons(&self, splice: &Splice, config: &Config) -> Option<usize> {
+        let out = splice.hook_out();
+        let layer = out.layer().filter(|_| matches!(out.site(), Site::MlpOut | Site::MlpHookOut))?;
+        let is_seen = splice.uses_original() || self.live.contains(HookPoint::of_dictionary(out, Site::SaeError));
+        if !self.spliced.contains(out) || splice.hook_in == out || is_seen {
+            return None;
+        }
+        let reads = hook::mlp_hook_in(layer).with_stack(config.stack);
+        let within = all_points(config).skip_while(|point| *point != reads).skip(1).take_while(|point| *point != out);
+        let is_seen = |point: HookPoint| point.spliced_at() != Some(out) && self.live.contains(point);
+        (!within.into_iter().any(is_seen)).then_some(layer)
     }
 
     /// Cuts the graph before each layer where it is cut anywhere, so that no segment of the backward pass is longer than a layer.
@@ -263,6 +282,12 @@ impl Plan {
         &self.of.0
     }
 
+    /// Whether a layer's neurons are not computed.
+    #[inline]
+    pub(crate) fn skips_neurons(&self, layer: usize) -> bool {
+        self.replaced_neurons.contains(&layer)
+    }
+
     /// Whether an attention must form its scores and pattern, which these two points show.
     pub(crate) fn forms_pattern(&self, points: [HookPoint; 2]) -> bool {
         self.live.contains(points[0]) || self.live.contains(points[1]) || self.differentiation.order == Order::Twice
@@ -288,7 +313,8 @@ impl Plan {
     ///
     /// Each entry counts with its own shape and kind. In memory entries may take less: queries, keys and values are views
     /// of one tensor, and points such as `attn_in` show one stream once for each head. Of experts, as many rows
-    /// are counted as can be routed to those that are kept: exactly those that are, where all experts are kept.
+    /// are counted as can be routed to those that are kept: exactly those that are, where all experts are kept. Features of dictionaries
+    /// count as whole activations; a cache in memory holds them as sparse rows, which take less.
     ///
     /// ```
     /// use tch_lens::{HookedTransformer, RunOptions};

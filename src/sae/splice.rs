@@ -105,6 +105,11 @@ impl Splice {
         self.outputs.first().copied().unwrap_or(self.hook_in)
     }
 
+    /// Whether what it puts in place is made of what the model computed there as well.
+    pub(crate) fn uses_original(&self) -> bool {
+        self.options.error_term || !self.options.excluded.is_empty()
+    }
+
     /// What hook points must know of it.
     fn attached(&self) -> AttachedDictionary {
         let (hook, dictionary) = (self.hook_out(), &self.dictionary);
