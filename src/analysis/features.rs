@@ -14,6 +14,7 @@ use crate::component::{Component, Reach, Sublayer};
 use crate::config::StreamConfig;
 use crate::hook::{self, HookPoint, Site};
 use crate::sae::Splice;
+use crate::tensor::precision::widened;
 use crate::{Error, Result};
 
 impl ActivationCache {
@@ -149,9 +150,9 @@ impl View<'_> {
         let mut sum: Option<Tensor> = None;
         for (from, output) in self.writers(out) {
             let source = from.hook_out();
-            let acts = from.dictionary.unscaled(&self.get(hook::sae_acts_post(source))?)?; // [batch, pos, feature]
-            let active = acts.f_count_nonzero_dim_intlist([0i64, 1].as_slice())?.f_nonzero()?.f_reshape([-1i64])?;
-            let values = undo.scale(acts.f_index_select(2, &active)?)?;
+            let acts = from.dictionary.unscaled_sparse(&self.sparse(hook::sae_acts_post(source))?)?;
+            let (active, acts) = acts.columns()?; // [row], [batch, pos, row]
+            let values = undo.scale(widened(&acts)?)?;
             let w_dec = from.dictionary.decoder_rows(output, &active)?.f_to_kind(values.f_kind()?)?; // [row, d_model]
             let written_sum = values.f_matmul(&w_dec)?;
             sum = Some(match sum {

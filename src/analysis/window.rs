@@ -6,6 +6,7 @@ use crate::cache::ActivationCache;
 use crate::component::Reach;
 use crate::hook::HookPoint;
 use crate::model::Transformer;
+use crate::sae::SparseFeatures;
 use crate::tensor::columns::Columns;
 use crate::tensor::precision::widened;
 use crate::tensor::slice::Slice;
@@ -237,6 +238,21 @@ impl<'a> View<'a> {
             false => tensor.f_unsqueeze(0)?,
         };
         self.places(point)?.select(&tensor, 1)
+    }
+
+    /// The features of a dictionary that are active, as sparse rows of `[batch, pos]`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::get`].
+    pub(crate) fn sparse(&self, point: HookPoint) -> Result<SparseFeatures> {
+        let active = self.cache.sparse(point)?;
+        let numbers = active.numbers()?;
+        let numbers = match self.cache.has_batch_dim() {
+            true => self.window.rows.select(&numbers, 0)?,
+            false => numbers.f_unsqueeze(0)?,
+        };
+        active.at(&self.places(point)?.select(&numbers, 1)?)
     }
 
     /// Where the window's columns lie on the position axis of an entry.

@@ -13,13 +13,13 @@ use tch::{Device, Tensor};
 use crate::hook::{self, presence, HookName, HookPoint, PointSet, Presence};
 use crate::model::Transformer;
 use crate::run::kept::KeptPositions;
-use crate::run::Recording;
+use crate::run::{Entry, Recording};
+use crate::sae::SparseFeatures;
 use crate::tensor::columns::Columns;
 use crate::tensor::routed::rows_at;
 use crate::tensor::slice::Slice;
 use crate::text::input::Tokens;
 use crate::text::tokenizer::Tokenizer;
-use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result, TokenizerError};
 
 pub(crate) use self::saved::describe_run;
@@ -43,7 +43,7 @@ pub(crate) use self::saved::describe_run;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ActivationCache {
-    entries: Arc<IndexMap<HookPoint, SharedTensor>>,
+    entries: Arc<IndexMap<HookPoint, Entry>>,
     /// Where the run put something else in place of what the model computed.
     changed: Arc<PointSet>,
     /// Which run it is of, whatever was sliced since.
@@ -67,7 +67,6 @@ impl ActivationCache {
         kept: KeptPositions,
     ) -> Self {
         let Recording { entries, changed } = recording;
-        let entries = entries.into_iter().map(|(point, tensor)| (point, SharedTensor::from(tensor))).collect();
         ActivationCache {
             entries: Arc::new(entries),
             changed: Arc::new(changed),
@@ -152,7 +151,39 @@ impl ActivationCache {
     /// [`Error::LayerOutOfRange`]); [`Error::NoEntry`] where the run did not keep it.
     pub fn get(&self, name: impl HookName) -> Result<&Tensor> {
         let point = name.resolve(self.model.config())?;
-        self.entries.get(&point).map(|tensor| &**tensor).ok_or_else(|| self.no_entry(point))
+        self.entry(point)?.dense()
+    }
+
+    /// The features of a dictionary that are active, as sparse rows.
+    ///
+    /// The cache holds the features of dictionaries (`hook_sae_acts_post`) as sparse rows, unless these would take more memory than the
+    /// activation itself, a gradient is recorded, or the run had a [`Sink`](crate::Sink) or a budget. [`get`](ActivationCache::get) and the other
+    /// methods that give tensors form the dense activation once, and the cache holds it from then on. Their pre-activations
+    /// (`hook_sae_acts_pre`) are formed then too, from what the dictionary encoded. Of any other activation, the entries that are not 0
+    /// are given.
+    ///
+    /// ```
+    /// # use tch_lens::sae::{DictionarySet, SaeOptions};
+    /// # use tch_lens::HookedTransformer;
+    /// let model = HookedTransformer::toy()?.with_saes(DictionarySet::toy()?.dictionaries().to_vec(), SaeOptions::new())?;
+    /// let (_, cache) = model.run_with_cache("When Mary and John went to the shop")?;
+    /// let active = cache.sparse("blocks.3.hook_mlp_out.hook_sae_acts_post")?;
+    /// assert_eq!(active.size(), [1, 9, 512]); // [batch, pos, feature], of which few are active
+    /// assert!(active.len() < 9 * 100);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ActivationCache::get`].
+    pub fn sparse(&self, name: impl HookName) -> Result<SparseFeatures> {
+        let point = name.resolve(self.model.config())?;
+        self.entry(point)?.sparse()
+    }
+
+    /// What the cache holds of an activation.
+    pub(crate) fn entry(&self, point: HookPoint) -> Result<&Entry> {
+        self.entries.get(&point).ok_or_else(|| self.no_entry(point))
     }
 
     /// Why an activation is not here, and how to get it.
@@ -216,13 +247,21 @@ impl ActivationCache {
     }
 
     /// The activations kept, in the order in which they fired.
+    ///
+    /// # Panics
+    ///
+    /// Where memory runs out for features that are held as [sparse rows](ActivationCache::sparse).
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Tensor> + '_ {
-        self.entries.values().map(|tensor| &**tensor)
+        self.entries.values().map(dense)
     }
 
     /// Both.
+    ///
+    /// # Panics
+    ///
+    /// As [`ActivationCache::values`].
     pub fn items(&self) -> impl ExactSizeIterator<Item = (HookPoint, &Tensor)> + '_ {
-        self.entries.iter().map(|(point, tensor)| (*point, &**tensor))
+        self.entries.iter().map(|(point, entry)| (*point, dense(entry)))
     }
 
     /// How many activations there are.
@@ -237,7 +276,7 @@ impl ActivationCache {
 
     /// A cache of the same run, its tokens and positions, with other tensors.
     pub(crate) fn with_entries(&self, entries: impl IntoIterator<Item = (HookPoint, Tensor)>) -> Self {
-        let entries = entries.into_iter().map(|(point, tensor)| (point, SharedTensor::from(tensor))).collect();
+        let entries = entries.into_iter().map(|(point, tensor)| (point, Entry::from(tensor))).collect();
         ActivationCache { entries: Arc::new(entries), ..self.clone() }
     }
 
@@ -301,16 +340,17 @@ impl ActivationCache {
         let chosen = Columns::list(rows.clone());
         let tokens = self.tokens.map(|tensor| chosen.select(tensor, 0))?;
         let mut entries = IndexMap::with_capacity(self.entries.len());
-        for (point, tensor) in self.entries.iter() {
+        for (point, entry) in self.entries.iter() {
             let sliced = match (point.axes().batch, point.layer(), point.expert()) {
-                (Some(axis), ..) => slice.apply(tensor, axis as i64, "batch")?,
+                (Some(axis), ..) => entry.sliced(&slice, axis, "batch")?,
                 (None, Some(layer), Some(expert)) => {
                     let indices = self.get(hook::expert_indices(layer))?; // [batch, pos, chosen]
-                    rows_at(tensor, indices, expert, &chosen, &Columns::range(0, indices.size()[1]))?
+                    let columns = Columns::range(0, indices.size()[1]);
+                    rows_at(entry.dense()?, indices, expert, &chosen, &columns)?.into()
                 }
-                (None, ..) => tensor.shallow_clone(),
+                (None, ..) => entry.clone(),
             };
-            entries.insert(*point, SharedTensor::from(sliced));
+            entries.insert(*point, sliced);
         }
         let has_batch_dim = !slice.drops_axis();
         let kept = self.kept.of_rows(&rows);
@@ -325,7 +365,7 @@ impl ActivationCache {
     /// [`Error::NoDevice`].
     pub fn to(self, device: Device) -> Result<Self> {
         crate::unchecked::cuda::check(device)?;
-        let moved = |(point, tensor): (&HookPoint, &SharedTensor)| Ok((*point, tensor.f_to_device(device)?.into()));
+        let moved = |(point, entry): (&HookPoint, &Entry)| Ok((*point, entry.to_device(device)?));
         let entries = self.entries.iter().map(moved).collect::<Result<_>>()?;
         Ok(ActivationCache { entries: Arc::new(entries), ..self })
     }
@@ -347,15 +387,27 @@ impl<N: HookName> Index<N> for ActivationCache {
     }
 }
 
+/// The tensor of an entry.
+///
+/// # Panics
+///
+/// Where memory runs out for one that has to be formed.
+fn dense(entry: &Entry) -> &Tensor {
+    match entry.dense() {
+        Ok(tensor) => tensor,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// The activations of a cache, in the order in which they fired.
 #[derive(Debug)]
-pub struct Entries<'a>(indexmap::map::Iter<'a, HookPoint, SharedTensor>);
+pub struct Entries<'a>(indexmap::map::Iter<'a, HookPoint, Entry>);
 
 impl<'a> Iterator for Entries<'a> {
     type Item = (&'a HookPoint, &'a Tensor);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|(point, tensor)| (point, &**tensor))
+        self.0.next().map(|(point, entry)| (point, dense(entry)))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::hook::{self, HookPoint};
-use crate::sae::{Dictionary, SaeOptions};
+use crate::sae::{Dictionary, SaeOptions, SparseFeatures};
 use crate::text::input::Input;
 use crate::{Error, HookedTransformer, Hooks, Patch, Result, ReturnType, RunOptions};
 
@@ -126,7 +126,9 @@ pub fn evaluate<I: Into<Input>>(
         let cache = exact.run(&tokens, RunOptions::new().cache(kept.clone()).return_type(ReturnType::None))?.cache;
         for (out, sums) in outs.iter().zip(&mut sums) {
             let rows = |point: HookPoint| -> Result<Tensor> { real_rows(cache.get(point)?, tokens.mask.as_ref()) };
-            sums.add(&rows(*out)?, &rows(hook::sae_error(*out))?, &rows(hook::sae_acts_post(*out))?)?;
+            let acts = cache.sparse(hook::sae_acts_post(*out))?;
+            let real = real_rows(&acts.numbers()?.f_unsqueeze(-1)?, tokens.mask.as_ref())?.f_reshape([-1i64])?;
+            sums.add(&rows(*out)?, &rows(hook::sae_error(*out))?, &acts.at(&real)?)?;
         }
     }
     if predicted == 0 {
@@ -176,7 +178,7 @@ fn real_rows(activation: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
 }
 
 impl Sums {
-    fn add(&mut self, y: &Tensor, error: &Tensor, acts: &Tensor) -> Result<()> {
+    fn add(&mut self, y: &Tensor, error: &Tensor, acts: &SparseFeatures) -> Result<()> {
         let squares = |x: &Tensor| -> Result<f64> {
             Ok(x.f_to_kind(Kind::Double)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?)
         };
@@ -188,7 +190,7 @@ impl Sums {
             Some(total) => total.f_add(&sum)?,
             None => sum,
         });
-        self.active = self.active.f_add(&acts.f_count_nonzero(0)?)?;
+        self.active = self.active.f_add(&acts.counts()?)?;
         Ok(())
     }
 

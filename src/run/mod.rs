@@ -3,6 +3,7 @@
 //! them ([`backward`]).
 
 pub(crate) mod backward;
+pub(crate) mod entry;
 mod guard;
 mod hooks;
 pub(crate) mod kept;
@@ -24,6 +25,7 @@ pub use rules::BackwardRules;
 pub use run_values::RunValues;
 pub use sink::{FileSink, PlannedEntry, RunDescription, Sink, SinkEntry};
 
+pub(crate) use entry::Entry;
 pub(crate) use part::Part;
 pub(crate) use plan::{Differentiation, Order};
 pub(crate) use run_values::RunForm;

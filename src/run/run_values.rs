@@ -5,6 +5,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use tch::{Kind, Tensor};
 
+use super::entry::Entry;
 use super::kept::KeptPositions;
 use super::selected::{failed, Selected};
 use crate::hook::HookPoint;
@@ -18,7 +19,7 @@ use crate::{Config, Result};
 /// The activations of another run, as they are, averaged or drawn from: made from an [`ActivationCache`](crate::ActivationCache).
 #[derive(Clone, Debug)]
 pub struct RunValues {
-    pub(crate) entries: Arc<IndexMap<HookPoint, SharedTensor>>,
+    pub(crate) entries: Arc<IndexMap<HookPoint, Entry>>,
     pub(crate) kept: KeptPositions,
     /// Which of the run's tokens are real, `[batch, column]`, bool; absent where all are.
     pub(crate) mask: Option<SharedTensor>,
@@ -43,7 +44,7 @@ pub(crate) enum RunForm {
 impl RunValues {
     fn entry(&self, point: HookPoint) -> Result<(&Tensor, &Columns)> {
         match (self.entries.get(&point), self.kept.at(point)) {
-            (Some(tensor), Some(columns)) => Ok((tensor, columns)),
+            (Some(entry), Some(columns)) => Ok((entry.dense()?, columns)),
             _ => Err(failed(point, "the cache that its value comes from does not hold the point".into())),
         }
     }

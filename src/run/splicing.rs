@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::entry::Entry;
 use super::tap::{Flow, Tap};
 use crate::hook::{HookPoint, Place, Site};
 use crate::sae::{Dictionary, SparseFeatures, Splice};
@@ -16,9 +17,9 @@ enum Acts {
 /// The activations of a cross-layer transcoder's features, for the layers after theirs.
 pub(super) struct CrossLayer {
     nth: usize,
-    acts: Tensor,
+    acts: Acts,
     /// What they were before hooks changed them, where hooks may.
-    clean: Option<Tensor>,
+    clean: Option<Acts>,
 }
 
 /// What a run remembers from a dictionary's input to its outputs.
@@ -59,17 +60,21 @@ impl Tap<'_, '_> {
         let flat = dictionary.flattened(&x)?; // [batch, pos, d_in]
         let input = self.at(at(Site::SaeInput), flat.shallow_clone())?;
         let (normal, undo) = dictionary.normalized(&input)?;
-        let before = self.features(dictionary, point, &normal, is_cross_layer)?;
+        let before = self.features(dictionary, point, &input, &normal)?;
         let changes = |site| plan.changed.contains(at(site));
         let (acts, clean) = match before {
-            Acts::Sparse(acts) => (Acts::Sparse(acts), None),
+            // A change of the input alone leads here: hooks on features need all of them.
+            Acts::Sparse(acts) => {
+                let clean = changes(Site::SaeInput).then(|| dictionary.encode_sparse(&flat)).transpose()?;
+                (Acts::Sparse(acts), clean.map(Acts::Sparse))
+            }
             Acts::Dense(before) => {
                 let acts = self.at(at(Site::SaeActsPost), before.shallow_clone())?; // [batch, pos, feature]
                 let clean = match changes(Site::SaeInput) || changes(Site::SaeActsPre) {
                     true => Some(dictionary.encode(&flat)?),
                     false => changes(Site::SaeActsPost).then_some(before),
                 };
-                (Acts::Dense(acts), clean)
+                (Acts::Dense(acts), clean.map(Acts::Dense))
             }
         };
         let recons = self.reconstructed(nth, splice, &acts, false)?;
@@ -91,13 +96,9 @@ impl Tap<'_, '_> {
             let without_hooks = match changed {
                 false => output.shallow_clone(),
                 true => {
-                    let clean = match (clean.as_ref(), &acts) {
-                        (Some(clean), _) => Acts::Dense(clean.shallow_clone()),
-                        (None, Acts::Dense(acts)) => Acts::Dense(acts.shallow_clone()),
-                        (None, Acts::Sparse(acts)) => Acts::Dense(acts.to_dense()?),
-                    };
                     let (_, undo) = dictionary.normalized(&flat)?;
-                    finished(self.reconstructed(nth, splice, &clean, true)?, &flat, &undo)?
+                    let clean = clean.as_ref().unwrap_or(&acts);
+                    finished(self.reconstructed(nth, splice, clean, true)?, &flat, &undo)?
                 }
             };
             let error = original.f_sub(&without_hooks)?.f_detach()?;
@@ -107,9 +108,7 @@ impl Tap<'_, '_> {
                 output = if exact { original.shallow_clone() } else { output.f_add(&error)? };
             }
         }
-        if splice.outputs.len() > 1
-            && let Acts::Dense(acts) = acts
-        {
+        if splice.outputs.len() > 1 {
             self.spliced.cross_layer.push(CrossLayer { nth, acts, clean });
         }
         let output = self.at(at(Site::SaeOutput), output)?;
@@ -119,14 +118,23 @@ impl Tap<'_, '_> {
     }
 
     /// The activations of the features, before hooks on them.
-    fn features(&mut self, dictionary: &Dictionary, point: HookPoint, normal: &Tensor, dense: bool) -> Flow<Acts> {
-        let plan = self.plan;
+    ///
+    /// Where only the cache looks at them, it gets sparse rows, and what pre-activations are made of.
+    fn features(&mut self, dictionary: &Dictionary, point: HookPoint, input: &Tensor, normal: &Tensor) -> Flow<Acts> {
         let [pre, post] = [Site::SaeActsPre, Site::SaeActsPost].map(|site| HookPoint::of_dictionary(point, site));
-        let shows = |point| plan.live.contains(point);
-        if !dense && !shows(pre) && !shows(post) && dictionary.is_sparse() && !normal.requires_grad() {
-            return Ok(Acts::Sparse(dictionary.encode_sparse_normalized(normal)?));
+        if self.is_only_kept(pre) && !normal.requires_grad() {
+            self.keep_late(pre, input, |input| Ok(Entry::encoded(dictionary.clone(), input)))?;
+            let is_kept = self.plan.live.contains(post);
+            if self.is_only_kept(post) && (is_kept || dictionary.is_sparse()) {
+                let active = dictionary.encode_sparse_normalized(normal)?;
+                if is_kept {
+                    self.keep_late(post, &active.numbers()?, |rows| Ok(Entry::active(active.at(&rows)?)))?;
+                }
+                return Ok(Acts::Sparse(active));
+            }
+            return Ok(Acts::Dense(dictionary.encode_normalized(normal)?));
         }
-        if !shows(pre) {
+        if !self.plan.live.contains(pre) {
             return Ok(Acts::Dense(dictionary.encode_normalized(normal)?));
         }
         let mut product = dictionary.product(normal)?;
@@ -144,7 +152,11 @@ impl Tap<'_, '_> {
             let Some(other) = self.plan.splices.iter().nth(layer.nth) else { continue };
             let Some(output) = other.outputs.iter().position(|hook| *hook == splice.hook_out()) else { continue };
             let acts = if clean { layer.clean.as_ref().unwrap_or(&layer.acts) } else { &layer.acts };
-            sum = sum.f_add(&other.dictionary.decode_to(output, acts)?)?;
+            let more = match acts {
+                Acts::Dense(acts) => other.dictionary.decode_to(output, acts)?,
+                Acts::Sparse(acts) => other.dictionary.decode_sparse_to(output, acts)?,
+            };
+            sum = sum.f_add(&more)?;
         }
         Ok(sum)
     }

@@ -4,6 +4,7 @@ use indexmap::IndexMap;
 use tch::{Kind, Tensor};
 
 use super::backward::{is_differentiable, BackwardPass, Cut};
+use super::entry::Entry;
 use super::guard::{check, guarded, shown};
 use super::hooks::{Action, Hooks};
 use super::kept::{Kept, KeptPositions};
@@ -42,7 +43,7 @@ pub(crate) struct Tap<'r, 'h> {
     selected: Vec<Option<Selected<'r>>>,
     /// Which positions the run computes and keeps.
     pub(super) positions: &'r KeptPositions,
-    cache: IndexMap<HookPoint, Tensor>,
+    cache: IndexMap<HookPoint, Entry>,
     /// The versions of cached tensors, where hooks could change them.
     versions: Vec<i64>,
     /// The points at which a hook put something else in place.
@@ -65,7 +66,7 @@ pub(crate) struct Tap<'r, 'h> {
 /// What a run leaves.
 pub(crate) struct Recording {
     /// What was kept, in firing order.
-    pub(crate) entries: IndexMap<HookPoint, Tensor>,
+    pub(crate) entries: IndexMap<HookPoint, Entry>,
     /// The points at which something else was put in place of what the model computed.
     pub(crate) changed: PointSet,
 }
@@ -138,8 +139,8 @@ impl<'r, 'h> Tap<'r, 'h> {
             guarded(SINK, || sink.describe(&|| describe(changed)))?.map_err(|source| sink::failed(None, source))?;
             guarded(SINK, || sink.finish())?.map_err(|source| sink::failed(None, source))?;
         }
-        for ((point, tensor), version) in self.cache.iter().zip(&self.versions) {
-            if tensor.f_internal_version()? != *version {
+        for ((point, entry), version) in self.cache.iter().zip(&self.versions) {
+            if entry.shown().f_internal_version()? != *version {
                 return Err(Error::hook(point, HookFailure::EditedInPlace));
             }
         }
@@ -241,22 +242,66 @@ impl<'r, 'h> Tap<'r, 'h> {
             && let Some(Kept { kept, flowing }) = self.positions.keep(point, &tensor, indices)?
         {
             tensor = flowing.unwrap_or(tensor);
-            if let Some(kept) = self.sunk(point, kept)? {
-                if self.plan.has_closures {
-                    self.versions.push(kept.f_internal_version()?);
-                }
-                self.cache.insert(point, kept);
+            let kept = match &self.sink {
+                None => Some(Entry::kept(point, kept)?),
+                Some(_) => self.sunk(point, kept)?.map(Entry::from),
+            };
+            if let Some(kept) = kept {
+                self.hold(point, kept)?;
             }
         }
         self.read(point, &tensor);
         if self.plan.dictionary_only.contains(point) {
             return Ok(tensor);
         }
-        self.remaining = self.remaining.saturating_sub(1);
-        if self.remaining == 0 && self.plan.section.end == End::LastPoint {
-            return Err(Halt::Done);
-        }
+        self.fired()?;
         Ok(tensor)
+    }
+
+    /// Counts a live point as fired, and ends the run where it was the last one that the run is for.
+    fn fired(&mut self) -> Flow<()> {
+        self.remaining = self.remaining.saturating_sub(1);
+        match self.remaining == 0 && self.plan.section.end == End::LastPoint {
+            true => Err(Halt::Done),
+            false => Ok(()),
+        }
+    }
+
+    /// Puts an entry into the cache.
+    fn hold(&mut self, point: HookPoint, entry: Entry) -> Result<()> {
+        if self.plan.has_closures {
+            self.versions.push(entry.shown().f_internal_version()?);
+        }
+        self.cache.insert(point, entry);
+        Ok(())
+    }
+
+    /// Whether nothing needs the whole activation of a point: nothing is done there, or the cache keeps it in its own memory and nothing
+    /// else is done.
+    pub(super) fn is_only_kept(&self, point: HookPoint) -> bool {
+        let plan = self.plan;
+        !plan.live.contains(point)
+            || (plan.cached.contains(point)
+                && self.sink.is_none()
+                && !plan.records(point)
+                && !plan.hooked.iter().any(|part| part.points.contains(point)))
+    }
+
+    /// Keeps an activation of which only the cache wants anything: `entry` makes what is kept of it from what `of` is at the positions that are
+    /// kept, which has the axes of batch and positions. Nothing happens at a point that is not live.
+    pub(super) fn keep_late(
+        &mut self,
+        point: HookPoint,
+        of: &Tensor,
+        entry: impl FnOnce(Tensor) -> Result<Entry>,
+    ) -> Flow<()> {
+        if !self.plan.live.contains(point) {
+            return Ok(());
+        }
+        if let Some(Kept { kept, .. }) = self.positions.keep(point, of, None)? {
+            self.hold(point, entry(kept)?)?;
+        }
+        self.fired()
     }
 
     /// Remembers whether a query that could look at something can no longer look at anything: its pattern would be NaN.

@@ -64,9 +64,19 @@ impl Dictionary {
     ///
     /// Those of [`Dictionary::decode`].
     pub fn decode_sparse(&self, acts: &SparseFeatures) -> Result<Tensor> {
+        self.decode_sparse_to(0, acts)
+    }
+
+    /// [`Dictionary::decode_to`] of sparse activations.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Dictionary::decode_to`].
+    pub fn decode_sparse_to(&self, output: usize, acts: &SparseFeatures) -> Result<Tensor> {
         self.check_features(&acts.size())?;
         let values = self.unscaled_sparse(acts)?;
-        let sum = self.decoder(0)?.sum_sparse(&values, Some(&self.inner.b_dec))?;
+        let bias = (output == 0).then_some(&*self.inner.b_dec);
+        let sum = self.decoder(output)?.sum_sparse(&values, bias)?;
         Ok(sum.f_reshape(shape(acts.leading(), self.d_out()))?)
     }
 

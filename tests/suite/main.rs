@@ -22,6 +22,7 @@ mod circuits;
 mod config_bounds;
 mod config_fields;
 mod dictionaries;
+mod dictionary_caches;
 mod dictionary_errors;
 mod dictionary_formats;
 mod dictionary_runs;

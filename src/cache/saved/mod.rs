@@ -1,10 +1,11 @@
 //! Caches in files.
 //!
-//! A file is a safetensors file: the activations under TransformerLens' names, `tokens`, `mask` where there is padding, and in its metadata
+//! A file is a safetensors file: the activations under TransformerLens' names, sparse rows as three tensors (`sparse.rs`), `tokens`, `mask` where there is padding, and in its metadata
 //! a [`Description`] of the run. [`FileSink`] writes it, from a cache or while a run goes on.
 
 mod description;
 mod open;
+mod sparse;
 
 use std::path::Path;
 
@@ -14,14 +15,16 @@ use crate::hook::PointSet;
 use crate::model::Transformer;
 use crate::run::kept::KeptPositions;
 use crate::run::sink::failed;
-use crate::run::{FileSink, PlannedEntry, RunDescription, Sink, SinkEntry};
-use crate::tensor::columns::Columns;
+use crate::run::{FileSink, RunDescription, Sink};
 use crate::text::input::Tokens;
 use crate::Result;
 
 impl ActivationCache {
     /// Writes the cache to a safetensors file: its activations, bit for bit and in their own kinds, its tokens and padding, which positions
     /// and rows they are of, what hooks changed, and which model ran.
+    ///
+    /// Features that the cache holds as [sparse rows](ActivationCache::sparse) are written as such, in three tensors. A cache of a run with
+    /// dictionaries is opened with a handle that has them.
     ///
     /// The file appears, in place of one of its name, once it is complete. One activation at a time is copied. A run that is to keep its
     /// activations in a file and not in memory has a [`FileSink`], which writes the same file.
@@ -56,17 +59,21 @@ impl ActivationCache {
             };
             description.of_tokens(&self.tokens)
         };
-        let plan = |(point, tensor): (_, &tch::Tensor)| {
-            Ok(PlannedEntry { point, shape: Some(tensor.size()), kind: tensor.f_kind()? })
-        };
-        let planned = self.items().map(plan).collect::<Result<Vec<_>>>()?;
+        let mut planned = Vec::new();
+        for (point, entry) in self.entries.iter() {
+            match entry.rows() {
+                Some(_) => planned.extend(sparse::names(&point.to_string()).map(|name| (name, 1))),
+                None => planned.push((point.to_string(), entry.size().len())),
+            }
+        }
         sink.describe(&describe).map_err(|source| failed(None, source))?;
-        sink.begin(&planned).map_err(|source| failed(None, source))?;
-        let nowhere = Columns::range(0, 0);
-        for (point, tensor) in self.items() {
-            let positions = self.kept.at(point).unwrap_or(&nowhere);
-            let entry = SinkEntry { point, tensor: tensor.shallow_clone(), positions };
-            sink.keep(entry).map_err(|source| failed(Some(point), source))?;
+        sink.begin_tensors(&planned)?;
+        for (point, entry) in self.entries.iter() {
+            let name = point.to_string();
+            match entry.rows() {
+                Some(rows) => sparse::write(&mut sink, &name, rows)?,
+                None => sink.put(name, &entry.formed()?)?,
+            }
         }
         sink.finish().map_err(|source| failed(None, source))
     }

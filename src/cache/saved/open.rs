@@ -8,16 +8,16 @@ use indexmap::IndexMap;
 use tch::{Device, Kind, Tensor};
 
 use super::description::{Description, ModelIdentity, VERSION};
-use super::ActivationCache;
+use super::{sparse, ActivationCache};
 use crate::format::{safetensors, Dtype, Place};
 use crate::hook::{Extent, HookName, HookPoint, PointSet, Site};
 use crate::model::Transformer;
 use crate::run::sink::{FIELD, TOKENS};
+use crate::run::Entry;
 use crate::tensor::span::Span;
 use crate::text::input::Tokens;
 use crate::text::tokenizer::Tokenizer;
 use crate::unchecked::mapped::{kind, Access, FileBytes};
-use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result};
 
 impl ActivationCache {
@@ -117,6 +117,7 @@ impl SavedFile {
         for name in &changed {
             points.insert(name.as_str().resolve(config).map_err(|error| refused(path, error))?);
         }
+        let sparse_rows = sparse::take(&mut entries);
         let span = Span { past: kept.past() as usize, new: kept.all().len() };
         let mut found = HashSet::new();
         let mut activations = Vec::with_capacity(entries.len());
@@ -125,13 +126,7 @@ impl SavedFile {
             let Some(columns) = kept.at(point) else {
                 return Err(refused(path, format!("it holds `{name}`, of which its run kept no position")));
             };
-            let mut expected = expected_shape(point, config, batch, span);
-            if let Some(axis) = point.axes().position {
-                expected[axis] = Some(columns.len() as i64);
-            }
-            if let (Some(axis), false) = (point.axes().batch, has_batch_dim) {
-                expected.remove(axis);
-            }
+            let expected = expected_shape(point, config, batch, span, (columns.len() as i64, has_batch_dim));
             let heads = config.heads(point.layer().unwrap_or(0)).key_value as i64;
             let axis = 1 + usize::from(has_batch_dim);
             let matches = |shape: &[i64]| {
@@ -149,11 +144,24 @@ impl SavedFile {
             if !found.insert(point) {
                 return Err(refused(path, format!("it holds `{point}` twice")));
             }
-            activations.push((place.start, point, place));
+            activations.push((place.start, point, Entry::from(tensor(&bytes, place)?)));
+        }
+        for (name, parts) in &sparse_rows {
+            let point = name.resolve(config).map_err(|error| refused(path, error))?;
+            let Some(columns) = kept.at(point).filter(|_| point.site() == Site::SaeActsPost) else {
+                return Err(refused(path, format!("it holds sparse rows of `{name}`, which has none in its run")));
+            };
+            let shape = expected_shape(point, config, batch, span, (columns.len() as i64, has_batch_dim));
+            let shape = shape.into_iter().collect::<Option<Vec<i64>>>().unwrap_or_default();
+            let rows = parts.rows(&shape, point.kind(model.kind()), |place| tensor(&bytes, place))?;
+            let rows = rows.map_err(|why| refused(path, format!("`{name}`: {why}")))?;
+            if !found.insert(point) {
+                return Err(refused(path, format!("it holds `{point}` twice")));
+            }
+            activations.push((parts.start(), point, Entry::active(rows)));
         }
         activations.sort_by_key(|(start, point, _)| (*start, *point));
-        let activation = |(_, point, place): (usize, HookPoint, &Place)| Ok((point, tensor(&bytes, place)?.into()));
-        let activations = activations.into_iter().map(activation).collect::<Result<IndexMap<_, SharedTensor>>>()?;
+        let activations: IndexMap<_, _> = activations.into_iter().map(|(_, point, entry)| (point, entry)).collect();
         Ok(ActivationCache {
             entries: Arc::new(activations),
             changed: Arc::new(points),
@@ -168,13 +176,26 @@ impl SavedFile {
     }
 }
 
-/// The size of each dimension; `None` for rows of experts, which depend on the tokens, and for positions of an encoder.
-fn expected_shape(point: HookPoint, config: &crate::Config, batch: usize, span: Span) -> Vec<Option<i64>> {
+/// The size of each dimension, of an entry of so many columns that may have lost its batch dimension; `None` for rows of experts, which
+/// depend on the tokens, and for positions of an encoder.
+fn expected_shape(
+    point: HookPoint,
+    config: &crate::Config,
+    batch: usize,
+    span: Span,
+    (columns, has_batch_dim): (i64, bool),
+) -> Vec<Option<i64>> {
     let extents = point.extents(config).iter();
-    extents
-        .zip(point.shape(config, batch, span))
-        .map(|(extent, n)| (!matches!(extent, Extent::Row | Extent::EncoderPos)).then_some(n))
-        .collect()
+    let sizes = extents.zip(point.shape(config, batch, span));
+    let mut expected: Vec<Option<i64>> =
+        sizes.map(|(extent, n)| (!matches!(extent, Extent::Row | Extent::EncoderPos)).then_some(n)).collect();
+    if let Some(axis) = point.axes().position {
+        expected[axis] = Some(columns);
+    }
+    if let (Some(axis), false) = (point.axes().batch, has_batch_dim) {
+        expected.remove(axis);
+    }
+    expected
 }
 
 /// A view of the file's bytes. One that does not begin at a multiple of its width is copied.

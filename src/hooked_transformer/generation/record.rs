@@ -7,7 +7,7 @@ use crate::cache::ActivationCache;
 use crate::hook::{self, Extent, HookFilter, HookPoint, Name, PointSet, Site};
 use crate::hooked_transformer::HookedTransformer;
 use crate::run::kept::KeptPositions;
-use crate::run::Recording;
+use crate::run::{Entry, Recording};
 use crate::tensor::columns::Columns;
 use crate::tensor::routed::{hits, rows_at};
 use crate::tensor::scalar::full;
@@ -79,7 +79,7 @@ impl Record {
         let Some((start, _)) = self.parts.first() else { return Err(Error::Internal("a generation has no run")) };
         for point in start.keys().filter(|point| self.asked.contains(*point)) {
             let whole = match point.expert() {
-                Some(expert) => self.expert_rows(point, expert, columns.end - columns.start)?,
+                Some(expert) => self.expert_rows(point, expert, columns.end - columns.start)?.into(),
                 None => self.joined(point, columns.end)?,
             };
             entries.insert(point, whole);
@@ -92,30 +92,32 @@ impl Record {
     }
 
     /// The activation of all runs along the position axis. Keys that came after a run's queries are hidden from these.
-    fn joined(&self, point: HookPoint, n_keys: i64) -> Result<Tensor> {
+    fn joined(&self, point: HookPoint, n_keys: i64) -> Result<Entry> {
         let Some(axis) = point.axes().position.map(|axis| axis as i64) else {
             // Keys and values of an encoder's output, which are the same in all runs.
             let last = self.parts.last().ok_or(Error::Internal("a generation has no run"))?;
-            return Ok(last.0.get(point)?.shallow_clone());
+            return Ok(last.0.entry(point)?.clone());
         };
         let [(only, columns)] = &self.parts[..] else {
             let parts = self.parts.iter().map(|(cache, columns)| {
-                let part = cache.get(point)?.f_narrow(axis, 0, *columns as i64)?;
+                let part = cache.entry(point)?.narrowed(axis, *columns as i64)?;
                 if point.extents(cache.model().config()).last() != Some(&Extent::Key) {
                     return Ok(part);
                 }
+                let part = part.formed()?;
                 let mut size = part.size();
                 let last = size.len() - 1;
                 if size[last] >= n_keys {
-                    return Ok(part.f_narrow(-1, 0, n_keys)?);
+                    return Ok(part.f_narrow(-1, 0, n_keys)?.into());
                 }
                 size[last] = n_keys - size[last];
                 let hidden = if point.site() == Site::AttnScores { f64::NEG_INFINITY } else { 0.0 };
-                Ok(Tensor::f_cat(&[part.shallow_clone(), full(&size, hidden, (part.f_kind()?, part.device()))?], -1)?)
+                let hidden = full(&size, hidden, (part.f_kind()?, part.device()))?;
+                Ok(Tensor::f_cat(&[part, hidden], -1)?.into())
             });
-            return Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, axis)?);
+            return Entry::joined(&parts.collect::<Result<Vec<_>>>()?, axis);
         };
-        Ok(only.get(point)?.f_narrow(axis, 0, *columns as i64)?)
+        only.entry(point)?.narrowed(axis, *columns as i64)
     }
 
     /// An expert's rows of all runs, in the order in which one run has them: by the rank of the choice, and then by the token.

@@ -65,10 +65,41 @@ impl Sink for FileSink {
     }
 
     fn begin(&mut self, planned: &[PlannedEntry]) -> Result<(), HookError> {
-        let names: Vec<String> = planned.iter().map(|entry| entry.point.to_string()).collect();
         // An expert's rows: [row, width].
-        let dims = planned.iter().map(|entry| entry.shape.as_ref().map_or(2, Vec::len));
-        let entries = names.iter().map(String::as_str).zip(dims).chain(TOKENS.map(|name| (name, 2)));
+        let dims = |entry: &PlannedEntry| entry.shape.as_ref().map_or(2, Vec::len);
+        let tensors: Vec<_> = planned.iter().map(|entry| (entry.point.to_string(), dims(entry))).collect();
+        self.due = planned.iter().cloned().collect();
+        Ok(self.begin_tensors(&tensors)?)
+    }
+
+    fn keep(&mut self, entry: SinkEntry<'_>) -> Result<Option<Tensor>, HookError> {
+        let Some(due) = self.due.pop_front() else {
+            return Err(Error::wrong_input(format!("`{}` came without being announced", entry.point)).into());
+        };
+        let (shape, kind) = (entry.tensor.size(), entry.tensor.f_kind()?);
+        let fits = due.shape.as_ref().map_or(shape.len() == 2, |due| *due == shape);
+        if (due.point, due.kind, true) != (entry.point, kind, fits) {
+            let sentence = format!("`{}` came as {kind:?} {shape:?}, but {due:?} was announced", entry.point);
+            return Err(Error::wrong_input(sentence).into());
+        }
+        self.put(entry.point.to_string(), &entry.tensor)?;
+        Ok(None)
+    }
+
+    fn finish(&mut self) -> Result<(), HookError> {
+        self.bytes = Vec::new();
+        let run = self.run.take();
+        match self.writer.take() {
+            Some(writer) => Ok(writer.finish(&FileSink::metadata(run.as_ref())).map_err(Error::io(&self.path))?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FileSink {
+    /// Begins a file of tensors of these names and numbers of dimensions.
+    pub(crate) fn begin_tensors(&mut self, tensors: &[(String, usize)]) -> Result<()> {
+        let entries = tensors.iter().map(|(name, dims)| (name.as_str(), *dims)).chain(TOKENS.map(|name| (name, 2)));
         let metadata = FileSink::metadata(self.run.as_ref());
         let mut writer = LateWriter::create(&self.path, entries, &metadata).map_err(Error::io(&self.path))?;
         // They come first, as they have the widest numbers: so activations begin aligned.
@@ -82,30 +113,14 @@ impl Sink for FileSink {
             }
         }
         self.writer = Some(writer);
-        self.due = planned.iter().cloned().collect();
         Ok(())
     }
 
-    fn keep(&mut self, entry: SinkEntry<'_>) -> Result<Option<Tensor>, HookError> {
-        let (Some(writer), Some(due)) = (&mut self.writer, self.due.pop_front()) else {
-            return Err(Error::wrong_input(format!("`{}` came without being announced", entry.point)).into());
-        };
-        let (shape, kind) = (entry.tensor.size(), entry.tensor.f_kind()?);
-        let fits = due.shape.as_ref().map_or(shape.len() == 2, |due| *due == shape);
-        if (due.point, due.kind, true) != (entry.point, kind, fits) {
-            let sentence = format!("`{}` came as {kind:?} {shape:?}, but {due:?} was announced", entry.point);
-            return Err(Error::wrong_input(sentence).into());
-        }
-        write(writer, &self.path, entry.point.to_string(), &entry.tensor, &mut self.bytes)?;
-        Ok(None)
-    }
-
-    fn finish(&mut self) -> Result<(), HookError> {
-        self.bytes = Vec::new();
-        let run = self.run.take();
-        match self.writer.take() {
-            Some(writer) => Ok(writer.finish(&FileSink::metadata(run.as_ref())).map_err(Error::io(&self.path))?),
-            None => Ok(()),
+    /// Writes a tensor that was announced.
+    pub(crate) fn put(&mut self, name: String, tensor: &Tensor) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) => write(writer, &self.path, name, tensor, &mut self.bytes),
+            None => Err(Error::wrong_input(format!("`{name}` came without being announced"))),
         }
     }
 }
