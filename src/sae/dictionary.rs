@@ -270,6 +270,12 @@ impl Dictionary {
         Dictionary::with_decoders(config.clone(), encoder, outputs)
     }
 
+    /// Whether all rows of the decoder have norm 1, as far as fp32 tells.
+    pub(crate) fn has_unit_decoder(&self) -> Result<bool> {
+        let norms = self.decoder(0)?.norms(self.options())?;
+        Ok(norms.f_allclose(&norms.f_ones_like()?, 1e-5, 1e-8, false)?)
+    }
+
     /// The dictionary with the name of the model that it was trained on.
     pub fn named(&self, model: impl Into<String>) -> Self {
         let inner = &self.inner;

@@ -168,59 +168,127 @@ fn dictionary_learning_s_files_are_read() {
     let (k, threshold) = (Tensor::from_slice(&[3i64]).squeeze(), Tensor::from_slice(&[0.4f32]).squeeze());
     let x = numbers(&[2, 3, D_IN], 6.0);
     let pre = (&x - &b_dec).matmul(&w.tr()) + &b;
-    for (class, bias) in [("AutoEncoder", "bias"), ("AutoEncoderTopK", "b_dec"), ("BatchTopKSAE", "b_dec")] {
+    let unbiased = x.matmul(&w.tr()) + &b;
+    let norms = decoder.norm_scalaropt_dim(2.0, [0i64].as_slice(), false); // [feature]
+    for (class, bias) in [
+        ("AutoEncoder", "bias"),
+        ("AutoEncoderNew", "decoder.bias"),
+        ("AutoEncoderTopK", "b_dec"),
+        ("BatchTopKSAE", "b_dec"),
+    ] {
         let folder = tempfile::tempdir().unwrap();
-        let trainer =
-            json!({"dict_class": class, "layer": 1, "submodule_name": "resid_post_layer_1", "k": 3, "lm_name": "toy"});
-        write_json(&folder.path().join("config.json"), &json!({"trainer": trainer}));
+        let trainer = json!({"dict_class": class, "layer": 1, "submodule_name": "resid_post_layer_1", "k": 3, "lm_name": "toy",
+                   "trainer_class": "T", "lr": 1e-4, "activation_dim": D_IN, "dict_size": D_SAE, "device": "cuda:0", "seed": 0});
+        let write = |trainer: &Value| {
+            write_json(&folder.path().join("config.json"), &json!({"trainer": trainer, "buffer": {}}))
+        };
+        write(&trainer);
         let mut entries = vec![
             ("encoder.weight", Entry::Tensor(&w)),
             ("encoder.bias", Entry::Tensor(&b)),
             ("decoder.weight", Entry::Tensor(&decoder)),
             (bias, Entry::Tensor(&b_dec)),
         ];
-        if class != "AutoEncoder" {
+        if !class.starts_with("AutoEncoder") || class == "AutoEncoderTopK" {
             entries.extend([("k", Entry::Tensor(&k)), ("threshold", Entry::Tensor(&threshold))]);
         }
         write_torch(&folder.path().join("ae.pt"), &entries);
         let dictionary = DictionaryOptions::new().open(folder.path()).unwrap();
         assert_eq!(dictionary.hook_in(), hook::resid_post(1));
         let acts = match class {
-            "AutoEncoder" => pre.relu(),
+            "AutoEncoder" => pre.relu() * &norms,
+            "AutoEncoderNew" => unbiased.relu(),
             "AutoEncoderTopK" => top_k(&pre, 3),
             _ => &pre * pre.gt(0.4).to_kind(Kind::Float),
         };
+        // The library gives the directions of this class norm 1.
+        let decoder = if class == "AutoEncoder" { &decoder / &norms } else { decoder.shallow_clone() };
         compare(class, &dictionary, &x, &acts, &(acts.matmul(&decoder.tr()) + &b_dec));
+        for (field, value, wanted) in [
+            ("dict_size", json!(11), "dict_size"),
+            ("normalize_input", json!(true), "does not know the fields trainer.normalize_input"),
+            ("dict_class", json!("CrossCoder"), "this class is not supported"),
+        ] {
+            let mut changed = trainer.clone();
+            changed[field] = value;
+            write(&changed);
+            let error = DictionaryOptions::new().open(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
     }
 }
 
-/// Llama Scope: inputs are scaled to the norm `√d` on average, and so is what the output is divided by.
+/// Llama Scope: inputs are scaled to the norm `√d` on average, and so is what the output is divided by. The authors' library folds the factors into
+/// the weights, then the norms of the decoder's rows, and compares the threshold with what comes of that.
 #[test]
 fn llama_scope_s_files_are_read() {
     let (w, b) = (numbers(&[D_SAE, D_IN], 1.0), numbers(&[D_SAE], 2.0));
     let (b_dec, decoder) = (numbers(&[D_IN], 3.0), numbers(&[D_IN, D_SAE], 4.0));
     let x = numbers(&[2, 3, D_IN], 6.0);
-    for by_norm in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
-        let fields = json!({
-            "hook_point_in": "blocks.1.hook_resid_post", "hook_point_out": "blocks.1.hook_resid_post", "d_model": D_IN,
-            "norm_activation": "dataset-wise", "dataset_average_activation_norm": {"in": 3.0, "out": 4.0},
-            "act_fn": "jumprelu", "jump_relu_threshold": 0.5, "sparsity_include_decoder_norm": by_norm,
-            "apply_decoder_bias_to_pre_encoder": false, "use_glu_encoder": false
-        });
+    let base = json!({
+        "hook_point_in": "blocks.1.hook_resid_post", "hook_point_out": "blocks.1.hook_resid_post", "d_model": D_IN,
+        "d_sae": D_SAE, "device": "cuda", "dtype": "torch.bfloat16", "expansion_factor": 8, "top_k": 3, "lp": 1,
+        "norm_activation": "dataset-wise", "dataset_average_activation_norm": {"in": 3.0, "out": 4.0},
+        "act_fn": "jumprelu", "jump_relu_threshold": 0.5, "sparsity_include_decoder_norm": true,
+        "use_decoder_bias": true, "apply_decoder_bias_to_pre_encoder": false, "use_glu_encoder": false
+    });
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
+    let tensors =
+        [("encoder.weight", &w), ("encoder.bias", &b), ("decoder.weight", &decoder), ("decoder.bias", &b_dec)];
+    Tensor::write_safetensors(&tensors, folder.path().join("checkpoints/final.safetensors")).unwrap();
+    let open = |changes: &[(&str, Value)]| {
+        let mut fields = base.clone();
+        changes.iter().for_each(|(field, value)| fields[*field] = value.clone());
         write_json(&folder.path().join("hyperparams.json"), &fields);
-        std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
-        let tensors =
-            [("encoder.weight", &w), ("encoder.bias", &b), ("decoder.weight", &decoder), ("decoder.bias", &b_dec)];
-        Tensor::write_safetensors(&tensors, folder.path().join("checkpoints/final.safetensors")).unwrap();
-        let dictionary = DictionaryOptions::new().open(folder.path()).unwrap();
-        let (scale_in, scale_out) = ((D_IN as f64).sqrt() / 3.0, (D_IN as f64).sqrt() / 4.0);
-        let pre = (&x * scale_in).matmul(&w.tr()) + &b;
-        let norms = decoder.norm_scalaropt_dim(2.0, [0i64].as_slice(), false); // [feature]
-        let compared = if by_norm { &pre * norms } else { pre.shallow_clone() };
-        let acts = &pre * compared.gt(0.5).to_kind(Kind::Float);
-        let out = (acts.matmul(&decoder.tr()) + &b_dec) / scale_out;
-        compare("Llama Scope", &dictionary, &x, &acts, &out);
+        DictionaryOptions::new().open(folder.path())
+    };
+    let root = (D_IN as f64).sqrt();
+    let norms = |decoder: &Tensor| decoder.norm_scalaropt_dim(2.0, [0i64].as_slice(), false); // [feature]
+    for (by_norm, dataset) in [(false, true), (true, true), (true, false)] {
+        let norm = if dataset { "dataset-wise" } else { "token-wise" };
+        let opened = |further: &[(&str, Value)]| {
+            let changes = [("sparsity_include_decoder_norm", json!(by_norm)), ("norm_activation", json!(norm))];
+            open(&[&changes, further].concat()).unwrap()
+        };
+        let (into, out_of) = if dataset { (root / 3.0, root / 4.0) } else { (1.0, 1.0) };
+        // Each activation's own factor, of a norm that is undone.
+        let own = match dataset {
+            true => Tensor::ones([2, 3, 1], (Kind::Float, Device::Cpu)),
+            false => x.norm_scalaropt_dim(2.0, [-1i64].as_slice(), true).reciprocal() * root,
+        };
+        let rows = &decoder * (into / out_of);
+        let scale = if by_norm { norms(&rows) } else { Tensor::ones([D_SAE], (Kind::Float, Device::Cpu)) };
+        let pre = |x: &Tensor| (x.matmul(&w.tr()) + &b / into) * &scale;
+        let out = |acts: &Tensor| (acts.matmul(&(&rows / &scale).tr()) + &b_dec / out_of) / &own;
+        let normal = &x * &own;
+        let jump = &pre(&normal) * pre(&normal).gt(0.5).to_kind(Kind::Float);
+        compare("Llama Scope", &opened(&[]), &x, &jump, &out(&jump));
+        let top = top_k(&pre(&normal), 3);
+        compare(
+            "Llama Scope, TopK",
+            &opened(&[("act_fn", json!("topk")), ("jump_relu_threshold", json!(0.0))]),
+            &x,
+            &top,
+            &out(&top),
+        );
+        let converted = opened(&[("act_fn", json!("topk"))]);
+        compare("Llama Scope, TopK with a threshold", &converted, &x, &jump, &out(&jump));
+        let centred = pre(&(&normal - &b_dec / out_of)).relu();
+        let plain = opened(&[("act_fn", json!("relu")), ("apply_decoder_bias_to_pre_encoder", json!(true))]);
+        compare("Llama Scope, ReLU", &plain, &x, &centred, &out(&centred));
+    }
+    for (field, value, wanted) in [
+        ("jump_relu_threshold", json!(-0.1), "must not be negative"),
+        ("d_sae", json!(11), "hyperparams.json says [11, 6]"),
+        ("use_glu_encoder", json!(true), "use_glu_encoder"),
+        ("norm_activation", json!("batch-wise"), "batch-wise"),
+        ("dataset_average_activation_norm", json!({"in": 0.0, "out": 1.0}), "positive"),
+        ("act_fn", json!("gelu"), "not supported"),
+        ("circular", json!(1), "does not know the fields circular"),
+    ] {
+        let error = open(&[(field, value)]).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
     }
 }
 

@@ -1,4 +1,5 @@
-//! The formats of the library dictionary_learning: `config.json` and `ae.pt`.
+//! The formats of the library dictionary_learning: `config.json` and `ae.pt` (`utils.load_dictionary` of
+//! github.com/saprmarks/dictionary_learning, version of August 2025).
 
 use std::path::Path;
 
@@ -14,13 +15,52 @@ use crate::{Error, Result};
 
 pub(super) const WEIGHTS: &str = "ae.pt";
 
+/// Fields of the trainer that only training uses. Weights of trainings with a `norm_factor` are saved for activations as the model has them.
+const HARMLESS: &[&str] = &[
+    "trainer_class",
+    "lr",
+    "l1_penalty",
+    "warmup_steps",
+    "resample_steps",
+    "sparsity_warmup_steps",
+    "steps",
+    "decay_start",
+    "seed",
+    "device",
+    "wandb_name",
+    "auxk_alpha",
+    "threshold_beta",
+    "threshold_start_step",
+    "top_k_aux",
+    "group_fractions",
+    "group_weights",
+    "group_sizes",
+    "k",
+    "bandwidth",
+    "sparsity_penalty",
+    "target_l0",
+    "sparsity_function",
+    "p_start",
+    "p_end",
+    "anneal_start",
+    "anneal_end",
+    "sparsity_queue_length",
+    "n_sparsity_updates",
+    "norm_factor",
+    "layer",
+    "submodule_name",
+];
+
 pub(super) fn open(folder: &Path, options: &DictionaryOptions) -> Result<Dictionary> {
     let path = folder.join("config.json");
     let json = ConfigJson::new(read_fields(&path)?);
     let Some(trainer) = json.object("trainer")? else {
         return Err(json.refuse("trainer", "absent", "it is needed here"));
     };
+    json.ignore(&["buffer"]);
+    trainer.ignore(HARMLESS);
     let class: String = trainer.require("dict_class")?;
+    let (width, dict_size): (Option<i64>, Option<i64>) = (trainer.get("activation_dim")?, trainer.get("dict_size")?);
     let tensors = Tensors::open(&folder.join(WEIGHTS), torch_file::entries, options)?;
     let k = || trainer.require::<usize>("k");
     let of_rows = Orientation::ByFeature;
@@ -29,6 +69,15 @@ pub(super) fn open(folder: &Path, options: &DictionaryOptions) -> Result<Diction
         "AutoEncoder" => {
             ("encoder.weight", "encoder.bias", "bias", "decoder.weight", of_rows, FeatureActivation::Relu, true)
         }
+        "AutoEncoderNew" => (
+            "encoder.weight",
+            "encoder.bias",
+            "decoder.bias",
+            "decoder.weight",
+            of_rows,
+            FeatureActivation::Relu,
+            false,
+        ),
         "AutoEncoderTopK" => {
             ("encoder.weight", "encoder.bias", "b_dec", "decoder.weight", of_rows, FeatureActivation::TopK(k()?), true)
         }
@@ -66,6 +115,13 @@ pub(super) fn open(folder: &Path, options: &DictionaryOptions) -> Result<Diction
     };
     let w_enc = tensors.by_feature(w_enc, orientation)?;
     let d_sae = w_enc.size().first().copied().unwrap_or(0);
+    let expected = [dict_size.unwrap_or(d_sae), width.unwrap_or(w_enc.size().get(1).copied().unwrap_or(0))];
+    if w_enc.size() != expected {
+        return Err(tensors.malformed(format!(
+            "its encoder has shape {:?}, but config.json says dict_size and activation_dim {expected:?}",
+            w_enc.size()
+        )));
+    }
     let threshold = match activation {
         FeatureActivation::JumpRelu => {
             let threshold: Tensor = tensors.need("threshold")?;
@@ -96,11 +152,22 @@ pub(super) fn open(folder: &Path, options: &DictionaryOptions) -> Result<Diction
     }
     tensors.finish()?;
     let model_name: Option<String> = trainer.get("lm_name")?;
+    let unread = json.unread();
+    if !unread.is_empty() {
+        let what =
+            format!("this reader does not know the fields {}, which might change what is computed", unread.join(", "));
+        return Err(Error::malformed(&path, what));
+    }
     if read.axes().head.is_some() {
         return Err(Error::malformed(&path, format!("`{read}` has heads, which this format does not flatten")));
     }
     let config =
         DictionaryConfig { apply_b_dec_to_input: subtracts, model_name, ..DictionaryConfig::new(read, activation) };
     let config = DictionaryConfig { hook_out: options.hook_out.unwrap_or(read), ..config };
-    finished(config, encoder, decoder)
+    let dictionary = finished(config, encoder, decoder)?;
+    // The library gives the rows of this class norm 1 when it loads them, unless they have it.
+    match class == "AutoEncoder" && !dictionary.has_unit_decoder()? {
+        true => dictionary.fold_decoder_norm(),
+        false => Ok(dictionary),
+    }
 }
