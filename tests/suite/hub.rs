@@ -489,6 +489,65 @@ fn a_dictionary_of_a_folder_is_fetched() {
     }
 }
 
+/// circuit-tracer's `config.yaml` can list a file of the hub for each layer, in its own format or in those of Gemma Scope.
+#[test]
+fn a_list_of_transcoders_is_fetched_file_by_file() {
+    let sae = crate::common::fixtures().join("sae");
+    let first = |folder: std::path::PathBuf| std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let npz = first(sae.join("gemma_scope_transcoder/layer_1/width_16k")).join("params.npz");
+    let of_two = first(sae.join("gemma_scope2_transcoder/transcoder")).join("params.safetensors");
+    let mut files = BTreeMap::from([("unused/params.npz".to_string(), vec![0; 100])]);
+    files.insert("layer_0/params.npz".into(), std::fs::read(&npz).unwrap());
+    files.insert("layer_1/params.safetensors".into(), std::fs::read(&of_two).unwrap());
+    let server = Server::with("org/scope", Repo { commit: "5ae".repeat(14)[..40].into(), files, token: None });
+    let mut client = client(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let write = |list: &str| {
+        let hooks = "feature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\n";
+        let text = format!("model_kind: transcoder_set\nmodel_name: x\n{hooks}transcoders:\n{list}");
+        std::fs::write(folder.path().join("config.yaml"), text).unwrap();
+    };
+    let listed = "- \"hf://org/scope/layer_0/params.npz\"\n- hf://org/scope/layer_1/params.safetensors?revision=main\n- third.npz\n";
+    std::fs::copy(&npz, folder.path().join("third.npz")).unwrap();
+    write(listed);
+    let open = |client: &Client| {
+        tch_lens::DictionaryOptions::new().hub(client.hub.clone()).decoders_on_demand().open_set(folder.path())
+    };
+    let set = open(&client).unwrap();
+    let requests = server.requests();
+    assert!(!requests.iter().any(|request| request.contains("unused")), "{requests:?}");
+    let alone = tch_lens::DictionaryOptions::new()
+        .hook_in(tch_lens::hook::mlp_hook_in(0))
+        .hook_out(tch_lens::hook::mlp_out(0))
+        .open(&npz)
+        .unwrap();
+    for layer in [0, 2] {
+        let found = set.of_layer(layer).unwrap();
+        assert_eq!(found.hook_in(), tch_lens::hook::mlp_hook_in(layer));
+        assert!(found.w_dec().unwrap().equal(&alone.w_dec().unwrap()) && found.w_enc().equal(&alone.w_enc()));
+    }
+    assert!(set.of_layer(1).unwrap().w_skip().is_some());
+    // All of it is in the cache now.
+    client.hub = client.hub.clone().offline(true);
+    assert_eq!(open(&client).unwrap().n_features(), set.n_features());
+    assert_eq!(server.requests(), [] as [String; 0]);
+    for (list, wanted) in [
+        ("- hf://org/scope/layer_9/params.npz\n", "this is offline"),
+        ("- hf://org/scope\n", "neither a path nor"),
+        ("- hf://org/scope/../secret.npz\n", "../secret.npz"),
+        ("- missing.npz\n", "missing.npz"),
+        ("[]\n", ""),
+    ] {
+        write(list);
+        let error = open(&client).unwrap_err().to_string();
+        assert!(error.contains(wanted) && !error.contains('\n'), "{error}");
+    }
+    client.hub = client.hub.clone().offline(false);
+    write("- hf://org/scope/layer_9/params.npz\n");
+    let error = open(&client).unwrap_err().to_string();
+    assert!(error.contains("layer_9/params.npz"), "{error}");
+}
+
 /// A repository of GGUF files: the only model, or the one that is named, of one file or of several parts.
 #[test]
 fn repositories_of_gguf_files() {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::listed;
 use super::options::DictionaryOptions;
 use super::tensors::{Orientation, Tensors};
 use crate::config::Stack;
@@ -19,6 +20,8 @@ pub(super) struct Config {
     hook_out: String,
     cross_layer: bool,
     pub(super) scan: Option<String>,
+    /// The files of the transcoders, where they are elsewhere.
+    transcoders: Option<Vec<String>>,
 }
 
 /// Fields that change nothing in what is computed.
@@ -40,15 +43,18 @@ impl Config {
             hook_out: String::new(),
             cross_layer: false,
             scan: None,
+            transcoders: None,
         };
         let mut kind = None;
         for (key, value) in yaml::read(bytes).map_err(|what| Error::malformed(path, what))? {
             let scalar = match value {
                 yaml::Value::Scalar(text) => text,
                 yaml::Value::List(_) if key == "scan" => continue,
-                yaml::Value::List(_) => {
-                    return Err(malformed(format!("`{key}` lists files elsewhere: download them, and remove the list")))
+                yaml::Value::List(files) if key == "transcoders" => {
+                    config.transcoders = Some(files);
+                    continue;
                 }
+                yaml::Value::List(_) => return Err(malformed(format!("`{key}` is a list, expected one value"))),
             };
             match key.as_str() {
                 "model_name" => config.model_name = Some(scalar),
@@ -77,7 +83,7 @@ impl Config {
         Ok(config)
     }
 
-    fn of_layer(&self, layer: usize, activation: FeatureActivation) -> Result<DictionaryConfig> {
+    pub(super) fn of_layer(&self, layer: usize, activation: FeatureActivation) -> Result<DictionaryConfig> {
         let hook = |name: &str| point(name, layer).ok_or(Error::Internal("a hook's name that was checked"));
         Ok(DictionaryConfig {
             hook_out: hook(&self.hook_out)?,
@@ -95,6 +101,17 @@ fn point(name: &str, layer: usize) -> Option<HookPoint> {
 
 pub(super) fn open(folder: &Path, options: &DictionaryOptions) -> Result<DictionarySet> {
     let config = Config::read(&folder.join(CONFIG))?;
+    match &config.transcoders {
+        Some(_) if config.cross_layer => {
+            let what = "`transcoders` lists the layers of a cross-layer transcoder, which is not supported: give it in circuit-tracer's own format";
+            return Err(Error::malformed(folder.join(CONFIG), what));
+        }
+        Some(list) => {
+            let dictionaries = listed::open(folder, &config, list, options)?;
+            return Ok(DictionarySet::new(dictionaries)?.with_scan(config.scan));
+        }
+        None => {}
+    }
     let prefix = if config.cross_layer { "W_enc_" } else { "layer_" };
     let n_layers = count(folder, prefix)?;
     let layers = 0..n_layers;

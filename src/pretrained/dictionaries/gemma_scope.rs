@@ -26,15 +26,7 @@ pub(super) fn open_npz(path: &Path, options: &DictionaryOptions) -> Result<Dicti
             Error::malformed(path, what)
         })?,
     };
-    let encoder = Encoder {
-        w_enc: tensors.by_feature("W_enc", Orientation::ByColumn)?,
-        b_enc: tensors.need("b_enc")?,
-        b_dec: tensors.need("b_dec")?,
-        w_skip: None,
-        threshold: Some(tensors.need("threshold")?),
-        b_gate: None,
-        r_mag: None,
-    };
+    let encoder = npz_encoder(&tensors)?;
     let decoder = tensors.decoder("W_dec", Orientation::ByFeature, None)?;
     tensors.finish()?;
     let config = DictionaryConfig {
@@ -44,6 +36,33 @@ pub(super) fn open_npz(path: &Path, options: &DictionaryOptions) -> Result<Dicti
         ..DictionaryConfig::new(read, FeatureActivation::JumpRelu)
     };
     finished(config, encoder, decoder)
+}
+
+/// All but the decoder of Gemma Scope 1.
+pub(super) fn npz_encoder(tensors: &Tensors) -> Result<Encoder> {
+    Ok(Encoder {
+        w_enc: tensors.by_feature("W_enc", Orientation::ByColumn)?,
+        b_enc: tensors.need("b_enc")?,
+        b_dec: tensors.need("b_dec")?,
+        w_skip: None,
+        threshold: Some(tensors.need("threshold")?),
+        b_gate: None,
+        r_mag: None,
+    })
+}
+
+/// All but the decoder of Gemma Scope 2.
+pub(super) fn safetensors_encoder(tensors: &Tensors) -> Result<Encoder> {
+    let skip = tensors.get("affine_skip_connection")?; // [d_in, d_out]
+    Ok(Encoder {
+        w_enc: tensors.by_feature("w_enc", Orientation::ByColumn)?,
+        b_enc: tensors.need("b_enc")?,
+        b_dec: tensors.need("b_dec")?,
+        w_skip: skip.map(|skip| skip.f_transpose(0, 1)).transpose()?,
+        threshold: Some(tensors.need("threshold")?),
+        b_gate: None,
+        r_mag: None,
+    })
 }
 
 /// Where a dictionary of this path reads and writes, and whether it has heads.
@@ -103,16 +122,7 @@ pub(super) fn open_safetensors(folder: &Path, options: &DictionaryOptions) -> Re
         return Err(Error::malformed(&path, what));
     }
     let tensors = Tensors::open(&folder.join(SAFETENSORS), safetensors::entries, options)?;
-    let skip = tensors.get("affine_skip_connection")?; // [d_in, d_out]
-    let encoder = Encoder {
-        w_enc: tensors.by_feature("w_enc", Orientation::ByColumn)?,
-        b_enc: tensors.need("b_enc")?,
-        b_dec: tensors.need("b_dec")?,
-        w_skip: skip.map(|skip| skip.f_transpose(0, 1)).transpose()?,
-        threshold: Some(tensors.need("threshold")?),
-        b_gate: None,
-        r_mag: None,
-    };
+    let encoder = safetensors_encoder(&tensors)?;
     let decoder = tensors.decoder("w_dec", Orientation::ByFeature, None)?;
     tensors.finish()?;
     let config = DictionaryConfig {

@@ -6,6 +6,7 @@
 mod circuit_tracer;
 mod dictionary_learning;
 mod gemma_scope;
+mod listed;
 mod llama_scope;
 mod openai;
 mod options;

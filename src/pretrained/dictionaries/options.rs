@@ -128,8 +128,8 @@ impl DictionaryOptions {
     /// | one `.pt` file with `latent_bias` and `pre_bias` | OpenAI; needs [`hook_in`](DictionaryOptions::hook_in), and [`activation`](DictionaryOptions::activation) where the file names none |
     ///
     /// The readers of SAELens, Gemma Scope and sparsify are tested with figures of these libraries. Those of Llama Scope, dictionary_learning and
-    /// OpenAI are tested with files that the tests write in the documented layout, and with no published dictionary; of
-    /// dictionary_learning, `AutoEncoder`, `AutoEncoderTopK` and `BatchTopKSAE` are.
+    /// OpenAI follow the loaders of these projects' own code; they are tested with files that the tests write in their layout, and with no
+    /// published dictionary. Every field of a configuration is read, refused, or known to change nothing.
     ///
     /// # Errors
     ///
@@ -149,17 +149,17 @@ impl DictionaryOptions {
         }
         match () {
             _ if is_file("npz") => gemma_scope::open_npz(path, self),
+            _ if has(llama_scope::CONFIG) => llama_scope::open(path, self),
             _ if has(saelens::WEIGHTS) => saelens::open(path, self),
             _ if has(gemma_scope::NPZ) => gemma_scope::open_npz(&path.join(gemma_scope::NPZ), self),
             _ if has(gemma_scope::SAFETENSORS) => gemma_scope::open_safetensors(path, self),
-            _ if has(llama_scope::CONFIG) => llama_scope::open(path, self),
             _ if has(sparsify::WEIGHTS) => sparsify::open(path, self),
             _ if has(dictionary_learning::WEIGHTS) => dictionary_learning::open(path, self),
             _ if has("config.yaml") => {
                 Err(Error::malformed(path, "this is a set of dictionaries: read it with `open_set`"))
             }
             _ => {
-                let what = "no dictionary of a known format is here: expected sae_weights.safetensors, params.npz, params.safetensors,                             hyperparams.json, sae.safetensors or ae.pt";
+                let what = "no dictionary of a known format is here: expected sae_weights.safetensors, params.npz, params.safetensors, hyperparams.json, sae.safetensors or ae.pt";
                 Err(Error::malformed(path, what))
             }
         }
@@ -197,6 +197,17 @@ impl DictionaryOptions {
         self.open(self.hub.fetch_folder(repository, revision, folder)?)
     }
 
+    /// One file of a repository.
+    #[cfg(feature = "hub")]
+    pub(super) fn fetch_file(
+        &self,
+        repository: &str,
+        revision: Option<&str>,
+        file: &str,
+    ) -> Result<std::path::PathBuf> {
+        self.hub.fetch_file(repository, revision.unwrap_or("main"), file)
+    }
+
     /// Reads circuit-tracer's set of a repository of the Hugging Face hub, as [`open_hub`](DictionaryOptions::open_hub) does one dictionary.
     ///
     /// # Errors
@@ -209,7 +220,9 @@ impl DictionaryOptions {
     }
 
     /// Reads circuit-tracer's transcoder set or cross-layer transcoder: a folder with `config.yaml` and `layer_0.safetensors`, …, or
-    /// `W_enc_0.safetensors` and `W_dec_0.safetensors`, ….
+    /// `W_enc_0.safetensors` and `W_dec_0.safetensors`, …. A list `transcoders` in `config.yaml` names the file of each layer instead: a
+    /// path from the folder, or `hf://OWNER/NAME/FILE?revision=REVISION`, which is downloaded where the cache lacks it (feature `hub`). Such
+    /// files are in circuit-tracer's own format or in one of Gemma Scope's.
     ///
     /// # Errors
     ///

@@ -141,6 +141,18 @@ impl Download<'_> {
         Ok(snapshot.join(within))
     }
 
+    /// Downloads one file, and gives its path.
+    pub(super) fn single(&self, file: &str) -> Result<PathBuf> {
+        let (api, info) = self.connect()?;
+        let snapshot = self.snapshot(&info.sha);
+        let sibling = info.siblings.iter().find(|sibling| sibling.rfilename == file);
+        let sibling = sibling.ok_or_else(|| self.error(HubError::NoFile { file: file.into() }))?;
+        self.file(&api, &info.sha, sibling, &snapshot)?;
+        let refs = Cache::new(self.cache.into()).repo(self.repo(self.revision));
+        refs.create_ref(&info.sha).map_err(Error::io(self.cache))?;
+        Ok(snapshot.join(file))
+    }
+
     /// The snapshot of the revision in the cache, if there is one.
     pub(super) fn cached_snapshot(&self) -> Option<PathBuf> {
         let refs = self.cache.join(self.repo(self.revision).folder_name()).join("refs").join(self.revision);

@@ -113,6 +113,28 @@ impl Hub {
         download.folder(within)
     }
 
+    /// One file of a repository, in the cache: downloaded if it is not there.
+    pub(crate) fn fetch_file(&self, name: &str, revision: &str, file: &str) -> Result<PathBuf> {
+        let error = |source| Error::Hub { name: name.into(), source };
+        let plain =
+            |path: &str| Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if revision.is_empty() || !plain(revision) {
+            return Err(error(HubError::InvalidRevision { revision: revision.into() }));
+        }
+        if !plain(file) {
+            return Err(error(HubError::NoFile { file: file.into() }));
+        }
+        let cache = self.cache.as_deref().ok_or_else(|| error(HubError::NoCacheFolder))?;
+        let cache = std::path::absolute(cache).map_err(Error::io(cache))?;
+        let download = Download { hub: self, cache: &cache, name, revision, gguf: None };
+        let cached = download.cached_snapshot().map(|snapshot| snapshot.join(file)).filter(|path| path.is_file());
+        match cached {
+            Some(path) => Ok(path),
+            None if self.offline => Err(error(HubError::Offline { cache: cache.clone() })),
+            None => download.single(file),
+        }
+    }
+
     /// The folder within the cache that has the files of a model, downloaded where they are missing.
     ///
     /// Of a repository of GGUF files, it is the one of this name, or the only one.
