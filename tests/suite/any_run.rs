@@ -2,14 +2,17 @@
 //!
 //! `TCH_LENS_CASES` sets the number of cases.
 
-use crate::common::{child, families, mechanisms, raw};
+use std::cell::OnceCell;
+
+use crate::common::{child, families, fixtures, raw};
+use crate::transformers_families::REFUSED;
 use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
 use tch::{Kind, Tensor};
 use tch_lens::{
     AccumulateOptions, ActivationCache, DecomposeOptions, Error, FullOptions, HeadOptions, HookFilter, HookPoint,
-    HookedTransformer, Hooks, LensOptions, NeuronOptions, PaddingSide, Positions, Result, RunOptions, Slice, Target,
-    Tokens,
+    HookedEncoderDecoder, HookedTransformer, Hooks, LensOptions, LoadOptions, NeuronOptions, PaddingSide, Positions,
+    Result, RunOptions, Slice, Target, Tokens,
 };
 
 /// Relative to the largest entry, or absolute where that is below one.
@@ -143,9 +146,49 @@ fn something_else(tensor: &Tensor) -> Tensor {
     }
 }
 
+/// A model that is loaded when a case first asks for it.
+struct Model {
+    name: String,
+    loaded: OnceCell<HookedTransformer>,
+}
+
+impl Model {
+    fn get(&self) -> &HookedTransformer {
+        self.loaded.get_or_init(|| match self.name.strip_prefix("encoder of ") {
+            Some(folder) => pair(folder).encoder().clone(),
+            None => match self.name.strip_prefix("decoder of ") {
+                Some(folder) => pair(folder).decoder_of(&Tensor::from_slice2(&[[2i64, 3, 4], [1, 0, 2]])).unwrap(),
+                None => raw(&self.name),
+            },
+        })
+    }
+}
+
+fn pair(folder: &str) -> HookedEncoderDecoder {
+    LoadOptions::new().no_processing().open_encoder_decoder(fixtures().join("encoder_decoders").join(folder)).unwrap()
+}
+
+/// All fixtures: decoders, encoders, and the two stacks of encoder-decoders.
+fn models() -> Vec<Model> {
+    let folders = |of: &str| {
+        let folders = std::fs::read_dir(fixtures().join(of)).unwrap();
+        let mut names: Vec<String> = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let loads = |name: &String| !REFUSED.iter().any(|(refused, _)| refused == name);
+    let others = folders("transformers").into_iter().filter(loads).map(|name| format!("transformers/{name}"));
+    let pairs = folders("encoder_decoders")
+        .into_iter()
+        .flat_map(|name| [format!("encoder of {name}"), format!("decoder of {name}")]);
+    let names = families().into_iter().chain(others).chain(pairs);
+    names.map(|name| Model { name, loaded: OnceCell::new() }).collect()
+}
+
 /// Runs a case: whether the analysis was right, or refused with an error.
-fn check(models: &[(String, HookedTransformer)], case: &Case) -> std::result::Result<bool, String> {
-    let (family, model) = &models[case.family % models.len()];
+fn check(models: &[Model], case: &Case) -> std::result::Result<bool, String> {
+    let model = &models[case.family % models.len()];
+    let (family, model) = (&model.name, model.get());
     let rows: Vec<Vec<i64>> =
         case.lens.iter().map(|len| (0..*len as i64).map(|i| (3 * i + *len as i64) % 5).collect()).collect();
     let side = if case.left { PaddingSide::Left } else { PaddingSide::Right };
@@ -293,8 +336,7 @@ fn every_analysis_of_any_run_is_right_or_an_error() {
         return println!("{}", printed.unwrap_or_else(|failure| panic!("{failure}")));
     }
     let cases = std::env::var("TCH_LENS_CASES").map_or(300, |cases| cases.parse().unwrap());
-    let models: Vec<_> =
-        families().into_iter().chain(mechanisms()).map(|family| (family.clone(), raw(&family))).collect();
+    let models = models();
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let (right, refused) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
     let found = TestRunner::new(config).run(&case(), |case| match check(&models, &case) {

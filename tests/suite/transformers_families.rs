@@ -19,7 +19,7 @@ const TOLERANCE: f64 = 1e-4;
 const EXACT: f64 = 1e-9;
 
 /// Families that are refused, and what the error says.
-const REFUSED: &[(&str, &str)] = &[
+pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("gemma3n_text", "several residual streams"),
     ("hrm_text", "run several times"),
     ("axk2", "multiplied by gates"),
@@ -358,7 +358,7 @@ fn refused_families_say_why() {
 }
 
 /// The encoder-decoders that are refused and have no folder here: their experts have a capacity, so tokens depend on each other.
-const REFUSED_ENCODER_DECODERS: &[&str] = &["switch_transformers", "nllb-moe"];
+pub(crate) const REFUSED_ENCODER_DECODERS: &[&str] = &["switch_transformers", "nllb-moe"];
 
 /// At most ten of the cases that could match are an error.
 #[test]
