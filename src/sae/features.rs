@@ -216,8 +216,11 @@ impl SparseFeatures {
 
     /// The bytes of its tensors.
     pub(crate) fn bytes(&self) -> Result<usize> {
-        let of = |tensor: &Tensor| Ok::<_, Error>(tensor.numel() * tensor.f_kind()?.elt_size_in_bytes());
-        Ok(of(&self.offsets)? + of(&self.features)? + of(&self.values)?)
+        let mut sum = 0;
+        for tensor in [&self.offsets, &self.features, &self.values] {
+            sum += tensor.numel() * tensor.f_kind()?.elt_size_in_bytes();
+        }
+        Ok(sum)
     }
 
     pub(crate) fn leading(&self) -> &[i64] {

@@ -13,6 +13,7 @@
 
 mod activation;
 mod config;
+mod construct;
 mod decoder;
 mod dictionary;
 mod encode;
