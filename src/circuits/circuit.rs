@@ -65,7 +65,8 @@ impl Circuit {
         Ok(circuit)
     }
 
-    /// These nodes with all edges between them, to the logits and from the input, which is always in.
+    /// These nodes with all edges between them, to the logits and from the input, which is always in, as are the encoder's output and the
+    /// inputs of per-layer embeddings.
     ///
     /// # Errors
     ///
@@ -73,7 +74,7 @@ impl Circuit {
     pub fn of_nodes(config: &Config, nodes: impl IntoIterator<Item = CircuitNode>) -> Result<Self> {
         let graph = CircuitGraph::new(config);
         let mut kept = vec![false; graph.n_senders()];
-        kept[0] = true;
+        (0..kept.len()).filter(|sender| graph.is_source(*sender)).for_each(|sender| kept[sender] = true);
         for node in nodes.into_iter().filter(|node| *node != CircuitNode::Logits) {
             kept[graph.sender_index(node)?] = true;
         }
@@ -83,10 +84,13 @@ impl Circuit {
     /// All edges between the nodes that are kept, and to the logits.
     pub(super) fn between(graph: CircuitGraph, nodes: Vec<bool>) -> Self {
         let mut circuit = Circuit { nodes, ..Circuit::empty(graph) };
-        for (sender, receiver) in circuit.graph.pairs() {
-            let reader = circuit.graph.sender_index(circuit.graph.receiver(receiver).0);
-            let kept = circuit.nodes[sender] && reader.map_or(true, |reader| circuit.nodes[reader]);
-            circuit.set(sender, receiver, kept);
+        for receiver in 0..circuit.graph.n_receivers() {
+            let readers = circuit.graph.readers_of(receiver);
+            if readers.is_empty() || readers.into_iter().any(|reader| circuit.nodes[reader]) {
+                for sender in circuit.graph.senders_of(receiver) {
+                    circuit.set(sender, receiver, circuit.nodes[sender]);
+                }
+            }
         }
         circuit
     }
@@ -107,10 +111,14 @@ impl Circuit {
     ///
     /// # Errors
     ///
-    /// [`Error::NoCircuitPart`] for a node that the model does not have, or that does not write; [`Error::Setting`] for a dimension that
-    /// the stream does not have.
+    /// [`Error::NoCircuitPart`] for a node that the model does not have, or that does not write to the stream; [`Error::Setting`] for a
+    /// dimension that the stream does not have.
     pub fn with_dimensions(&self, node: CircuitNode, kept: impl IntoIterator<Item = usize>) -> Result<Self> {
         let (sender, d_model) = (self.graph.sender_index(node)?, self.graph.d_model);
+        if sender >= self.graph.n_in_stream() {
+            let why = "it does not write to the stream, so it is kept whole or not at all".into();
+            return Err(Error::NoCircuitPart { name: node.to_string(), why });
+        }
         let mut dimensions = vec![false; d_model];
         for dimension in kept {
             match dimensions.get_mut(dimension) {
@@ -141,16 +149,16 @@ impl Circuit {
         self.nodes.iter().filter(|kept| **kept).count()
     }
 
-    /// How many dimensions its nodes keep of what they write, all nodes together.
+    /// How many dimensions its nodes keep of what they write to the stream, all nodes together.
     pub fn n_dimensions(&self) -> usize {
         let of = |sender: usize| match self.dimensions.get(&sender) {
             Some(kept) => kept.iter().filter(|kept| **kept).count(),
             None => self.graph.d_model,
         };
-        (0..self.nodes.len()).filter(|sender| self.nodes[*sender]).map(of).sum()
+        (0..self.graph.n_in_stream()).filter(|sender| self.nodes[*sender]).map(of).sum()
     }
 
-    /// The dimensions that a node keeps of what it writes; none where the node is not in the circuit.
+    /// The dimensions that a node keeps of what it writes to the stream; none where the node is not in the circuit, or does not write there.
     ///
     /// # Errors
     ///
@@ -158,7 +166,8 @@ impl Circuit {
     pub fn dimensions(&self, node: CircuitNode) -> Result<Vec<usize>> {
         let sender = self.graph.sender_index(node)?;
         let keeps = |dimension: &usize| self.dimensions.get(&sender).is_none_or(|kept| kept[*dimension]);
-        let d_model = if self.nodes[sender] { self.graph.d_model } else { 0 };
+        let writes = self.nodes[sender] && sender < self.graph.n_in_stream();
+        let d_model = if writes { self.graph.d_model } else { 0 };
         Ok((0..d_model).filter(keeps).collect())
     }
 
@@ -218,29 +227,35 @@ impl Circuit {
     }
 
     /// The connected part: nodes that have an edge from and to others in it and keep a dimension, and the edges between them. Neither the
-    /// input nor the logits need both edges.
+    /// input nor the logits need both edges, nor do the encoder's output and the inputs of per-layer embeddings.
     pub fn pruned(&self) -> Self {
         let mut circuit = self.clone();
+        let receivers = circuit.graph.n_receivers();
+        let readers: Vec<Vec<usize>> = (0..receivers).map(|receiver| circuit.graph.readers_of(receiver)).collect();
         loop {
-            let receivers = circuit.graph.n_receivers();
-            let reads: Vec<bool> = (0..receivers)
-                .map(|receiver| (0..circuit.graph.senders_before(receiver)).any(|sender| circuit.has(sender, receiver)))
-                .collect();
-            let nodes: Vec<bool> = (0..circuit.nodes.len())
+            let graph = &circuit.graph;
+            let mut reads = vec![false; receivers];
+            let mut writes = vec![false; graph.n_senders()];
+            for receiver in 0..receivers {
+                for sender in graph.senders_of(receiver).filter(|sender| circuit.has(*sender, receiver)) {
+                    reads[receiver] = true;
+                    writes[sender] = true;
+                }
+            }
+            let nodes: Vec<bool> = (0..graph.n_senders())
                 .map(|sender| {
-                    let writes = (0..receivers).any(|receiver| circuit.has(sender, receiver));
                     let keeps = circuit.dimensions.get(&sender).is_none_or(|kept| kept.contains(&true));
-                    writes
+                    writes[sender]
                         && keeps
-                        && (sender == 0 || circuit.graph.receivers_of(sender).iter().any(|receiver| reads[*receiver]))
+                        && (graph.is_source(sender)
+                            || graph.receivers_of(sender).iter().any(|receiver| reads[*receiver]))
                 })
                 .collect();
             let mut edges = circuit.edges.clone();
-            for receiver in 0..receivers {
-                let reader = circuit.graph.sender_index(circuit.graph.receiver(receiver).0);
-                let reads = reader.map_or(true, |reader| nodes[reader]);
-                for sender in 0..nodes.len() {
-                    edges[sender * receivers + receiver] &= reads && nodes[sender];
+            for (receiver, readers) in readers.iter().enumerate() {
+                let reads = readers.is_empty() || readers.iter().any(|reader| nodes[*reader]);
+                for (sender, kept) in nodes.iter().enumerate() {
+                    edges[sender * receivers + receiver] &= reads && *kept;
                 }
             }
             let mut dimensions = circuit.dimensions.clone();
@@ -287,8 +302,9 @@ impl Circuit {
 
     /// Whether something that leads to a receiver is not in the circuit: an edge, or a dimension of what a sender writes.
     pub(super) fn ablates(&self, receiver: usize) -> bool {
-        let senders = self.graph.senders_before(receiver);
-        (0..senders).any(|sender| !self.has(sender, receiver)) || self.dimensions.range(..senders).next().is_some()
+        let mut senders = self.graph.senders_of(receiver);
+        let partial = self.dimensions.range(senders.clone()).next().is_some();
+        partial || senders.any(|sender| !self.has(sender, receiver))
     }
 
     /// Whether what a sender writes is read in the circuit.
@@ -301,8 +317,8 @@ impl Circuit {
         for (sender, receiver) in self.graph.pairs() {
             if self.has(sender, receiver) {
                 self.nodes[sender] = true;
-                if let Ok(reader) = self.graph.sender_index(self.graph.receiver(receiver).0) {
-                    self.nodes[reader] = true;
+                if let Some(reader) = self.graph.readers_of(receiver).first() {
+                    self.nodes[*reader] = true;
                 }
             }
         }

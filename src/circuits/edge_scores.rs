@@ -11,10 +11,13 @@
 use tch::Tensor;
 
 use super::circuit::Circuit;
+use super::cross::CrossHeads;
 use super::linear_norm::LinearNorm;
-use super::reaching::{in_stream, read_by_mlp, Reaching};
+use super::node::HeadInput;
+use super::part::{PartKind, PartNodes};
+use super::reaching::{in_stream, read_at, Reaching};
 use super::scores::{add_weighted, EdgeScores};
-use super::senders::{of_readers, real_tokens};
+use super::senders::{layer_inputs, of_readers, real_tokens};
 use super::task::CircuitTask;
 use crate::cache::ActivationCache;
 use crate::component::Target;
@@ -23,7 +26,7 @@ use crate::run::{Hooks, Patch};
 use crate::tensor::precision::widened;
 use crate::tensor::scalar::Scalar;
 use crate::text::input::Tokens;
-use crate::{Error, Result, RunOptions};
+use crate::{Error, HookedTransformer, Result, RunOptions};
 
 /// How edges are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,12 +69,14 @@ impl CircuitTask<'_, '_> {
     /// to a method without one.
     pub fn edge_scores(&self, method: EdgeMethod) -> Result<EdgeScores> {
         let scores = match method {
-            EdgeMethod::Gradient => self.by_gradient(&self.tokens, Hooks::new(), &self.differences()?)?,
+            EdgeMethod::Gradient => {
+                self.by_gradient((&self.model, &self.tokens), Hooks::new(), &self.differences()?)?
+            }
             EdgeMethod::IntegratedInputs { steps } => {
                 let differences = self.differences()?;
                 let mut sum = None;
                 for hooks in self.inputs_between(steps)? {
-                    let scores = self.by_gradient(&self.tokens, hooks, &differences)?;
+                    let scores = self.by_gradient((&self.model, &self.tokens), hooks, &differences)?;
                     sum = Some(add_weighted(sum, &scores, 1.0 / steps as f64)?);
                 }
                 sum.ok_or(Error::Internal("an integral has no steps"))?
@@ -81,18 +86,22 @@ impl CircuitTask<'_, '_> {
                 let runs = self.activations_between(steps)?;
                 let (mut sum, weight) = (None, 1.0 / runs.len() as f64);
                 for hooks in runs {
-                    sum = Some(add_weighted(sum, &self.by_gradient(&self.tokens, hooks, &differences)?, weight)?);
+                    sum = Some(add_weighted(
+                        sum,
+                        &self.by_gradient((&self.model, &self.tokens), hooks, &differences)?,
+                        weight,
+                    )?);
                 }
                 sum.ok_or(Error::Internal("an integral has no steps"))?
             }
             EdgeMethod::CleanAndCounterfactual => {
-                let Some(counterfactual) = &self.counterfactual else {
+                let Some((model, counterfactual)) = &self.counterfactual else {
                     let why = "the gradient at the counterfactual needs one: use `Ablation::counterfactual`";
                     return Err(Error::setting("ablation", why));
                 };
                 let differences = self.differences()?;
-                let clean = self.by_gradient(&self.tokens, Hooks::new(), &differences)?;
-                let other = self.by_gradient(counterfactual, Hooks::new(), &differences)?;
+                let clean = self.by_gradient((&self.model, &self.tokens), Hooks::new(), &differences)?;
+                let other = self.by_gradient((model, counterfactual), Hooks::new(), &differences)?;
                 clean.f_add(&other)?.mul_number(0.5)?
             }
             EdgeMethod::Exact => {
@@ -121,48 +130,88 @@ impl CircuitTask<'_, '_> {
         }
     }
 
-    /// A run for each step between the ablated and the clean embeddings.
+    /// A run for each step between the ablated and the clean embeddings, with the encoder's output and the inputs of per-layer embeddings.
     pub(super) fn inputs_between(&self, steps: usize) -> Result<Vec<Hooks<'static>>> {
         let (clean, ablated) = (&self.clean.embed, &self.ablated.embed);
         let hooks = (0..at_least_one(steps)?).map(|step| {
-            let between = lerp(ablated, clean, step as f64 / steps as f64)?;
-            Ok(Hooks::new().patch(hook::embedding(self.model.config()), Patch::set(between)))
+            let at = step as f64 / steps as f64;
+            let hooks = Hooks::new();
+            let hooks = hooks.patch(hook::embedding(self.model.config()), Patch::set(lerp(ablated, clean, at)?));
+            self.layer_inputs_at(self.encoder_at(hooks, at)?, at)
         });
         hooks.collect()
+    }
+
+    /// Sets the inputs of per-layer embeddings to those between ablated, 0, and clean, 1: what they are made of does not change them then.
+    pub(super) fn layer_inputs_at<'h>(&self, mut hooks: Hooks<'h>, at: f64) -> Result<Hooks<'h>> {
+        let of = self.clean.layer_inputs.iter().zip(&self.ablated.layer_inputs);
+        for (point, (clean, ablated)) in layer_inputs(&self.graph).zip(of) {
+            hooks = hooks.patch(point, Patch::set(lerp(ablated, clean, at)?));
+        }
+        Ok(hooks)
+    }
+
+    /// Changes the keys and values of cross-attention to those of an encoder's output between ablated, 0, and clean, 1.
+    fn encoder_at<'h>(&self, mut hooks: Hooks<'h>, at: f64) -> Result<Hooks<'h>> {
+        for part in self.graph.parts().iter().filter(|part| part.kind == PartKind::CrossAttention) {
+            let heads = CrossHeads::new(self, part);
+            for (input, point) in [(HeadInput::K, hook::cross_k(part.layer)), (HeadInput::V, hook::cross_v(part.layer))]
+            {
+                hooks = hooks.patch(point, Patch::add(heads.differences(input)?.mul_number(1.0 - at)?));
+            }
+        }
+        Ok(hooks)
     }
 
     /// A run for each group of nodes and each step between what they compute ablated and clean.
     fn activations_between(&self, steps: usize) -> Result<Vec<Hooks<'static>>> {
         at_least_one(steps)?;
         let mut groups = vec![(hook::embedding(self.model.config()), &self.clean.embed, &self.ablated.embed)];
-        for layer in 0..self.graph.n_layers() {
-            groups.push((hook::z(layer), &self.clean.z[layer], &self.ablated.z[layer]));
-            if self.graph.has_mlps {
-                groups.push((hook::mlp_out(layer), &self.clean.mlp_out[layer], &self.ablated.mlp_out[layer]));
+        let of_parts = self.clean.parts.iter().zip(&self.ablated.parts);
+        let parts = self.graph.parts().iter().map(PartNodes::computed).zip(of_parts);
+        groups.extend(parts.map(|(point, (clean, ablated))| (point, clean, ablated)));
+        let steps_at = || (1..=steps).map(|step| step as f64 / steps as f64);
+        let mut runs = Vec::with_capacity((groups.len() + 2) * steps);
+        for (point, clean, ablated) in groups {
+            for at in steps_at() {
+                runs.push(Hooks::new().patch(point, Patch::set(lerp(ablated, clean, at)?)));
             }
         }
-        let mut runs = Vec::with_capacity(groups.len() * steps);
-        for (point, clean, ablated) in groups {
-            for step in 1..=steps {
-                let between = lerp(ablated, clean, step as f64 / steps as f64)?;
-                runs.push(Hooks::new().patch(point, Patch::set(between)));
+        if self.clean.encoder.is_some() {
+            for at in steps_at() {
+                runs.push(self.encoder_at(Hooks::new(), at)?);
+            }
+        }
+        if !self.clean.layer_inputs.is_empty() {
+            for at in steps_at() {
+                runs.push(self.layer_inputs_at(Hooks::new(), at)?);
             }
         }
         Ok(runs)
     }
 
     /// Scores from the gradients of one run: `[sender, receiver]`.
-    fn by_gradient(&self, tokens: &Tokens, hooks: Hooks<'_>, differences: &Tensor) -> Result<Tensor> {
+    fn by_gradient(
+        &self,
+        (of_run, tokens): (&HookedTransformer, &Tokens),
+        hooks: Hooks<'_>,
+        differences: &Tensor,
+    ) -> Result<Tensor> {
         let (model, graph) = (self.model.transformer(), &self.graph);
         let mut points = Reaching::points(model, graph)?;
-        for layer in 0..graph.n_layers() {
-            points.push(hook::resid_pre(layer));
-            points.extend(match model.heads_read_linearly() {
-                true => [hook::q, hook::k, hook::v].map(|point| point(layer)),
-                false => [hook::q_input, hook::k_input, hook::v_input].map(|point| point(layer)),
-            });
-            if graph.has_mlps {
-                points.push(read_by_mlp(model, layer));
+        for part in graph.parts() {
+            let layer = part.layer;
+            match part.kind {
+                PartKind::Attention => {
+                    points.push(hook::resid_pre(layer));
+                    points.extend(inputs_of(part, model.heads_read_linearly()));
+                }
+                PartKind::CrossAttention => {
+                    points.push(CrossHeads::new(self, part).stream());
+                    points.extend([hook::cross_q(layer), hook::cross_k(layer), hook::cross_v(layer)]);
+                }
+                PartKind::Mlp => points.push(read_at(model, part)),
+                PartKind::LayerEmbedding => points.extend([read_at(model, part), hook::ple_embed(layer)]),
             }
         }
         let last = hook::stream_after(model.config(), graph.n_layers() - 1);
@@ -173,109 +222,169 @@ impl CircuitTask<'_, '_> {
             .hooks(hooks)
             .backward_rules(self.rules)
             .logits_at(self.metric.positions().clone());
-        let output = self.model.run_with_grad(tokens, run, |run| self.metric.scalar(run.logits()?, &run.cache))?;
-        let (cache, gradients) = (&output.run.cache, &output.gradients);
+        let output = of_run.run_with_grad(tokens, run, |run| self.metric.scalar(run.logits()?, &run.cache))?;
+        let cache = &output.run.cache;
+        let gradient = |point: HookPoint| widened(output.gradients.get(point)?);
 
         let mut changes = Reaching::new(model, graph, cache, self.rules.frozen_norms, differences)?;
         let mut scores: Vec<Tensor> = Vec::new();
-        let mut add = |changes: Tensor, at_receivers: &Tensor| -> Result<()> {
-            let columns = changes.f_flatten(1, -1)?; // [sender, batch · pos · d_model]
-            let rows = at_receivers.f_flatten(1, -1)?; // [receiver, batch · pos · d_model]
-            let product = columns.f_matmul(&rows.f_tr()?)?; // [sender, receiver]
-            let missing = graph.n_senders() as i64 - columns.size()[0];
-            scores.push(product.f_constant_pad_nd([0, 0, 0, missing])?);
+        let n_senders = graph.n_senders() as i64;
+        let mut column = |product: Tensor, first: i64| -> Result<()> {
+            let missing = n_senders - first - product.size()[0];
+            scores.push(product.f_constant_pad_nd([0, 0, first, missing])?);
             Ok(())
         };
-        for layer in 0..graph.n_layers() {
-            let of_heads = self.at_head_inputs(layer, cache, |point| widened(gradients.get(point)?))?;
-            add(changes.of(graph.first_sender(layer))?, &of_heads)?;
-            changes.pass_attention(layer)?;
-            if graph.has_mlps {
-                let of_mlp = widened(gradients.get(read_by_mlp(model, layer))?)?.f_unsqueeze(0)?;
-                add(changes.of(graph.senders_before(graph.mlp_receiver(layer)))?, &of_mlp)?;
-                changes.pass_mlp(layer)?;
+        let product = |changes: Tensor, at_receivers: &Tensor| -> Result<Tensor> {
+            let columns = changes.f_flatten(1, -1)?; // [sender, batch · pos · d_model]
+            let rows = at_receivers.f_flatten(1, -1)?; // [receiver, batch · pos · d_model]
+            Ok(columns.f_matmul(&rows.f_tr()?)?) // [sender, receiver]
+        };
+        for (index, part) in graph.parts().iter().enumerate() {
+            let read = || changes.of(part.reads);
+            match part.kind {
+                PartKind::Attention => {
+                    let of_heads = self.at_head_inputs(part, cache, &gradient)?;
+                    column(product(read()?, &of_heads)?, 0)?;
+                }
+                PartKind::CrossAttention => {
+                    let heads = CrossHeads::new(self, part);
+                    let of_queries = gradient(hook::cross_q(part.layer))?;
+                    let of_queries = heads.at_query_inputs(&of_queries, cache.get(heads.stream())?)?;
+                    column(product(read()?, &of_queries)?, 0)?;
+                    let encoder = graph.senders_of(part.first_receiver + part.n).start as i64;
+                    for (input, point) in
+                        [(HeadInput::K, hook::cross_k(part.layer)), (HeadInput::V, hook::cross_v(part.layer))]
+                    {
+                        column(heads.scores_of_encoder(input, &gradient(point)?)?.f_unsqueeze(0)?, encoder)?;
+                    }
+                }
+                PartKind::Mlp => {
+                    let of_mlp = gradient(read_at(model, part))?.f_unsqueeze(0)?;
+                    column(product(read()?, &of_mlp)?, 0)?;
+                }
+                PartKind::LayerEmbedding => {
+                    let of_stream = gradient(read_at(model, part))?.f_unsqueeze(0)?;
+                    column(product(read()?, &of_stream)?, 0)?;
+                    let inputs = graph.senders_of(part.first_receiver + 1).start as i64;
+                    let score = self.score_of_layer_input(part.layer, &gradient(hook::ple_embed(part.layer))?)?;
+                    column(score.f_view([1, 1])?, inputs)?;
+                }
             }
+            changes.pass(index)?;
         }
-        add(changes.of(graph.n_senders())?, &widened(gradients.get(last)?)?.f_unsqueeze(0)?)?;
+        let of_logits = gradient(last)?.f_unsqueeze(0)?;
+        column(product(changes.of(graph.n_in_stream())?, &of_logits)?, 0)?;
         Ok(Tensor::f_cat(&scores, 1)?)
+    }
+
+    /// By how much a layer's own input matters, of the gradient at it, `[batch, pos, width]`: no dimensions.
+    pub(super) fn score_of_layer_input(&self, layer: usize, gradient: &Tensor) -> Result<Tensor> {
+        let of =
+            |x: &'_ [Tensor]| x.get(layer).map(Tensor::shallow_clone).ok_or(Error::Internal("a layer has no input"));
+        let difference = of(&self.ablated.layer_inputs)?.f_sub(&of(&self.clean.layer_inputs)?)?;
+        Ok(difference.f_mul(gradient)?.f_sum(None)?)
     }
 
     /// The gradients at what each head reads for its queries, keys and values: `[receiver, batch, pos, d_model]`.
     fn at_head_inputs(
         &self,
-        layer: usize,
+        part: &PartNodes,
         cache: &ActivationCache,
         gradient: impl Fn(HookPoint) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let model = self.model.transformer();
-        let read = match model.heads_read_linearly() {
-            true => {
-                let mut read = Vec::new();
-                for (point, weights) in [hook::q, hook::k, hook::v].into_iter().zip(model.head_readers(layer)?) {
-                    let gradients = gradient(point(layer))?; // [batch, pos, head, d_head]
-                    read.push(Tensor::f_einsum("bphe,hem->hbpm", &[&gradients, &widened(&weights)?], None::<&[i64]>)?);
-                }
-                let read = of_readers(model, &read)?;
-                let norm = self.model.norm_before(Target::Attn(layer as i64))?;
-                match LinearNorm::at(norm, cache.get(hook::resid_pre(layer))?, self.rules.frozen_norms)? {
-                    Some(norm) => norm.pull(&read)?,
-                    None => read,
-                }
-            }
-            false => {
-                let points: [fn(usize) -> HookPoint; 3] = [hook::q_input, hook::k_input, hook::v_input];
-                let read = points.map(|point| Ok::<_, Error>(gradient(point(layer))?.f_permute([2, 0, 1, 3])?));
-                of_readers(model, &read.into_iter().collect::<Result<Vec<_>>>()?)?
-            }
-        };
-        Ok(read)
+        let (model, layer) = (self.model.transformer(), part.layer);
+        let linear = model.heads_read_linearly();
+        let points = inputs_of(part, linear);
+        if !linear {
+            let read = points.into_iter().map(|point| Ok(gradient(point)?.f_permute([2, 0, 1, 3])?));
+            return of_readers(model, &read.collect::<Result<Vec<_>>>()?);
+        }
+        let mut read = Vec::new();
+        for (point, weights) in points.into_iter().zip(model.head_readers(layer)?) {
+            let gradients = gradient(point)?; // [batch, pos, head, d_head]
+            read.push(Tensor::f_einsum("bphe,hem->hbpm", &[&gradients, &widened(&weights)?], None::<&[i64]>)?);
+        }
+        let read = of_readers(model, &read)?;
+        let norm = self.model.norm_before(Target::Attn(layer as i64))?;
+        match LinearNorm::at(norm, cache.get(hook::resid_pre(layer))?, self.rules.frozen_norms)? {
+            Some(norm) => norm.pull(&read),
+            None => Ok(read),
+        }
     }
 
-    /// How close what each sender writes is to what each receiver reads: `[sender, receiver]`.
+    /// How close what each sender writes is to what each receiver reads: `[sender, receiver]`. A receiver with one sender alone has all from
+    /// that one.
     fn information_flow(&self) -> Result<Tensor> {
         let (model, graph) = (self.model.transformer(), &self.graph);
         let last = hook::stream_after(model.config(), graph.n_layers() - 1);
-        let stream_of_mlp = match (in_stream(model), graph.parallel) {
-            (true, _) => hook::mlp_hook_in,
-            (false, true) => hook::resid_pre,
-            (false, false) => hook::resid_mid,
+        let in_stream = in_stream(model);
+        let stream_of = |part: &PartNodes| match part.kind {
+            PartKind::Attention => hook::resid_pre(part.layer),
+            PartKind::CrossAttention => hook::resid_mid(part.layer),
+            PartKind::Mlp if !in_stream && graph.shape().parallel => hook::resid_pre(part.layer),
+            PartKind::Mlp | PartKind::LayerEmbedding => read_at(model, part),
         };
         let mut points = Reaching::points(model, graph)?;
-        points.extend((0..graph.n_layers()).map(hook::resid_pre));
-        points.extend((0..graph.n_layers()).filter(|_| graph.has_mlps).map(stream_of_mlp));
+        points.extend(graph.parts().iter().map(stream_of));
         points.push(last);
         let cache = self.model.run(&self.tokens, RunOptions::new().cache(points))?.cache;
         // At constant scales, each node has its share of what norms give.
-        let written = self.clean.written(model)?;
+        let written = self.clean.written(graph, model)?;
         let mut reaching = Reaching::new(model, graph, &cache, true, &written)?;
         let options = (written.f_kind()?, written.device());
         let real = real_tokens(&self.tokens, options)?; // [batch, pos]
         let weights = real.f_div(&real.f_sum_dim_intlist([1i64].as_slice(), true, None)?)?;
         let weights = weights.div_number(real.size()[0] as f64)?;
         let mut scores = Vec::new();
-        let mut add = |point: HookPoint, written: Tensor, copies: i64| -> Result<()> {
-            let input = widened(cache.get(point)?)?; // [batch, pos, d_model]
+        let n_senders = graph.n_senders();
+        // `input` is what is read: [batch, pos, d_model].
+        let mut add = |input: Tensor, written: Tensor, copies: usize| -> Result<()> {
             let size = |x: &Tensor| Ok::<_, Error>(x.f_abs()?.f_sum_dim_intlist([-1i64].as_slice(), false, None)?);
             let away = size(&written.f_sub(&input)?)?; // [sender, batch, pos]
             let close = size(&input)?.f_sub(&away)?.at_least(0.0)?;
             let sum = close.f_sum_dim_intlist([0i64].as_slice(), true, None)?;
             let shares = close.f_div(&sum)?.f_nan_to_num(Some(0.0), None, None)?.f_mul(&weights)?;
             let column = shares.f_sum_dim_intlist([1i64, 2].as_slice(), false, None)?.f_unsqueeze(1)?; // [sender, 1]
-            let missing = graph.n_senders() as i64 - written.size()[0];
-            scores.push(column.f_constant_pad_nd([0, 0, 0, missing])?.f_expand([-1, copies], false)?);
+            let missing = n_senders as i64 - written.size()[0];
+            scores.push(column.f_constant_pad_nd([0, 0, 0, missing])?.f_expand([-1, copies as i64], false)?);
             Ok(())
         };
-        for layer in 0..graph.n_layers() {
-            add(hook::resid_pre(layer), reaching.of(graph.first_sender(layer))?, 3 * graph.n_heads(layer) as i64)?;
-            reaching.pass_attention(layer)?;
-            if graph.has_mlps {
-                add(stream_of_mlp(layer), reaching.of(graph.senders_before(graph.mlp_receiver(layer)))?, 1)?;
-                reaching.pass_mlp(layer)?;
+        let mut alone: Vec<(usize, usize)> = Vec::new();
+        for (index, part) in graph.parts().iter().enumerate() {
+            let receivers = part.first_receiver..part.first_receiver + part.n_receivers();
+            alone.extend(receivers.map(|receiver| (receiver, graph.senders_of(receiver))).filter_map(
+                |(receiver, senders)| (senders.start >= graph.n_in_stream()).then_some((receiver, senders.start)),
+            ));
+            let mut input = widened(cache.get(stream_of(part))?)?;
+            // Behind the norm of the stream before it, which has no point after its gain.
+            if part.kind == PartKind::CrossAttention
+                && let Some(norm) = graph.parts()[index - 1].norm_of_stream(model)?
+            {
+                input = norm.norm.apply_wide(&input)?;
             }
+            add(input, reaching.of(part.reads)?, part.n_receivers())?;
+            reaching.pass(index)?;
         }
-        add(last, reaching.of(graph.n_senders())?, 1)?;
-        Ok(Tensor::f_cat(&scores, 1)?)
+        add(widened(cache.get(last)?)?, reaching.of(graph.n_in_stream())?, 1)?;
+        let scores = Tensor::f_cat(&scores, 1)?.f_contiguous()?; // [sender, receiver]
+        for (receiver, sender) in alone {
+            let mut column = scores.f_select(1, receiver as i64)?;
+            column.f_copy_(&column.f_zeros_like()?)?;
+            let mut entry = column.f_select(0, sender as i64)?;
+            entry.f_copy_(&entry.f_ones_like()?)?;
+        }
+        Ok(scores)
     }
+}
+
+/// The points of what heads read: queries, keys and values where these are linear in it, or the streams themselves.
+fn inputs_of(part: &PartNodes, linear: bool) -> Vec<HookPoint> {
+    let points: [fn(usize) -> HookPoint; 3] = match linear {
+        true => [hook::q, hook::k, hook::v],
+        false => [hook::q_input, hook::k_input, hook::v_input],
+    };
+    let inputs = part.n_receivers() / part.n;
+    points.into_iter().take(inputs).map(|point| point(part.layer)).collect()
 }
 
 /// A point between two tensors.

@@ -1,15 +1,17 @@
 //! What a circuit does: a run in which every receiver reads the circuit's edges as they are, and the others ablated.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use tch::Tensor;
 
 use super::circuit::Circuit;
-use super::node::{CircuitEdge, HeadInput};
-use super::reaching::{in_stream, read_by_mlp};
-use super::senders::{for_readers, of_heads};
+use super::cross::CrossHeads;
+use super::node::{CircuitEdge, CircuitNode, HeadInput};
+use super::part::{is_last, PartKind, PartNodes};
+use super::reaching::{in_stream, read_at};
+use super::senders::{for_readers, head_writer, of_heads};
 use super::task::CircuitTask;
-use crate::component::Sublayer;
 use crate::hook::{self, HookPoint};
 use crate::run::Hooks;
 use crate::tensor::precision::widened;
@@ -20,12 +22,12 @@ use crate::{Error, Result, RunOptions};
 struct Written {
     /// By how much what each sender would write ablated differs from what it wrote: groups of `[sender, batch, pos, d_model]`, in order.
     differences: Vec<Tensor>,
-    /// What each layer's heads wrote together, with the bias, where a norm comes after: `[batch, pos, d_model]`.
-    attention: Vec<Tensor>,
-    /// What each layer's MLP wrote, where norms change the stream.
-    mlps: Vec<Tensor>,
+    /// What each part wrote, with the bias, where norms change the stream, or come after its heads: `[batch, pos, d_model]`.
+    outputs: Vec<Option<Tensor>>,
     /// The stream before the first layer, where norms change it: `[batch, pos, d_model]`.
     start: Option<Tensor>,
+    /// The stream that cross-attention reads: `[batch, pos, d_model]`.
+    cross_input: Option<Tensor>,
 }
 
 /// What receivers read: `[receiver, batch, pos, d_model]`.
@@ -34,11 +36,6 @@ enum Carried {
     Update(Tensor),
     /// This instead of the stream.
     Stream(Tensor),
-}
-
-/// What was kept of a layer.
-fn of_layer(tensors: &[Tensor], layer: usize) -> Result<&Tensor> {
-    tensors.get(layer).ok_or(Error::Internal("a layer that was not run is read"))
 }
 
 impl CircuitTask<'_, '_> {
@@ -92,10 +89,16 @@ impl CircuitTask<'_, '_> {
     ) -> Result<Hooks<'h>> {
         let (model, graph) = (self.model.transformer(), &self.graph);
         let in_stream = in_stream(model);
-        let ablates =
-            |receivers: std::ops::Range<usize>| receivers.into_iter().any(|receiver| circuit.ablates(receiver));
-        let change = move |x: &Tensor, first: usize, count: usize| -> Result<Tensor> {
-            let carried = self.carried(circuit, kept.as_ref(), &written.borrow(), first, count)?;
+        // Whether receivers read something else in the circuit, and a node that is read in it depends on that.
+        let changes = |mut receivers: Range<usize>| {
+            let matters = |receiver: &usize| {
+                let readers = graph.readers_of(*receiver);
+                all || readers.is_empty() || readers.into_iter().any(|reader| circuit.is_read(reader))
+            };
+            receivers.any(|receiver| circuit.ablates(receiver) && matters(&receiver))
+        };
+        let carried = move |receivers: Range<usize>| self.carried(circuit, kept.as_ref(), &written.borrow(), receivers);
+        let change = move |x: &Tensor, receivers: Range<usize>| -> Result<Tensor> {
             let read = |read: &Tensor| -> Result<Tensor> {
                 let read = match x.dim() {
                     4 => for_readers(model, read)?, // [batch, pos, head, d_model]
@@ -103,87 +106,130 @@ impl CircuitTask<'_, '_> {
                 };
                 Ok(read.f_to_kind(x.f_kind()?)?)
             };
-            match carried {
+            match carried(receivers)? {
                 Carried::Update(update) => Ok(x.f_add(&read(&update)?)?),
                 Carried::Stream(stream) => read(&stream),
             }
         };
-        let write = move |first: usize, x: &Tensor| -> Result<()> {
+        let write = move |first: usize, x: &Tensor, output: Option<Tensor>| -> Result<()> {
             let ablated = self.ablated_writes.f_narrow(0, first as i64, x.size()[0])?;
-            written.borrow_mut().differences.push(ablated.f_sub(x)?);
+            let mut written = written.borrow_mut();
+            written.differences.push(ablated.f_sub(x)?);
+            if first > 0 {
+                written.outputs.push(output);
+            }
             Ok(())
         };
-        let mut hooks =
-            Hooks::new().observe(hook::embedding(model.config()), move |x, _| write(0, &widened(x)?.f_unsqueeze(0)?));
+        let mut hooks = Hooks::new()
+            .observe(hook::embedding(model.config()), move |x, _| write(0, &widened(x)?.f_unsqueeze(0)?, None));
         if in_stream {
             hooks = hooks.observe(hook::resid_pre(0), move |x, _| -> Result<()> {
                 written.borrow_mut().start = Some(widened(x)?);
                 Ok(())
             });
         }
-        for layer in 0..graph.n_layers() {
-            let (sender, n_heads) = (graph.first_sender(layer), graph.n_heads(layer));
-            if all || (sender..sender + n_heads).any(|head| circuit.is_read(head)) {
-                let points: [fn(usize) -> HookPoint; 3] = [hook::q_input, hook::k_input, hook::v_input];
-                for (input, point) in HeadInput::ALL.into_iter().zip(points) {
-                    let first = graph.first_receiver(layer) + input as usize * n_heads;
-                    if ablates(first..first + n_heads) {
-                        hooks = hooks.replace(point(layer), move |x, _| change(x, first, n_heads));
+        for part in graph.parts() {
+            let (layer, first) = (part.layer, part.first_receiver);
+            match part.kind {
+                PartKind::Attention => {
+                    let points: [fn(usize) -> HookPoint; 3] = [hook::q_input, hook::k_input, hook::v_input];
+                    for (input, point) in (0..part.n_receivers() / part.n).zip(points) {
+                        let receivers = first + input * part.n..first + (input + 1) * part.n;
+                        if changes(receivers.clone()) {
+                            hooks = hooks.replace(point(layer), move |x, _| change(x, receivers.clone()));
+                        }
+                    }
+                }
+                PartKind::CrossAttention => {
+                    let heads = CrossHeads::new(self, part);
+                    let queries = first..first + part.n;
+                    if changes(queries.clone()) {
+                        if !in_stream {
+                            hooks = hooks.observe(hook::resid_mid(layer), move |x, _| -> Result<()> {
+                                written.borrow_mut().cross_input = Some(widened(x)?);
+                                Ok(())
+                            });
+                        }
+                        hooks = hooks.replace(hook::cross_q(layer), move |q, _| -> Result<Tensor> {
+                            let stream = match carried(queries.clone())? {
+                                Carried::Stream(stream) => stream,
+                                Carried::Update(update) => {
+                                    let input = written.borrow_mut().cross_input.take();
+                                    let input = input.ok_or(Error::Internal("cross-attention reads no stream"))?;
+                                    update.f_add(&input)?
+                                }
+                            };
+                            heads.queries(&stream)?.f_to_kind(q.f_kind()?).map_err(Error::from)
+                        });
+                    }
+                    for (input, point) in [(HeadInput::K, hook::cross_k(layer)), (HeadInput::V, hook::cross_v(layer))] {
+                        let start = first + input as usize * part.n;
+                        let receivers = start..start + part.n;
+                        if changes(receivers.clone()) {
+                            let encoder = graph.sender_index(CircuitNode::Encoder)?;
+                            let ablated: Vec<f64> =
+                                receivers.map(|receiver| f64::from(!circuit.has(encoder, receiver))).collect();
+                            hooks = hooks.replace(point, move |x, _| heads.ablated(input, x, &ablated));
+                        }
+                    }
+                }
+                PartKind::Mlp | PartKind::LayerEmbedding => {
+                    if changes(first..first + 1) {
+                        hooks = hooks.replace(read_at(model, part), move |x, _| change(x, first..first + 1));
                     }
                 }
             }
-            let normed = in_stream || self.model.norm_after_attn(layer)?.is_some();
-            hooks = hooks.observe(hook::z(layer), move |z, _| -> Result<()> {
-                let results = of_heads(model, layer, z)?;
-                if normed {
-                    let sum = self.attention_output(layer, &results)?;
-                    written.borrow_mut().attention.push(sum);
-                }
-                write(sender, &results)
-            });
-            if graph.has_mlps {
-                let (sender, receiver) = (graph.mlp_sender(layer), graph.mlp_receiver(layer));
-                if (all || circuit.is_read(sender)) && circuit.ablates(receiver) {
-                    hooks = hooks.replace(read_by_mlp(model, layer), move |x, _| change(x, receiver, 1));
-                }
-                hooks = hooks.observe(hook::mlp_out(layer), move |x, _| -> Result<()> {
-                    let x = widened(x)?;
-                    if in_stream {
-                        written.borrow_mut().mlps.push(x.shallow_clone());
-                    }
-                    write(sender, &x.f_unsqueeze(0)?)
+            if part.kind == PartKind::LayerEmbedding && changes(first + 1..first + 2) {
+                hooks = hooks.replace(hook::ple_embed(layer), move |x, _| -> Result<Tensor> {
+                    let ablated = self.ablated.layer_inputs.get(layer);
+                    let ablated = ablated.ok_or(Error::Internal("a layer has no input of its own"))?;
+                    Ok(ablated.f_expand_as(x)?.f_to_kind(x.f_kind()?)?)
                 });
             }
+            let normed = in_stream || part.norm_after_heads(model)?.is_some();
+            hooks = hooks.observe(part.computed(), move |x, _| -> Result<()> {
+                let results = match part.kind.has_heads() {
+                    true => of_heads(model, part, x)?,
+                    false => widened(x)?.f_unsqueeze(0)?,
+                };
+                let output = match normed {
+                    true => Some(self.output_of(part, &results)?),
+                    false => None,
+                };
+                write(part.first_sender, &results, output)
+            });
         }
         let logits = graph.n_receivers() - 1;
-        if circuit.ablates(logits) {
+        if changes(logits..logits + 1) {
             let last = hook::stream_after(model.config(), graph.n_layers() - 1);
-            hooks = hooks.replace(last, move |x, _| change(x, logits, 1));
+            hooks = hooks.replace(last, move |x, _| change(x, logits..logits + 1));
         }
         Ok(hooks)
     }
 
-    /// The sum of what heads write, `[head, batch, pos, d_model]`, with the bias: `[batch, pos, d_model]`.
-    fn attention_output(&self, layer: usize, results: &Tensor) -> Result<Tensor> {
+    /// The sum of what the nodes of a part write, `[node, batch, pos, d_model]`, with the bias of heads: `[batch, pos, d_model]`.
+    fn output_of(&self, part: &PartNodes, results: &Tensor) -> Result<Tensor> {
+        if !part.kind.has_heads() {
+            return Ok(results.f_squeeze_dim(0)?);
+        }
         let sum = results.f_sum_dim_intlist([0i64].as_slice(), false, None)?;
-        Ok(match &self.model.head_writer(layer)?.bias {
+        Ok(match &head_writer(self.model.transformer(), part)?.bias {
             Some(bias) => sum.f_add(&widened(bias)?)?,
             None => sum,
         })
     }
 
-    /// What some receivers read in the circuit.
+    /// What some receivers, which read the stream at one place, read in the circuit.
     fn carried(
         &self,
         circuit: &Circuit,
         kept: Option<&Tensor>,
         written: &Written,
-        first: usize,
-        count: usize,
+        receivers: Range<usize>,
     ) -> Result<Carried> {
         let (model, graph) = (self.model.transformer(), &self.graph);
-        let senders = graph.senders_before(first);
-        let ablated: Vec<f64> = (first..first + count)
+        let (senders, count) = (graph.senders_of(receivers.start).end, receivers.len());
+        let ablated: Vec<f64> = receivers
             .flat_map(|receiver| (0..senders).map(move |sender| f64::from(!circuit.has(sender, receiver))))
             .collect();
         let differences = Tensor::f_cat(&written.differences, 0)?.f_narrow(0, 0, senders as i64)?;
@@ -215,48 +261,42 @@ impl CircuitTask<'_, '_> {
                 }
             }
         };
-        let has_mlp = |layer: usize| graph.has_mlps && graph.mlp_sender(layer) < senders;
-        let layers = (0..graph.n_layers()).take_while(|layer| graph.first_sender(*layer) < senders);
-        if let Some(start) = &written.start {
-            // Each receiver reads a stream of its own, through norms of its own.
-            let mut stream = start.f_add(&change(0, 1)?)?;
-            let normed =
-                |stream: Tensor, layer: usize, sublayer: Sublayer| match model.norm_of_stream(layer, sublayer)? {
-                    Some(norm) => norm.norm.apply_wide(&stream),
-                    None => Ok(stream),
-                };
-            for layer in layers {
-                let change_of_heads = change(graph.first_sender(layer), graph.n_heads(layer))?;
-                stream = stream.f_add(of_layer(&written.attention, layer)?)?.f_add(&change_of_heads)?;
-                stream = normed(stream, layer, Sublayer::Attention)?;
-                if has_mlp(layer) {
-                    let change_of_mlp = change(graph.mlp_sender(layer), 1)?;
-                    stream = stream.f_add(of_layer(&written.mlps, layer)?)?.f_add(&change_of_mlp)?;
-                    stream = normed(stream, layer, Sublayer::Mlp)?;
-                }
-            }
-            return Ok(Carried::Stream(stream));
-        }
-        if written.attention.is_empty() {
+        let adds_up = model.config().stream.keeps_what_is_written() && written.outputs.iter().all(Option::is_none);
+        if adds_up && written.start.is_none() {
             return Ok(Carried::Update(change(0, senders)?));
         }
-        // A norm after attention sees the heads of a layer together.
-        let mut update = change(0, 1)?;
-        for layer in layers {
-            let of_heads = change(graph.first_sender(layer), graph.n_heads(layer))?;
-            update = update.f_add(&match model.norm_after_attn(layer)? {
-                Some(norm) => {
-                    let output = of_layer(&written.attention, layer)?;
-                    let mixed = output.f_add(&of_heads)?; // [receiver, batch, pos, d_model]
+        let multiplied = |x: Tensor, factor: Option<Tensor>| match factor {
+            Some(factor) => Ok::<_, Error>(x.f_mul(&factor.f_to_kind(x.f_kind()?)?)?),
+            None => Ok(x),
+        };
+        // Each receiver reads a stream of its own, through norms of its own where these are of the stream itself.
+        let mut stream = match &written.start {
+            Some(start) => start.f_add(&change(0, 1)?)?,
+            None => change(0, 1)?,
+        };
+        let parts = graph.parts();
+        for (index, part) in parts.iter().enumerate().take_while(|(_, part)| part.first_sender < senders) {
+            stream = multiplied(stream, part.factor_before(model)?)?;
+            let change = change(part.first_sender, part.n)?;
+            let output = written.outputs.get(index).and_then(Option::as_ref);
+            stream = stream.f_add(&match (output, part.norm_after_heads(model)?) {
+                (None, _) => change,
+                // A norm after attention sees the heads of a layer together.
+                (Some(output), Some(norm)) => {
+                    let mixed = output.f_add(&change)?; // [receiver, batch, pos, d_model]
                     norm.norm.apply_wide(&mixed)?.f_sub(&norm.norm.apply_wide(output)?)?
                 }
-                None => of_heads,
+                (Some(output), None) => output.f_add(&change)?,
             })?;
-            if has_mlp(layer) {
-                update = update.f_add(&change(graph.mlp_sender(layer), 1)?)?;
+            if let Some(norm) = part.norm_of_stream(model)? {
+                stream = norm.norm.apply_wide(&stream)?;
             }
+            stream = multiplied(stream, part.factor_after(model, is_last(parts, index))?)?;
         }
-        Ok(Carried::Update(update))
+        Ok(match written.start {
+            Some(_) => Carried::Stream(stream),
+            None => Carried::Update(stream),
+        })
     }
 
     /// How much of what the model does a circuit does: `(metric of the circuit − metric of nothing) / (metric of the model − metric of

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::circuit::Circuit;
-use super::graph::CircuitGraph;
+use super::graph::{CircuitGraph, GraphShape};
 use super::node::{CircuitEdge, CircuitNode};
 use super::scores::EdgeScores;
 use crate::{Error, Result};
@@ -48,6 +48,17 @@ struct Cfg {
     n_heads: HeadCounts,
     parallel_attn_mlp: bool,
     d_model: usize,
+    /// Where layers have heads of cross-attention, per-layer embeddings, or look at keys of earlier ones. The benchmark has no such models.
+    #[serde(default, skip_serializing_if = "is_false")]
+    cross_attention: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    layer_embeddings: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    keys_of: Vec<Option<usize>>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The number of heads; of each layer, where layers differ. The benchmark has no such models.
@@ -131,7 +142,17 @@ impl CircuitFile {
             true => HeadCounts::Same(graph.n_heads(0)),
             false => HeadCounts::Each(heads),
         };
-        let cfg = Cfg { n_layers: graph.n_layers(), n_heads, parallel_attn_mlp: graph.parallel, d_model };
+        let shape = graph.shape();
+        let shares = shape.keys_of.iter().any(Option::is_some);
+        let cfg = Cfg {
+            n_layers: graph.n_layers(),
+            n_heads,
+            parallel_attn_mlp: shape.parallel,
+            d_model,
+            cross_attention: shape.has_cross,
+            layer_embeddings: shape.has_layer_embeddings,
+            keys_of: if shares { shape.keys_of.clone() } else { Vec::new() },
+        };
         serde_json::to_string(&Json { cfg, nodes, edges })
             .map_err(|error| Error::wrong_input(format!("the circuit cannot be written: {error}")))
     }
@@ -148,31 +169,41 @@ impl CircuitFile {
         let text = text.replace("NaN", "null");
         let Json { cfg, nodes, edges } = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         let has_mlps = nodes.contains_key("m0");
-        // Before anything is made of these sizes.
-        let (n_heads, of_layers) = match &cfg.n_heads {
-            HeadCounts::Same(heads) => (heads.checked_mul(cfg.n_layers), *heads > 0),
-            HeadCounts::Each(heads) => {
-                let sum = heads.iter().try_fold(0usize, |sum, heads| sum.checked_add(*heads));
-                (sum, heads.len() == cfg.n_layers && !heads.contains(&0))
-            }
+        let d_model = cfg.d_model;
+        let n_layers = cfg.n_layers;
+        let of_heads = match &cfg.n_heads {
+            HeadCounts::Same(heads) => format!("{heads} heads"),
+            HeadCounts::Each(heads) => format!("{heads:?} heads"),
         };
-        let mlps = if has_mlps { cfg.n_layers } else { 0 };
-        let expected = n_heads.and_then(|n| n.checked_add(mlps)).and_then(|n| n.checked_add(2));
-        if expected != Some(nodes.len()) || cfg.n_layers == 0 || !of_layers {
-            let heads = match &cfg.n_heads {
-                HeadCounts::Same(heads) => format!("{heads} heads"),
-                HeadCounts::Each(heads) => format!("{heads:?} heads"),
-            };
-            let (layers, found) = (cfg.n_layers, nodes.len());
-            return Err(wrong(format!("it has {found} nodes, which is not what {layers} layers of {heads} have")));
+        let misfit = |found: usize| {
+            wrong(format!("it has {found} nodes, which is not what {n_layers} layers of {of_heads} have"))
+        };
+        // Every layer has a node: before anything is made of these sizes.
+        if n_layers == 0 || n_layers > nodes.len() {
+            return Err(misfit(nodes.len()));
         }
-        let (d_model, parallel) = (cfg.d_model, cfg.parallel_attn_mlp);
-        let graph = match cfg.n_heads {
-            HeadCounts::Same(heads) => {
-                CircuitGraph::of_heads((0..cfg.n_layers).map(|_| heads), d_model, parallel, has_mlps)
-            }
-            HeadCounts::Each(heads) => CircuitGraph::of_heads(heads.into_iter(), d_model, parallel, has_mlps),
+        let heads = match cfg.n_heads {
+            HeadCounts::Same(heads) => vec![heads; n_layers],
+            HeadCounts::Each(heads) => heads,
         };
+        let keys_of = if cfg.keys_of.is_empty() { vec![None; n_layers] } else { cfg.keys_of };
+        let shape = GraphShape {
+            heads,
+            keys_of,
+            d_model,
+            parallel: cfg.parallel_attn_mlp,
+            has_mlps,
+            has_cross: cfg.cross_attention,
+            has_layer_embeddings: cfg.layer_embeddings,
+        };
+        let fits = shape.heads.len() == n_layers && !shape.heads.contains(&0);
+        if !fits || shape.n_senders().and_then(|n| n.checked_add(1)) != Some(nodes.len()) {
+            return Err(misfit(nodes.len()));
+        }
+        if !shape.keys_fit() {
+            return Err(wrong("its `keys_of` does not name an earlier layer of as many heads for each layer".into()));
+        }
+        let graph = CircuitGraph::of_shape(shape);
         if edges.len() != graph.n_edges() {
             return Err(wrong(format!("it has {} edges, and its model {}", edges.len(), graph.n_edges())));
         }
@@ -194,7 +225,7 @@ impl CircuitFile {
             if let Some(kept) = neurons {
                 with_dimensions += 1;
                 // A node that is not in the circuit writes nothing to it.
-                if in_graph {
+                if in_graph && index < graph.n_in_stream() {
                     circuit.keep(index, kept);
                 }
             }

@@ -28,8 +28,7 @@
 //! # Ok::<(), tch_lens::Error>(())
 //! ```
 //!
-//! Circuits go through all structures but four, which are [`Error::Unsupported`](crate::Error::Unsupported): cross-attention, keys that
-//! layers share, norms of values, and layers that multiply the stream or add embeddings to it (Gemma 4, BEAM, Doge). The definitions:
+//! Circuits go through all structures. The definitions:
 //!
 //! | structure | in a circuit |
 //! | --- | --- |
@@ -39,11 +38,20 @@
 //! | heads that a router chooses | are nodes for each expert and head; the router's weight is a gate, so a head may lose or gain its choice by what it reads |
 //! | differential heads | a pair of heads is one node |
 //! | norms after a sublayer | are part of what a node writes; one after attention sees the heads of its layer together |
-//! | norms of the stream itself (GPT-1) | are part of an edge: each receiver reads a stream of its own, normalised by itself |
+//! | keys and values that later layers look at, too | have edges in the layer that makes them, which lead to the heads of all |
+//! | norms of values | are part of how a head reads |
+//! | a mask made of values (Doge) | is part of how heads read; each query head of a group has an equal share |
+//! | factors of the stream (Gemma 4, BEAM, Doge) | are part of an edge |
+//! | per-layer embeddings | are nodes, `e3`; each reads the stream, and its own input by an edge from `layer_inputs` |
+//! | cross-attention | has heads of its own, `c3.h1`; their queries read the stream, their keys and values the `encoder` |
+//! | a bidirectional model | is as any other: edges do not know positions |
+//! | norms of the stream itself (GPT-1, BERT) | are part of an edge: each receiver reads a stream of its own, normalised by itself |
+//! | an encoder-decoder | is the [decoder of an input](crate::HookedEncoderDecoder::decoder_of), in which the encoder's output is one node |
 //! | parallel blocks | heads and MLP of a layer do not read each other |
 //! | a mixture of experts | is one node |
 
 mod circuit;
+mod cross;
 mod curve;
 mod edge_scores;
 mod evaluate;
@@ -52,6 +60,7 @@ mod json;
 mod linear_norm;
 mod node;
 mod node_scores;
+mod part;
 mod reaching;
 mod scores;
 mod senders;

@@ -5,11 +5,16 @@ use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// A node of a circuit. Prints as `input`, `a3.h1`, `m3` or `logits`.
+/// A node of a circuit. Prints as `input`, `a3.h1`, `m3` or `logits`; in models that have such nodes, also as `encoder`, `c3.h1`,
+/// `layer_inputs` or `e3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CircuitNode {
     /// The token embeddings.
     Input,
+    /// The output of an encoder, which the keys and values of a decoder's cross-attention read.
+    Encoder,
+    /// What per-layer embeddings make of the tokens for all layers: their `ple_embed`.
+    LayerInputs,
     /// A head of a layer's attention.
     Head {
         /// The layer.
@@ -17,8 +22,20 @@ pub enum CircuitNode {
         /// The query head.
         head: usize,
     },
+    /// A head of a layer's cross-attention.
+    CrossHead {
+        /// The layer.
+        layer: usize,
+        /// The query head.
+        head: usize,
+    },
     /// A layer's MLP, or its mixture of experts.
     Mlp {
+        /// The layer.
+        layer: usize,
+    },
+    /// A layer's per-layer embedding.
+    LayerEmbedding {
         /// The layer.
         layer: usize,
     },
@@ -65,6 +82,10 @@ impl fmt::Display for CircuitNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CircuitNode::Input => f.pad("input"),
+            CircuitNode::Encoder => f.pad("encoder"),
+            CircuitNode::LayerInputs => f.pad("layer_inputs"),
+            CircuitNode::CrossHead { layer, head } => f.pad(&format!("c{layer}.h{head}")),
+            CircuitNode::LayerEmbedding { layer } => f.pad(&format!("e{layer}")),
             CircuitNode::Head { layer, head } => f.pad(&format!("a{layer}.h{head}")),
             CircuitNode::Mlp { layer } => f.pad(&format!("m{layer}")),
             CircuitNode::Logits => f.pad("logits"),
@@ -84,21 +105,25 @@ impl FromStr for CircuitNode {
 
     fn from_str(name: &str) -> Result<Self> {
         let number = |text: &str| text.parse::<usize>().ok().filter(|n| n.to_string() == text);
+        let layer = |letter: char| name.strip_prefix(letter).and_then(number);
+        let head = |letter: char| {
+            let (layer, head) = name.strip_prefix(letter)?.split_once(".h")?;
+            Some((number(layer)?, number(head)?))
+        };
         let node = match name {
             "input" => Some(CircuitNode::Input),
+            "encoder" => Some(CircuitNode::Encoder),
+            "layer_inputs" => Some(CircuitNode::LayerInputs),
             "logits" => Some(CircuitNode::Logits),
-            _ => match (name.strip_prefix('m'), name.strip_prefix('a').and_then(|rest| rest.split_once(".h"))) {
-                (Some(layer), _) => number(layer).map(|layer| CircuitNode::Mlp { layer }),
-                (_, Some((layer, head))) => match (number(layer), number(head)) {
-                    (Some(layer), Some(head)) => Some(CircuitNode::Head { layer, head }),
-                    _ => None,
-                },
-                _ => None,
-            },
+            _ => (layer('m').map(|layer| CircuitNode::Mlp { layer }))
+                .or_else(|| head('a').map(|(layer, head)| CircuitNode::Head { layer, head }))
+                .or_else(|| head('c').map(|(layer, head)| CircuitNode::CrossHead { layer, head }))
+                .or_else(|| layer('e').map(|layer| CircuitNode::LayerEmbedding { layer })),
         };
         node.ok_or_else(|| Error::NoCircuitPart {
             name: name.into(),
-            why: "a node is `input`, `a0.h1`, `m0` or `logits`".into(),
+            why: "a node is `input`, `a0.h1`, `m0` or `logits`; of some models also `encoder`, `c0.h1`, `layer_inputs` or `e0`"
+                .into(),
         })
     }
 }
@@ -120,7 +145,8 @@ impl FromStr for CircuitEdge {
             }
         };
         let edge = CircuitEdge { from: from.parse()?, to: to.parse()?, input };
-        match matches!(edge.to, CircuitNode::Head { .. }) == input.is_some() {
+        let has_inputs = matches!(edge.to, CircuitNode::Head { .. } | CircuitNode::CrossHead { .. });
+        match has_inputs == input.is_some() {
             true => Ok(edge),
             false => Err(malformed()),
         }
@@ -133,12 +159,32 @@ mod tests {
 
     #[test]
     fn names_lead_back() {
-        for name in ["input->a0.h11<v>", "a3.h0->m3", "m10->a11.h2<q>", "a0.h0->logits"] {
+        for name in [
+            "input->a0.h11<v>",
+            "a3.h0->m3",
+            "m10->a11.h2<q>",
+            "a0.h0->logits",
+            "encoder->c2.h0<k>",
+            "c2.h0->e3",
+            "layer_inputs->e3",
+        ] {
             assert_eq!(name.parse::<CircuitEdge>().unwrap().to_string(), name);
         }
-        for name in
-            ["", "m0", "m0->", "m0->a1.h0", "m0->m1<q>", "m00->m1", "a1->m1", "a1.h->m1", "m0->a1.h0<x>", "x->m0"]
-        {
+        for name in [
+            "",
+            "m0",
+            "m0->",
+            "m0->a1.h0",
+            "m0->m1<q>",
+            "m00->m1",
+            "a1->m1",
+            "a1.h->m1",
+            "m0->a1.h0<x>",
+            "x->m0",
+            "m0->c1.h0",
+            "c1->m1",
+            "e->m1",
+        ] {
             assert!(name.parse::<CircuitEdge>().is_err(), "{name}");
         }
     }

@@ -1,11 +1,15 @@
 //! Scores of all nodes that write, by gradients.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
+use super::cross::CrossHeads;
 use super::linear_norm::LinearNorm;
+use super::node::HeadInput;
+use super::part::{PartKind, PartNodes};
 use super::scores::{add_weighted, NodeScores};
-use super::senders::of_attention;
+use super::senders::{layer_inputs, of_attention};
 use super::task::CircuitTask;
+use crate::cache::ActivationCache;
 use crate::hook::{self, HookPoint};
 use crate::run::Hooks;
 use crate::tensor::precision::widened;
@@ -34,30 +38,36 @@ impl CircuitTask<'_, '_> {
     /// Those of [`CircuitTask::edge_scores`].
     pub fn node_scores(&self, method: NodeMethod) -> Result<NodeScores> {
         let differences = self.differences()?;
-        let scores = match method {
-            NodeMethod::Gradient => self.nodes_by_gradient(Hooks::new(), &differences)?,
+        let (dimensions, sides) = match method {
+            NodeMethod::Gradient => self.nodes_by_gradient(self.layer_inputs_at(Hooks::new(), 1.0)?, &differences)?,
             NodeMethod::IntegratedInputs { steps } => {
-                let mut sum = None;
+                let mut sums: (Option<Tensor>, Option<Tensor>) = (None, None);
                 for hooks in self.inputs_between(steps)? {
-                    let scores = self.nodes_by_gradient(hooks, &differences)?;
-                    sum = Some(add_weighted(sum, &scores, 1.0 / steps as f64)?);
+                    let (dimensions, sides) = self.nodes_by_gradient(hooks, &differences)?;
+                    let weight = 1.0 / steps as f64;
+                    sums =
+                        (Some(add_weighted(sums.0, &dimensions, weight)?), Some(add_weighted(sums.1, &sides, weight)?));
                 }
-                sum.ok_or(Error::Internal("an integral has no steps"))?
+                let (Some(dimensions), Some(sides)) = sums else {
+                    return Err(Error::Internal("an integral has no steps"));
+                };
+                (dimensions, sides)
             }
         };
-        NodeScores::of_tensor(self.graph.clone(), &scores)
+        NodeScores::of_tensors(self.graph.clone(), &dimensions, &sides)
     }
 
-    /// `[sender, d_model]`
-    fn nodes_by_gradient(&self, hooks: Hooks<'_>, differences: &Tensor) -> Result<Tensor> {
+    /// Of nodes that write to the stream, `[sender, d_model]`, and of those that do not, `[sender]`.
+    fn nodes_by_gradient(&self, hooks: Hooks<'_>, differences: &Tensor) -> Result<(Tensor, Tensor)> {
+        let graph = &self.graph;
+        let cross = || graph.parts().iter().filter(|part| part.kind == PartKind::CrossAttention);
         let mut points: Vec<HookPoint> = vec![hook::embedding(self.model.config())];
-        for layer in 0..self.graph.n_layers() {
-            points.extend([hook::attn_out(layer), hook::z(layer)]);
-            if self.graph.has_mlps {
-                points.push(hook::mlp_out(layer));
-            }
-        }
+        points.extend(graph.parts().iter().flat_map(|part| [part.written(), part.computed()]));
+        points.extend(cross().flat_map(|part| [hook::cross_k(part.layer), hook::cross_v(part.layer)]));
+        points.extend(layer_inputs(graph));
         points.extend(self.metric.needs(self.model.config())?);
+        points.sort();
+        points.dedup();
         let run = RunOptions::new()
             .cache(points)
             .hooks(hooks)
@@ -73,21 +83,43 @@ impl CircuitTask<'_, '_> {
             Ok(())
         };
         add(0, 1, &gradient(hook::embedding(self.model.config()))?)?;
-        for layer in 0..self.graph.n_layers() {
-            let start = self.graph.first_sender(layer);
-            let mut of_heads = gradient(hook::attn_out(layer))?;
-            if let Some(norm) = self.model.norm_after_attn(layer)? {
-                let z = widened(output.run.cache.get(hook::z(layer))?)?;
-                let input = of_attention(self.model.transformer(), layer, &z)?;
-                if let Some(norm) = LinearNorm::at(Some(norm), &input, self.rules.frozen_norms)? {
-                    of_heads = norm.pull(&of_heads)?;
+        for part in graph.parts() {
+            add(part.first_sender, part.n, &self.at_written(part, &output.run.cache, gradient(part.written())?)?)?;
+        }
+        let mut sides = Vec::new();
+        if self.clean.encoder.is_some() {
+            let mut of_encoder = Vec::new();
+            for part in cross() {
+                let heads = CrossHeads::new(self, part);
+                for (input, point) in
+                    [(HeadInput::K, hook::cross_k(part.layer)), (HeadInput::V, hook::cross_v(part.layer))]
+                {
+                    of_encoder.push(heads.scores_of_encoder(input, &gradient(point)?)?);
                 }
             }
-            add(start, self.graph.n_heads(layer), &of_heads)?;
-            if self.graph.has_mlps {
-                add(self.graph.mlp_sender(layer), 1, &gradient(hook::mlp_out(layer))?)?;
-            }
+            sides.push(Tensor::f_cat(&of_encoder, 0)?.f_sum(None)?);
         }
-        Ok(Tensor::f_cat(&scores, 0)?)
+        if !self.clean.layer_inputs.is_empty() {
+            let of_layers = (0..graph.n_layers())
+                .map(|layer| self.score_of_layer_input(layer, &gradient(hook::ple_embed(layer))?))
+                .collect::<Result<Vec<_>>>()?;
+            sides.push(Tensor::f_stack(&of_layers, 0)?.f_sum(None)?);
+        }
+        let sides = match sides.is_empty() {
+            true => Tensor::f_zeros([0], (Kind::Double, tch::Device::Cpu))?,
+            false => Tensor::f_stack(&sides, 0)?,
+        };
+        Ok((Tensor::f_cat(&scores, 0)?, sides))
+    }
+
+    /// The gradient at what the nodes of a part write, of that at what they add together: before any norm after heads.
+    fn at_written(&self, part: &PartNodes, cache: &ActivationCache, gradient: Tensor) -> Result<Tensor> {
+        let model = self.model.transformer();
+        let Some(norm) = part.norm_after_heads(model)? else { return Ok(gradient) };
+        let input = of_attention(model, part, &widened(cache.get(part.computed())?)?)?;
+        match LinearNorm::at(Some(norm), &input, self.rules.frozen_norms)? {
+            Some(norm) => norm.pull(&gradient),
+            None => Ok(gradient),
+        }
     }
 }

@@ -130,7 +130,7 @@ impl EdgeScores {
     pub fn above(&self, threshold: f64) -> Circuit {
         let mut circuit = Circuit::empty(self.graph.clone());
         for receiver in 0..self.graph.n_receivers() {
-            for sender in 0..self.graph.senders_before(receiver) {
+            for sender in self.graph.senders_of(receiver) {
                 circuit.set(sender, receiver, self.key(self.of(sender, receiver)) >= threshold);
             }
         }
@@ -148,9 +148,14 @@ impl EdgeScores {
         let mut circuit = Circuit::empty(graph.clone());
         let mut candidates = BinaryHeap::new();
         let mut open = vec![graph.n_receivers() - 1];
+        let mut opened = vec![false; graph.n_receivers()];
         for _ in 0..n {
             for receiver in open.drain(..) {
-                candidates.extend((0..graph.senders_before(receiver)).map(|sender| Candidate {
+                // Heads of several layers may read the same keys and values.
+                if std::mem::replace(&mut opened[receiver], true) {
+                    continue;
+                }
+                candidates.extend(graph.senders_of(receiver).map(|sender| Candidate {
                     key: self.key(self.of(sender, receiver)),
                     sender,
                     receiver,
@@ -186,7 +191,7 @@ impl EdgeScores {
         }
         let mut edges: Vec<(f64, bool)> = Vec::new();
         for receiver in 0..self.graph.n_receivers() {
-            for sender in 0..self.graph.senders_before(receiver) {
+            for sender in self.graph.senders_of(receiver) {
                 edges.push((self.key(self.of(sender, receiver)), circuit.has(sender, receiver)));
             }
         }
@@ -243,11 +248,14 @@ fn descending(a: f64, b: f64) -> Ordering {
 }
 
 impl NodeScores {
-    /// Scores `[sender, d_model]`.
-    pub(super) fn of_tensor(graph: CircuitGraph, dimensions: &Tensor) -> Result<Self> {
-        let dimensions = dimensions.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
-        let scores = dimensions.f_sum_dim_intlist([-1i64].as_slice(), false, None)?;
-        Ok(NodeScores { graph, scores: Vec::try_from(scores)?, dimensions })
+    /// Scores of nodes that write to the stream, `[sender, d_model]`, and of those that do not, `[sender]`.
+    pub(super) fn of_tensors(graph: CircuitGraph, dimensions: &Tensor, sides: &Tensor) -> Result<Self> {
+        let double = |x: &Tensor| Ok::<_, Error>(x.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?);
+        let (dimensions, sides) = (double(dimensions)?, double(sides)?);
+        let sums = dimensions.f_sum_dim_intlist([-1i64].as_slice(), false, None)?;
+        let scores = Vec::try_from(Tensor::f_cat(&[&sums, &sides], 0)?)?;
+        let dimensions = dimensions.f_constant_pad_nd([0, 0, 0, sides.size()[0]])?;
+        Ok(NodeScores { graph, scores, dimensions })
     }
 
     /// The graph whose nodes are scored.
@@ -269,7 +277,8 @@ impl NodeScores {
         &self.scores
     }
 
-    /// The share of every dimension that a node writes, which its score is the sum of: `[sender, d_model]`, in fp64 on the CPU.
+    /// The share of every dimension that a node writes to the stream, which its score is the sum of: `[sender, d_model]`, in fp64 on the CPU.
+    /// Zero for the encoder's output and the inputs of per-layer embeddings, which do not write there.
     pub fn dimensions(&self) -> &Tensor {
         &self.dimensions
     }
@@ -281,8 +290,8 @@ impl NodeScores {
         nodes
     }
 
-    /// The circuit of the `n` nodes with the largest absolute scores and of the input, with all edges between them, without what is not
-    /// connected.
+    /// The circuit of the `n` nodes with the largest absolute scores and of the input (and the encoder's output and the inputs of per-layer
+    /// embeddings), with all edges between them, without what is not connected.
     ///
     /// # Errors
     ///
@@ -292,28 +301,27 @@ impl NodeScores {
         if n > nodes {
             return Err(Error::option_value("n", n, format!("the model has {nodes} nodes that write")));
         }
-        let mut kept = vec![false; nodes];
-        kept[0] = true;
+        let mut kept: Vec<bool> = (0..nodes).map(|sender| self.graph.is_source(sender)).collect();
         for (node, _) in self.ranked().into_iter().take(n) {
             kept[self.graph.sender_index(node)?] = true;
         }
         Ok(Circuit::between(self.graph.clone(), kept).pruned())
     }
 
-    /// The circuit of the `n` dimensions with the largest absolute scores, of all nodes but the input, which is kept whole; with all edges
-    /// between nodes that keep one, without what is not connected.
+    /// The circuit of the `n` dimensions with the largest absolute scores, of all nodes but the input, which is kept whole, as are the nodes
+    /// that do not write to the stream; with all edges between nodes that keep one, without what is not connected.
     ///
     /// # Errors
     ///
     /// [`Error::Setting`] where there are fewer dimensions.
     pub fn top_n_dimensions(&self, n: usize) -> Result<Circuit> {
-        let dimensions = (self.graph.n_senders() - 1) * self.graph.d_model;
+        let dimensions = (self.graph.n_in_stream() - 1) * self.graph.d_model;
         if n > dimensions {
             let rule = format!("the nodes after the input write {dimensions} dimensions");
             return Err(Error::option_value("n", n, rule));
         }
         let scores = self.of_dimensions()?;
-        let mut order: Vec<usize> = (self.graph.d_model..scores.len()).collect();
+        let mut order: Vec<usize> = (self.graph.d_model..self.graph.n_in_stream() * self.graph.d_model).collect();
         order.sort_by(|a, b| descending(scores[*a].abs(), scores[*b].abs()));
         let mut kept = vec![false; scores.len()];
         order.into_iter().take(n).for_each(|dimension| kept[dimension] = true);
@@ -339,9 +347,10 @@ impl NodeScores {
     /// The circuit of the nodes that keep a dimension, each with those that it keeps.
     fn with_dimensions(&self, kept: &[bool]) -> Circuit {
         let of_nodes: Vec<&[bool]> = kept.chunks(self.graph.d_model).collect();
-        let nodes = of_nodes.iter().enumerate().map(|(sender, kept)| sender == 0 || kept.contains(&true)).collect();
+        let nodes = of_nodes.iter().enumerate();
+        let nodes = nodes.map(|(sender, kept)| self.graph.is_source(sender) || kept.contains(&true)).collect();
         let mut circuit = Circuit::between(self.graph.clone(), nodes);
-        for (sender, kept) in of_nodes.into_iter().enumerate().skip(1) {
+        for (sender, kept) in of_nodes.into_iter().enumerate().filter(|(sender, _)| !self.graph.is_source(*sender)) {
             circuit.keep(sender, kept.to_vec());
         }
         circuit.pruned()
@@ -349,8 +358,8 @@ impl NodeScores {
 
     /// The circuit of the nodes whose absolute score is at least `threshold`, and of the input, with all edges between them.
     pub fn above(&self, threshold: f64) -> Circuit {
-        let mut kept: Vec<bool> = self.scores.iter().map(|score| score.abs() >= threshold).collect();
-        kept[0] = true;
+        let scores = self.scores.iter().enumerate();
+        let kept = scores.map(|(sender, score)| self.graph.is_source(sender) || score.abs() >= threshold).collect();
         Circuit::between(self.graph.clone(), kept).pruned()
     }
 }

@@ -3,40 +3,47 @@
 use tch::{Kind, Tensor};
 
 use super::graph::CircuitGraph;
+use super::part::{PartKind, PartNodes};
 use crate::cache::ActivationCache;
 use crate::hook::{self, HookPoint};
-use crate::model::Transformer;
+use crate::model::linear::Linear;
+use crate::model::{EncoderOutput, Transformer};
 use crate::tensor::precision::widened;
 use crate::text::input::Tokens;
 use crate::{Config, Result};
 
-/// What the nodes of a run computed, in fp32 or better: the embeddings, `[batch, pos, d_model]`, the mixed values of each layer's heads,
-/// `[batch, pos, head, d_head]`, and what each layer's MLP added, `[batch, pos, d_model]`. Axes of one entry are broadcast.
+/// What the nodes of a run computed, in fp32 or better. Axes of one entry are broadcast.
 #[derive(Debug)]
 pub(super) struct Activations {
+    /// The embeddings: `[batch, pos, d_model]`.
     pub(super) embed: Tensor,
-    pub(super) z: Vec<Tensor>,
-    pub(super) mlp_out: Vec<Tensor>,
+    /// Of each part, the mixed values of its heads, `[batch, pos, head, d_head]`, or what it added: `[batch, pos, d_model]`.
+    pub(super) parts: Vec<Tensor>,
+    /// What the decoder reads of an encoder: `[batch, encoder_pos, d_encoder]`.
+    pub(super) encoder: Option<Tensor>,
+    /// The inputs of per-layer embeddings, of each layer that has one: `[batch, pos, width]`.
+    pub(super) layer_inputs: Vec<Tensor>,
 }
 
 impl Activations {
     /// The hook points that it is made of.
     pub(super) fn points(graph: &CircuitGraph, config: &Config) -> Vec<HookPoint> {
-        let heads = (0..graph.n_layers()).map(hook::z);
-        let mlps = (0..graph.n_layers()).filter(|_| graph.has_mlps).map(hook::mlp_out);
-        std::iter::once(hook::embedding(config)).chain(heads).chain(mlps).collect()
+        let parts = graph.parts().iter().map(PartNodes::computed);
+        std::iter::once(hook::embedding(config)).chain(parts).chain(layer_inputs(graph)).collect()
     }
 
     /// Those of a run that kept these points.
-    pub(super) fn of_cache(graph: &CircuitGraph, cache: &ActivationCache) -> Result<Self> {
+    pub(super) fn of_cache(
+        graph: &CircuitGraph,
+        cache: &ActivationCache,
+        encoder: Option<&EncoderOutput>,
+    ) -> Result<Self> {
         let wide = |point: HookPoint| widened(cache.get(point)?);
         Ok(Activations {
             embed: wide(hook::embedding(cache.model().config()))?,
-            z: (0..graph.n_layers()).map(|layer| wide(hook::z(layer))).collect::<Result<_>>()?,
-            mlp_out: (0..graph.n_layers())
-                .filter(|_| graph.has_mlps)
-                .map(|layer| wide(hook::mlp_out(layer)))
-                .collect::<Result<_>>()?,
+            parts: graph.parts().iter().map(|part| wide(part.computed())).collect::<Result<_>>()?,
+            encoder: encoder.map(|output| widened(output.stream())).transpose()?,
+            layer_inputs: layer_inputs(graph).map(wide).collect::<Result<_>>()?,
         })
     }
 
@@ -44,43 +51,56 @@ impl Activations {
     pub(super) fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         Ok(Activations {
             embed: f(&self.embed)?,
-            z: self.z.iter().map(&f).collect::<Result<_>>()?,
-            mlp_out: self.mlp_out.iter().map(&f).collect::<Result<_>>()?,
+            parts: self.parts.iter().map(&f).collect::<Result<_>>()?,
+            encoder: self.encoder.as_ref().map(&f).transpose()?,
+            layer_inputs: self.layer_inputs.iter().map(&f).collect::<Result<_>>()?,
         })
     }
 
     /// The mean over the batch, and over its real tokens unless positions have means of their own.
-    pub(super) fn mean(&self, tokens: &Tokens, per_position: bool) -> Result<Self> {
-        self.map(|x| {
+    pub(super) fn mean(&self, tokens: &Tokens, encoder_mask: Option<&Tensor>, per_position: bool) -> Result<Self> {
+        let mean = |x: &Tensor, mask: Option<&Tensor>| -> Result<Tensor> {
             if per_position {
                 return Ok(x.f_mean_dim([0i64].as_slice(), true, None)?);
             }
-            let Some(mask) = &tokens.mask else { return Ok(x.f_mean_dim([0i64, 1].as_slice(), true, None)?) };
+            let Some(mask) = mask else { return Ok(x.f_mean_dim([0i64, 1].as_slice(), true, None)?) };
             let mut shape = mask.size();
             shape.resize(x.dim(), 1);
             let real = mask.f_to_device(x.device())?.f_to_kind(x.f_kind()?)?.f_view(shape.as_slice())?;
             let sum = x.f_mul(&real)?.f_sum_dim_intlist([0i64, 1].as_slice(), true, None)?;
             Ok(sum.f_div(&real.f_sum(x.f_kind()?)?)?)
-        })
+        };
+        let encoder = self.encoder.as_ref().map(|x| mean(x, encoder_mask)).transpose()?;
+        Ok(Activations { encoder, ..self.map(|x| mean(x, tokens.mask.as_ref()))? })
     }
 
-    /// What each node writes: `[sender, batch, pos, d_model]`; of a head, before any norm after attention.
-    pub(super) fn written(&self, model: &Transformer) -> Result<Tensor> {
+    /// What each node writes to the stream: `[sender, batch, pos, d_model]`; of a head, before any norm after attention.
+    pub(super) fn written(&self, graph: &CircuitGraph, model: &Transformer) -> Result<Tensor> {
         let mut senders = vec![self.embed.f_unsqueeze(0)?];
-        for (layer, z) in self.z.iter().enumerate() {
-            senders.push(of_heads(model, layer, z)?);
-            if let Some(mlp_out) = self.mlp_out.get(layer) {
-                senders.push(mlp_out.f_unsqueeze(0)?);
-            }
+        for (part, computed) in graph.parts().iter().zip(&self.parts) {
+            senders.push(match part.kind.has_heads() {
+                true => of_heads(model, part, computed)?,
+                false => computed.f_unsqueeze(0)?,
+            });
         }
         Ok(Tensor::f_cat(&senders, 0)?)
     }
 }
 
-/// What the heads of a layer write, before any norm after attention: `[batch, pos, head, d_head]` to `[head, batch, pos, d_model]`. A pair of
+/// The points of the inputs of per-layer embeddings.
+pub(super) fn layer_inputs(graph: &CircuitGraph) -> impl Iterator<Item = HookPoint> + '_ {
+    let with_own = graph.parts().iter().filter(|part| part.kind == PartKind::LayerEmbedding);
+    with_own.map(|part| hook::ple_embed(part.layer))
+}
+
+/// What the heads of a part write, before any norm after attention: `[batch, pos, head, d_head]` to `[head, batch, pos, d_model]`. A pair of
 /// differential heads is one.
-pub(super) fn of_heads(model: &Transformer, layer: usize, z: &Tensor) -> Result<Tensor> {
-    let results = model.head_results(layer, &z.f_to_kind(model.kind())?, None)?; // [batch, pos, head, d_model]
+pub(super) fn of_heads(model: &Transformer, part: &PartNodes, z: &Tensor) -> Result<Tensor> {
+    let z = z.f_to_kind(model.kind())?;
+    let results = match part.kind {
+        PartKind::CrossAttention => model.cross_results(part.layer, &z)?,
+        _ => model.head_results(part.layer, &z, None)?,
+    }; // [batch, pos, head, d_model]
     let results = widened(&results.f_permute([2, 0, 1, 3])?)?;
     match model.config().attention.differential {
         false => Ok(results),
@@ -114,10 +134,18 @@ pub(super) fn for_readers(model: &Transformer, nodes: &Tensor) -> Result<Tensor>
     }
 }
 
-/// All that a layer's heads write together, with the bias: `[batch, pos, head, d_head]` to `[batch, pos, d_model]`.
-pub(super) fn of_attention(model: &Transformer, layer: usize, z: &Tensor) -> Result<Tensor> {
+/// The map through which the heads of a part write.
+pub(super) fn head_writer<'m>(model: &'m Transformer, part: &PartNodes) -> Result<&'m Linear> {
+    match part.kind {
+        PartKind::CrossAttention => model.cross_writer(part.layer),
+        _ => model.head_writer(part.layer),
+    }
+}
+
+/// All that a part's heads write together, with the bias: `[batch, pos, head, d_head]` to `[batch, pos, d_model]`.
+pub(super) fn of_attention(model: &Transformer, part: &PartNodes, z: &Tensor) -> Result<Tensor> {
     let flat = z.f_flatten(2, 3)?.f_to_kind(model.kind())?;
-    widened(&model.head_writer(layer)?.forward(&flat)?)
+    widened(&head_writer(model, part)?.forward(&flat)?)
 }
 
 /// Which tokens are real, as numbers: `[batch, pos]`.

@@ -7,8 +7,8 @@ use tch::Tensor;
 use super::circuit::Circuit;
 use super::graph::CircuitGraph;
 use super::senders::Activations;
-use crate::config::StreamConfig;
 use crate::metric::Metric;
+use crate::model::EncoderOutput;
 use crate::run::BackwardRules;
 use crate::text::input::{Input, Tokens};
 use crate::{Error, HookedTransformer, Result, RunOptions};
@@ -17,6 +17,7 @@ use crate::{Error, HookedTransformer, Result, RunOptions};
 #[derive(Debug)]
 pub struct Ablation {
     source: Source,
+    encoder_output: Option<EncoderOutput>,
 }
 
 #[derive(Debug)]
@@ -29,22 +30,50 @@ enum Source {
 impl Ablation {
     /// What its sender writes on these prompts, which correspond to the task's, token by token.
     pub fn counterfactual(input: impl Into<Input>) -> Self {
-        Ablation { source: Source::Counterfactual(input.into()) }
+        Ablation::of(Source::Counterfactual(input.into()))
     }
 
     /// The mean of what its sender writes, over all tokens of these prompts but padding.
     pub fn mean(input: impl Into<Input>) -> Self {
-        Ablation { source: Source::Mean { of: input.into(), per_position: false } }
+        Ablation::of(Source::Mean { of: input.into(), per_position: false })
     }
 
     /// The mean of what its sender writes at each position, over these prompts, which are as long as the task's.
     pub fn mean_per_position(input: impl Into<Input>) -> Self {
-        Ablation { source: Source::Mean { of: input.into(), per_position: true } }
+        Ablation::of(Source::Mean { of: input.into(), per_position: true })
     }
 
     /// Nothing.
     pub fn zero() -> Self {
-        Ablation { source: Source::Zero }
+        Ablation::of(Source::Zero)
+    }
+
+    fn of(source: Source) -> Self {
+        Ablation { source, encoder_output: None }
+    }
+
+    /// For a decoder with cross-attention, what its encoder gives in the ablation's prompts. Without, these are read with the encoder's output
+    /// of the task.
+    ///
+    /// ```
+    /// # use tch_lens::{Config, HookedEncoderDecoder, HookedTransformer};
+    /// use tch_lens::circuits::{Ablation, CircuitTask, EdgeMethod};
+    /// use tch_lens::Metric;
+    /// # let encoder = Config::new(2, 16, 2, 50, 12).encoder();
+    /// # let decoder = HookedTransformer::init(Config::new(2, 16, 2, 50, 12).decoder_of(&encoder), 1)?;
+    /// # let model = HookedEncoderDecoder::new(HookedTransformer::init(encoder, 0)?, decoder, Some(0))?;
+    /// let decoder = model.decoder_of([8, 2, 30, 5, 1])?; // reads the encoder's output for this input
+    /// let ablation = Ablation::counterfactual([0, 7, 4]).encoder_output(model.encode([8, 2, 31, 5, 1])?);
+    /// let metric = Metric::logit_diff(9, 10);
+    /// let task = CircuitTask::new(&decoder, [0, 7, 4], ablation, &metric)?;
+    /// let scores = task.edge_scores(EdgeMethod::Gradient)?;
+    /// // How important is what head 1 of layer 0 reads of the encoder for its values?
+    /// println!("{}", scores.get("encoder->c0.h1<v>".parse()?)?);
+    /// # Ok::<(), tch_lens::Error>(())
+    /// ```
+    pub fn encoder_output(mut self, output: EncoderOutput) -> Self {
+        self.encoder_output = Some(output);
+        self
     }
 }
 
@@ -58,11 +87,11 @@ pub struct CircuitTask<'m, 'a> {
     pub(super) graph: CircuitGraph,
     pub(super) metric: &'m Metric<'a>,
     pub(super) tokens: Tokens,
-    /// The prompts of a counterfactual ablation.
-    pub(super) counterfactual: Option<Tokens>,
+    /// The model and the prompts of a counterfactual ablation.
+    pub(super) counterfactual: Option<(HookedTransformer, Tokens)>,
     pub(super) clean: Activations,
     pub(super) ablated: Activations,
-    /// What each sender writes where it is ablated: `[sender, batch or 1, pos or 1, d_model]`.
+    /// What each sender writes to the stream where it is ablated: `[sender, batch or 1, pos or 1, d_model]`.
     pub(super) ablated_writes: Tensor,
     pub(super) rules: BackwardRules,
     pub(super) clean_metric: f64,
@@ -83,25 +112,9 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
         ablation: Ablation,
         metric: &'m Metric<'a>,
     ) -> Result<Self> {
-        if model.config().attention.cross.is_some() {
-            return Err(Error::unsupported("a circuit has no nodes for the heads of a decoder's cross-attention"));
-        }
-        if model.config().attention.shared_keys.values().iter().any(Option::is_some) {
-            return Err(Error::unsupported(
-                "a circuit has no edges into keys and values that several layers look at, as this model's do",
-            ));
-        }
         if model.config().attention.indexer.is_some() {
             return Err(Error::unsupported(
                 "a circuit has no edges into a network that chooses keys, which this model has",
-            ));
-        }
-        if model.config().attention.value_norm.is_some() {
-            return Err(Error::unsupported("a circuit has no edges through norms of values, which this model has"));
-        }
-        if model.config().stream != StreamConfig::default() {
-            return Err(Error::unsupported(
-                "circuits need a residual stream that is the sum of what heads and MLPs write, and this model's layers multiply the stream or add embeddings to it",
             ));
         }
         let model = model.ungrouped()?;
@@ -111,14 +124,22 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
         let names = [points.clone(), metric.needs(model.config())?].concat();
         let output = model.run(&tokens, RunOptions::new().cache(names).logits_at(metric.positions().clone()))?;
         let clean_metric = metric.scalar(output.logits()?, &output.cache)?.f_double_value(&[])?;
-        let clean = Activations::of_cache(&graph, &output.cache)?;
+        let clean = Activations::of_cache(&graph, &output.cache, model.encoder_output())?;
+        let Ablation { source, encoder_output } = ablation;
+        let other_model = match encoder_output {
+            None => model.clone(),
+            Some(_) if matches!(source, Source::Zero) => {
+                let why = "an ablation to zero reads no encoder's output: leave out `encoder_output`";
+                return Err(Error::setting("encoder_output", why));
+            }
+            Some(output) => model.with_encoder_output(output)?,
+        };
         let run = |tokens: &Tokens| {
-            let cache =
-                model.run(tokens, RunOptions::new().cache(points.clone()).return_type(crate::ReturnType::None))?.cache;
-            Activations::of_cache(&graph, &cache)
+            let run = RunOptions::new().cache(points.clone()).return_type(crate::ReturnType::None);
+            Activations::of_cache(&graph, &other_model.run(tokens, run)?.cache, other_model.encoder_output())
         };
         let mut counterfactual = None;
-        let ablated = match ablation.source {
+        let ablated = match source {
             Source::Zero => clean.map(|x| Ok(x.f_zeros_like()?))?,
             Source::Counterfactual(input) => {
                 let other = model.to_tokens(input)?;
@@ -130,7 +151,7 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
                     format!("{expected:?}, as the task's"),
                 )?;
                 let ablated = run(&other)?;
-                counterfactual = Some(other);
+                counterfactual = Some((other_model.clone(), other));
                 ablated
             }
             Source::Mean { of, per_position } => {
@@ -138,10 +159,17 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
                 let (found, len) = (other.ids.size(), tokens.ids.size()[1]);
                 let fits = !per_position || found[1] == len;
                 check(fits, "the tensor of tokens to average", found, format!("{len} positions, as the task's"))?;
-                run(&other)?.mean(&other, per_position)?
+                let mask = other_model.encoder_output().and_then(EncoderOutput::mask);
+                run(&other)?.mean(&other, mask, per_position)?
             }
         };
-        let ablated_writes = ablated.written(model.transformer())?;
+        let encoded = [&clean, &ablated].map(|of| of.encoder.as_ref().map_or(Vec::new(), Tensor::size));
+        if let [[_, expected, _], [_, found, _]] = encoded.each_ref().map(Vec::as_slice) {
+            let fits = found == expected || *found == 1;
+            let expected = format!("{expected} positions, as the task's");
+            check(fits, "the ablation's output of the encoder", encoded[1].clone(), expected)?;
+        }
+        let ablated_writes = ablated.written(&graph, model.transformer())?;
         Ok(CircuitTask {
             graph,
             metric,
@@ -186,9 +214,9 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
         Ok(*self.ablated_metric.get_or_init(|| metric))
     }
 
-    /// By how much what each sender writes differs where it is ablated: `[sender, batch, pos, d_model]`.
+    /// By how much what each sender writes to the stream differs where it is ablated: `[sender, batch, pos, d_model]`.
     pub(super) fn differences(&self) -> Result<Tensor> {
-        Ok(self.ablated_writes.f_sub(&self.clean.written(self.model.transformer())?)?)
+        Ok(self.ablated_writes.f_sub(&self.clean.written(&self.graph, self.model.transformer())?)?)
     }
 }
 

@@ -185,6 +185,13 @@ pub(super) fn layer_embedding(config: &Config, _: usize) -> Presence {
     only_if(config.stream.layer_embedding.is_some(), "it has no per-layer embeddings")
 }
 
+pub(super) fn layer_embedding_on_request(config: &Config, layer: usize) -> Presence {
+    match layer_embedding(config, layer) {
+        Default => OnRequest,
+        absent => absent,
+    }
+}
+
 pub(super) fn qk_norm(config: &Config, layer: usize) -> Presence {
     only_if(config.qk_norm_of(layer).is_some(), "its queries and keys are not normalised")
 }

@@ -359,6 +359,8 @@ sites! {
         swaps Ln2Normalized;
     /// What the MLP adds to the stream: `[batch, pos, d_model]`.
     Layer MlpOut, mlp_out, "hook_mlp_out", [Batch Pos DModel], Weights, mlp;
+    /// The stream as the per-layer embedding reads it: `[batch, pos, d_model]`; computed on request.
+    Layer PleIn, ple_in, "ple.hook_in", [Batch Pos DModel], Weights, layer_embedding_on_request;
     /// The layer's input of per-layer embeddings: `[batch, pos, width]`.
     Layer PleEmbed, ple_embed, "ple.hook_embed", [Batch Pos Ple], Weights, layer_embedding;
     /// The gate of that input, before its function: `[batch, pos, width]`.

@@ -66,8 +66,13 @@ impl LayerEmbedding {
     /// What the sublayer adds to a stream, `[batch, pos, d_model]`. `inputs` are those of all layers: `[batch, pos, layer, width]`.
     pub(crate) fn forward(&self, resid: &Tensor, inputs: &Tensor, tap: &mut Tap) -> Flow<Temporary> {
         let layer = self.layer;
+        let point = hook::ple_in(layer);
+        let read = match tap.carries(point, resid) {
+            true => tap.at(point, resid.f_alias()?)?, // not the stream itself, which goes past the sublayer as well
+            false => tap.at(point, resid.shallow_clone())?,
+        };
         let input = tap.at(hook::ple_embed(layer), inputs.f_select(2, layer as i64)?)?; // [batch, pos, width]
-        let pre = Temporary::new(self.gate.forward(resid)?).at(hook::ple_pre(layer), tap)?;
+        let pre = Temporary::new(self.gate.forward(&read)?).at(hook::ple_pre(layer), tap)?;
         let gate = self.act.apply_by(pre, tap.plan.rules())?;
         let post = tap.at(hook::ple_post(layer), product(&gate, &input, tap.plan.rules())?)?; // [batch, pos, width]
         let written = self.out.forward(&post)?; // [batch, pos, d_model]

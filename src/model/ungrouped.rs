@@ -3,10 +3,12 @@
 use tch::Tensor;
 
 use super::attention::Attention;
+use super::dynamic_mask::DynamicMask;
 use super::linear::Linear;
 use super::norm::Norm;
 use super::Transformer;
 use crate::config::{GateFunction, HeadGate, Heads, Positions, QkNorm};
+use crate::tensor::scalar::Scalar;
 use crate::unchecked::threads::SharedTensor;
 use crate::{Config, Error, Result};
 
@@ -26,17 +28,12 @@ impl Transformer {
         if !grouped && config.attention.experts.is_none() {
             return Ok(self.clone());
         }
-        if config.attention.shared_keys.values().iter().any(Option::is_some) {
+        let differs = |layer: usize| {
+            config.shares_keys_of(layer).is_some_and(|of| config.heads(of).query != config.heads(layer).query)
+        };
+        if (0..config.n_layers).any(differs) {
             return Err(Error::unsupported(
-                "some layers look at the keys and values of an earlier one, which stay grouped",
-            ));
-        }
-        if config.attention.dynamic_mask.is_some() {
-            return Err(Error::unsupported("the values of each group make a mask for its heads, which stay grouped"));
-        }
-        if config.attention.cross.is_some() {
-            return Err(Error::unsupported(
-                "the heads of a decoder share keys and values with others in cross-attention as well, which stays grouped",
+                "a layer looks at keys and values of an earlier one that has another number of heads, so these cannot stand apart",
             ));
         }
         if config.attention.experts.is_some() && by_place {
@@ -47,6 +44,9 @@ impl Transformer {
         let mut weights = self.weights()?.clone();
         for block in &mut weights.blocks {
             block.attn = block.attn.ungrouped()?;
+            if let Some(cross) = &mut block.cross {
+                cross.attn = cross.attn.ungrouped()?;
+            }
         }
         let of_layer =
             |heads: &Option<Heads>| heads.map(|Heads { query, d_head, .. }| Heads { query, key_value: query, d_head });
@@ -84,12 +84,20 @@ impl Attention {
         let rows = |start: i64, head: i64, width: i64| start + head * width..start + (head + 1) * width;
         let (width, d_value) = (self.d_head, self.d_value);
         let (of_keys, of_values) = (heads * width, (heads + groups) * width);
+        // In cross-attention keys and values come first, in a product of their own.
+        let before = if self.kv.is_some() { of_keys } else { 0 };
         let queries = (0..heads).flat_map(|head| rows(0, head, width));
-        let keys = (0..heads).flat_map(|head| rows(of_keys, group_of(head), width));
-        let values = (0..heads).flat_map(|head| rows(of_values, group_of(head), d_value));
-        let rows: Vec<i64> = queries.chain(keys).chain(values).collect();
-        let chosen = |x: &SharedTensor| select(x, &rows);
-        let qkv = Linear { weight: chosen(&self.qkv.weight)?, bias: self.qkv.bias.as_ref().map(chosen).transpose()? };
+        let keys = (0..heads).flat_map(|head| rows(of_keys - before, group_of(head), width));
+        let values = (0..heads).flat_map(|head| rows(of_values - before, group_of(head), d_value));
+        let (qkv, kv) = match &self.kv {
+            Some(kv) => (self.qkv.clone(), Some(of_rows(kv, &keys.chain(values).collect::<Vec<i64>>())?)),
+            None if self.shares.is_some() => (self.qkv.clone(), None),
+            None => (of_rows(&self.qkv, &queries.chain(keys).chain(values).collect::<Vec<i64>>())?, None),
+        };
+        let dynamic_mask = match &self.dynamic_mask {
+            Some(mask) => Some(mask.ungrouped(&(0..heads).map(group_of).collect::<Vec<i64>>(), d_value)?),
+            None => None,
+        };
         let k_norm = match &self.k_norm {
             None => None,
             Some(norm) => {
@@ -109,8 +117,38 @@ impl Attention {
             }
         };
         let (router, n_heads, n_kv_heads) = (None, heads, heads);
-        Ok(Attention { qkv, k_norm, router, gate, gate_function, n_heads, n_kv_heads, ..self.clone() })
+        Ok(Attention {
+            qkv,
+            kv,
+            k_norm,
+            router,
+            gate,
+            gate_function,
+            dynamic_mask,
+            n_heads,
+            n_kv_heads,
+            ..self.clone()
+        })
     }
+}
+
+impl DynamicMask {
+    /// The mask of heads with values of their own, of these groups. It reads the values of all groups, of which each head has a copy: every
+    /// copy has an equal share.
+    fn ungrouped(&self, group_of: &[i64], d_value: i64) -> Result<DynamicMask> {
+        let copies = (group_of.len() as i64 / self.a.size()[0]).max(1);
+        let columns: Vec<i64> = group_of.iter().flat_map(|group| group * d_value..(group + 1) * d_value).collect();
+        let columns = Tensor::f_from_slice(&columns)?.f_to_device(self.a.device())?;
+        let dt = of_rows(&self.dt, group_of)?;
+        let weight = dt.weight.f_index_select(1, &columns)?.div_number(copies as f64)?.into();
+        Ok(DynamicMask { a: select(&self.a, group_of)?, dt: Linear { weight, ..dt }, keep: self.keep })
+    }
+}
+
+/// These rows of a map.
+fn of_rows(linear: &Linear, rows: &[i64]) -> Result<Linear> {
+    let bias = linear.bias.as_ref().map(|bias| select(bias, rows)).transpose()?;
+    Ok(Linear { weight: select(&linear.weight, rows)?, bias })
 }
 
 /// These rows of a weight.

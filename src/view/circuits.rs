@@ -82,12 +82,14 @@ fn drawn(circuit: &Circuit, value_name: &str, weight: impl Fn(CircuitEdge) -> Re
     Ok(graph)
 }
 
-/// The row of a node, the input at the bottom: two for each layer, its heads and its MLP.
+/// The row of a node, the input at the bottom: two for each layer, its heads and its MLP, and more where it has more parts.
 fn row(node: CircuitNode) -> usize {
     match node {
-        CircuitNode::Input => 0,
-        CircuitNode::Head { layer, .. } => 2 * layer + 1,
-        CircuitNode::Mlp { layer } => 2 * layer + 2,
+        CircuitNode::Input | CircuitNode::Encoder | CircuitNode::LayerInputs => 0,
+        CircuitNode::Head { layer, .. } => 4 * layer + 1,
+        CircuitNode::CrossHead { layer, .. } => 4 * layer + 2,
+        CircuitNode::Mlp { layer } => 4 * layer + 3,
+        CircuitNode::LayerEmbedding { layer } => 4 * layer + 4,
         CircuitNode::Logits => usize::MAX,
     }
 }

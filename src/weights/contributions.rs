@@ -13,6 +13,7 @@ use crate::model::placed_norm::PlacedNorm;
 use crate::model::Transformer;
 use crate::tensor::precision::{at_least_float, widened};
 use crate::tensor::scalar::full;
+use crate::unchecked::threads::SharedTensor;
 use crate::{Error, Result};
 
 /// The output of a group of neurons to the stream: of an MLP, a shared expert or an expert.
@@ -124,16 +125,20 @@ impl Transformer {
     }
 
     /// The weights with which a layer's queries, keys and values read the stream, where they are linear in it: `[head, d_head, d_model]`
-    /// each, the last one `[head, d_value, d_model]`.
-    pub(crate) fn head_readers(&self, layer: usize) -> Result<[Tensor; 3]> {
+    /// each, the last one `[head, d_value, d_model]`. Of a layer that looks at keys of another one, those of queries alone.
+    pub(crate) fn head_readers(&self, layer: usize) -> Result<Vec<Tensor>> {
         let attn = &self.block(layer)?.attn;
         let (of_q, of_k, of_v) = (attn.n_heads, attn.n_kv_heads, attn.n_kv_heads);
         let rows = |start: i64, heads: i64, width: i64| -> Result<Tensor> {
             let weight = attn.qkv.weight.f_narrow(0, start, heads * width)?;
             Ok(weight.f_reshape([heads, width, -1])?)
         };
-        Ok([
-            rows(0, of_q, attn.d_head)?,
+        let queries = rows(0, of_q, attn.d_head)?;
+        if attn.shares.is_some() {
+            return Ok(vec![queries]);
+        }
+        Ok(vec![
+            queries,
             rows(of_q * attn.d_head, of_k, attn.d_head)?,
             rows((of_q + of_k) * attn.d_head, of_v, attn.d_value)?,
         ])
@@ -142,6 +147,28 @@ impl Transformer {
     /// A layer's attention.
     pub(crate) fn attention_layer(&self, layer: usize) -> Result<&Attention> {
         Ok(&self.block(layer)?.attn)
+    }
+
+    /// A layer's cross-attention, in a decoder that has some.
+    pub(crate) fn cross_attention(&self, layer: usize) -> Result<Option<&Attention>> {
+        Ok(self.block(layer)?.cross.as_ref().map(|cross| &cross.attn))
+    }
+
+    /// The norm through which cross-attention alone reads the stream.
+    pub(crate) fn norm_before_cross(&self, layer: usize) -> Result<Option<PlacedNorm<'_>>> {
+        Ok(self.block(layer)?.norm_before_cross())
+    }
+
+    /// What a mixture's experts and its shared expert multiply what they read by, where each has gains of its own: `[d_model]`.
+    pub(crate) fn gains_of_parts(&self, layer: usize) -> Result<[Option<Tensor>; 2]> {
+        let wide = |gain: &Option<SharedTensor>| gain.as_deref().map(widened).transpose();
+        match &self.block(layer)?.mlp {
+            Some(MlpOrExperts::Experts(mixture)) => match &mixture.separate {
+                Some(separate) => Ok([wide(&separate.experts_gain)?, wide(&separate.shared_gain)?]),
+                None => Ok([None, None]),
+            },
+            _ => Ok([None, None]),
+        }
     }
 
     /// A layer's neurons: its own, or shared out among experts; none in attention-only models.
@@ -172,6 +199,18 @@ impl Transformer {
     /// The map through which the heads of a cross-attention write to the stream.
     pub(crate) fn cross_writer(&self, layer: usize) -> Result<&Linear> {
         Ok(&self.cross(layer)?.attn.o)
+    }
+
+    /// The map by which the queries (0), keys (1) or values (2) of a cross-attention are made of what they read.
+    pub(crate) fn cross_reader(&self, layer: usize, input: usize) -> Result<Linear> {
+        let attn = &self.cross(layer)?.attn;
+        let kv = attn.kv.as_ref().ok_or(Error::Internal("cross-attention has no keys"))?;
+        let keys = attn.n_kv_heads * attn.d_head;
+        match input {
+            0 => Ok(attn.qkv.clone()),
+            1 => kv.narrow(0, keys),
+            _ => kv.narrow(keys, attn.n_kv_heads * attn.d_value),
+        }
     }
 
     /// Each head's output of a cross-attention, of `z`, `[batch, pos, head, d_head]`: `[batch, pos, head, d_model]`.
