@@ -76,8 +76,8 @@ impl HookedTransformer {
     /// # Errors
     ///
     /// Those of [`HookedTransformer::run`]; [`Error::Shape`] for several prompts; [`Error::Setting`] for settings out of range;
-    /// [`Error::Io`] where edges do not fit into the memory that was allowed, nor on the disk; [`Error::Unsupported`] for models with
-    /// embeddings that layers add, keys of an earlier layer, or norms of a mixture's parts (Gemma 4).
+    /// [`Error::Io`] where edges do not fit into the memory that was allowed, nor on the disk; [`Error::Unsupported`] for an encoder without
+    /// an unembedding.
     pub fn attribution_graph(
         &self,
         input: impl Into<Input>,
@@ -220,7 +220,7 @@ impl HookedTransformer {
         cache: &'r ActivationCache,
         options: &AttributionGraphOptions,
     ) -> Result<LocalReplacement<'r>> {
-        let frozen = FrozenModel::of_run(cache)?;
+        let frozen = FrozenModel::of_run(cache, self.encoder_output())?;
         let window = whole(cache)?;
         let view = View::new(cache, &window);
         let n_layers = self.config().n_layers;
@@ -249,7 +249,8 @@ impl HookedTransformer {
         };
         let causal = self.config().attention.direction == AttentionDir::Causal;
         let order = Order { parallel: self.config().parallel_attn_mlp, causal };
-        let columns = LocalReplacement::columns_of(&units, heads.as_deref(), frozen.n_pos, order);
+        let n_pos = (frozen.n_pos, frozen.encoder_positions());
+        let columns = LocalReplacement::columns_of(&units, heads.as_deref(), n_pos, order);
         Ok(LocalReplacement { frozen, units, heads, columns })
     }
 
@@ -323,6 +324,7 @@ pub(super) fn node_at(
     };
     let pos = group.position(index);
     Ok(match kind {
+        Kind::Encoder => (AttributionNode::Encoder { pos: index }, 0.0),
         Kind::Units(layer) => match &replacement.units[layer] {
             Some(units) => (units.node(index, pos), units.table().activations[index]),
             None => return Err(Error::Internal("a layer without units has one in a graph")),

@@ -31,9 +31,12 @@ pub(super) enum Kind {
     Heads(usize),
     Errors(usize),
     Tokens,
+    /// Positions of an encoder's output, which all positions see.
+    Encoder,
 }
 
-/// The sources of a graph: units, heads, errors, layer by layer each, then tokens. This is circuit-tracer's order.
+/// The sources of a graph: units, heads, errors, layer by layer each, then tokens. This is circuit-tracer's order. In a decoder with cross-attention, the
+/// positions of the encoder's output come last.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Columns {
     pub(super) groups: Vec<(Kind, Group)>,
@@ -110,7 +113,7 @@ impl Columns {
 
     /// How many sources are units or heads, which are targets as well.
     pub(super) fn targets(&self) -> usize {
-        let leaf = |kind: &Kind| matches!(kind, Kind::Errors(_) | Kind::Tokens);
+        let leaf = |kind: &Kind| matches!(kind, Kind::Errors(_) | Kind::Tokens | Kind::Encoder);
         self.groups.iter().find(|(kind, _)| leaf(kind)).map_or(self.len, |(_, group)| group.first)
     }
 
@@ -118,7 +121,7 @@ impl Columns {
     pub(super) fn support(&self, place: Place, position: usize) -> impl Iterator<Item = (&Group, usize)> {
         let Order { parallel, causal } = self.order;
         let reaches = move |kind: Kind| match (kind, place) {
-            (Kind::Tokens, _) | (_, Place::Logits) => true,
+            (Kind::Tokens | Kind::Encoder, _) | (_, Place::Logits) => true,
             (Kind::Heads(layer), Place::Mlp(of)) if !parallel => layer <= of,
             (Kind::Units(layer) | Kind::Heads(layer) | Kind::Errors(layer), Place::Heads(of) | Place::Mlp(of)) => {
                 layer < of

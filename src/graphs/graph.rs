@@ -272,7 +272,7 @@ impl AttributionGraph {
         let total = |of: fn(&AttributionNode) -> bool| -> f64 {
             self.nodes.iter().zip(&influence).filter(|(node, _)| of(node)).map(|(_, influence)| influence).sum()
         };
-        let tokens = total(|node| matches!(node, AttributionNode::Token { .. }));
+        let tokens = total(|node| matches!(node, AttributionNode::Token { .. } | AttributionNode::Encoder { .. }));
         let errors = total(|node| matches!(node, AttributionNode::Error { .. }));
         let mut output = influence.clone();
         self.weights().iter().for_each(|(node, weight)| output[*node] += weight);
@@ -324,7 +324,7 @@ fn narrowed(
     selected.iter().copied().chain(n_targets..all.len).enumerate().for_each(|(new, old)| place[old] = new);
     let groups = all.groups.iter().map(|(kind, group)| {
         let starts = match kind {
-            Kind::Errors(_) | Kind::Tokens => group.starts.clone(),
+            Kind::Errors(_) | Kind::Tokens | Kind::Encoder => group.starts.clone(),
             Kind::Units(_) | Kind::Heads(_) => {
                 let before = |at: usize| selected.partition_point(|column| *column < group.first + at);
                 group.starts.iter().map(|start| before(*start) - before(0)).collect()

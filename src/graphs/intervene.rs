@@ -175,11 +175,21 @@ impl HookedTransformer {
             }
         }
         let of_attention = |site| {
-            matches!(site, Site::Pattern | Site::AttnScores | Site::HeadGate | Site::HeadWeights | Site::HeadIndices)
+            matches!(
+                site,
+                Site::Pattern
+                    | Site::CrossPattern
+                    | Site::AttnScores
+                    | Site::HeadGate
+                    | Site::HeadWeights
+                    | Site::HeadIndices
+            )
         };
         let of_norms = |site| {
             use Site::*;
+            // At its gate, what a per-layer embedding adds is no function of the stream.
             matches!(site, Ln1Scale | Ln1PostScale | Ln2Scale | Ln2PostScale | VNormScale | ZNormScale | LnFinalScale)
+                || matches!(site, CrossLnScale | CrossLnPostScale | PleOut)
         };
         let points = FrozenModel::points(model)?.into_iter();
         Ok(points.filter(|point| of_attention(point.site()) || all && of_norms(point.site())).collect())

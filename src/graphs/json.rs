@@ -244,6 +244,9 @@ impl AttributionGraph {
             AttributionNode::Token { id, .. } => {
                 plain(format!("E_{id}_{pos}"), pos as i64, "E".into(), "embedding", format!("E_{id}-{pos}"))
             }
+            AttributionNode::Encoder { pos: of } => {
+                plain(format!("X_{of}"), of as i64, "E".into(), "embedding", format!("X_{of}"))
+            }
             AttributionNode::Logit { id, .. } => {
                 let layer = (self.n_layers + 1).to_string();
                 let place = number - self.columns.len;

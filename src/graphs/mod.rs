@@ -7,7 +7,8 @@
 //!
 //! | node | as a source, it adds | as a target, it reads |
 //! | --- | --- | --- |
-//! | token | its embedding | |
+//! | token | its embedding, and what per-layer embeddings make of it | |
+//! | position of an encoder | what cross-attention reads there | |
 //! | feature | activation × decoder row | its pre-activation |
 //! | neuron | activation × row of `W_out` | its input; in a gated MLP, what its gate multiplies |
 //! | head, on request | `z W_O` | its own output along the direction that this has in the run |
@@ -33,8 +34,9 @@
 //! of the run: nothing is recorded for automatic differentiation. A row of edges has those sources alone that come before its target, and
 //! rows beyond [`AttributionGraphOptions::memory`] lie in a temporary file.
 //!
-//! Models with embeddings that layers add, keys of an earlier layer or norms of a mixture's parts (Gemma 4) have no graphs yet:
-//! [`Error::Unsupported`](crate::Error::Unsupported).
+//! Every model with an unembedding has graphs. Where values are those of an earlier layer, edges go there. A per-layer embedding is linear at
+//! its gate, in what it makes of the token: an edge from the token. An encoder-decoder's graph is that of the
+//! [decoder of an input](crate::HookedEncoderDecoder::decoder_of), in which each position of the encoder's output is a node.
 //!
 //! ```
 //! use tch_lens::graphs::{AttributionGraphOptions, PruneOptions};

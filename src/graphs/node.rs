@@ -51,12 +51,17 @@ pub enum AttributionNode {
         /// The position.
         pos: usize,
     },
-    /// The embedding of a token.
+    /// The embedding of a token, with what per-layer embeddings make of it.
     Token {
         /// The position.
         pos: usize,
         /// The token's id.
         id: i64,
+    },
+    /// What a decoder's cross-attention reads of an encoder at one of its positions.
+    Encoder {
+        /// The position in the encoder's output.
+        pos: usize,
     },
     /// The logit of a token at the last position, less the mean of all logits, before any cap.
     Logit {
@@ -68,7 +73,7 @@ pub enum AttributionNode {
 }
 
 impl AttributionNode {
-    /// The position.
+    /// The position; of what is read of an encoder, the encoder's.
     pub fn pos(&self) -> usize {
         match *self {
             AttributionNode::Feature { pos, .. }
@@ -77,11 +82,12 @@ impl AttributionNode {
             | AttributionNode::Head { pos, .. }
             | AttributionNode::Error { pos, .. }
             | AttributionNode::Token { pos, .. }
+            | AttributionNode::Encoder { pos }
             | AttributionNode::Logit { pos, .. } => pos,
         }
     }
 
-    /// The layer; `None` for tokens and logits.
+    /// The layer; `None` for tokens, an encoder's positions and logits.
     pub fn layer(&self) -> Option<usize> {
         match *self {
             AttributionNode::Feature { layer, .. }
@@ -89,7 +95,7 @@ impl AttributionNode {
             | AttributionNode::ExpertNeuron { layer, .. }
             | AttributionNode::Head { layer, .. }
             | AttributionNode::Error { layer, .. } => Some(layer),
-            AttributionNode::Token { .. } | AttributionNode::Logit { .. } => None,
+            AttributionNode::Token { .. } | AttributionNode::Encoder { .. } | AttributionNode::Logit { .. } => None,
         }
     }
 }
@@ -105,6 +111,7 @@ impl fmt::Display for AttributionNode {
             AttributionNode::Head { layer, pos, head } => write!(f, "L{layer}H{head}@{pos}"),
             AttributionNode::Error { layer, pos } => write!(f, "error {layer}@{pos}"),
             AttributionNode::Token { pos, id } => write!(f, "token {id}@{pos}"),
+            AttributionNode::Encoder { pos } => write!(f, "encoder {pos}"),
             AttributionNode::Logit { pos, id } => write!(f, "logit {id}@{pos}"),
         }
     }

@@ -89,8 +89,10 @@ impl AttributionGraph {
         }
         let influence = self.influence()?;
         let least = threshold(influence.clone(), options.nodes);
-        let stays =
-            |node: usize| matches!(self.nodes[node], AttributionNode::Token { .. } | AttributionNode::Logit { .. });
+        let stays = |node: usize| {
+            use AttributionNode::{Encoder, Logit, Token};
+            matches!(self.nodes[node], Token { .. } | Encoder { .. } | Logit { .. })
+        };
         let mut kept: Vec<bool> = influence.iter().map(|score| *score >= least).collect();
         (0..kept.len()).filter(|node| stays(*node)).for_each(|node| kept[node] = true);
         let (mut edges, scores) = self.scored_edges(&kept)?;

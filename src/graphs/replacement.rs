@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::columns::{Columns, Kind, Order, Place};
-use super::frozen::{bias_of_heads, FrozenLayer, FrozenModel};
+use super::frozen::{bias_of_heads, FrozenCross, FrozenLayer, FrozenModel};
 use super::rows::Row;
 use super::units::{Reading, Units};
 use super::wave::{doubles, index, Placed, Wave};
@@ -44,7 +44,7 @@ impl<'m> LocalReplacement<'m> {
     pub(super) fn columns_of(
         units: &[Option<Box<dyn Units + 'm>>],
         heads: Option<&[Tensor]>,
-        n_pos: usize,
+        (n_pos, encoder_positions): (usize, usize),
         order: Order,
     ) -> Columns {
         let none = vec![0; n_pos + 1];
@@ -62,6 +62,11 @@ impl<'m> LocalReplacement<'m> {
             groups.push((Kind::Errors(layer), each(usize::from(has_errors))));
         }
         groups.push((Kind::Tokens, each(1)));
+        if encoder_positions > 0 {
+            // All of them come before every position.
+            let starts = std::iter::once(0).chain(std::iter::repeat_n(encoder_positions, n_pos));
+            groups.push((Kind::Encoder, starts.collect()));
+        }
         Columns::new(groups, order)
     }
 
@@ -158,6 +163,10 @@ impl<'m> LocalReplacement<'m> {
         if wave.gradients.is_some() {
             wave.through_norm(frozen.of_stream_after_mlp.as_ref())?;
             wave.through_factor(frozen.layer_factor.as_ref())?;
+            // At its gate, the sublayer is linear in what it makes of the token.
+            if let Some(ple) = &frozen.layer_embedding {
+                wave.add_each(Kind::Tokens, ple)?;
+            }
             read_by_skip = self.mlp(wave, layer, frozen)?;
             wave.through_factor(frozen.factor_before_mlp.as_ref())?;
         }
@@ -168,9 +177,14 @@ impl<'m> LocalReplacement<'m> {
         } else {
             wave.add_gradients(read_by_skip)?;
             self.begin_units(wave, layer, frozen, mlp)?;
+            if let Some(cross) = &frozen.cross {
+                wave.through_norm(cross.of_stream_after.as_ref())?;
+                self.cross_attention(wave, cross)?;
+            }
             wave.through_norm(frozen.of_stream_after_attn.as_ref())?;
             self.attention(wave, layer, frozen)?;
         }
+        wave.add_deferred(layer)?;
         self.begin_heads(wave, layer, frozen, heads)
     }
 
@@ -238,7 +252,17 @@ impl<'m> LocalReplacement<'m> {
         let read = frozen.attention.pull_from_z(frozen.attention.pull_to_z(&written)?)?;
         drop(written);
         wave.through_factor(frozen.factor_before_attn.as_ref())?;
-        wave.add_gradients(Some(frozen.before_attn.pull(&read, true)?))
+        wave.defer(frozen.values_of, &self.frozen.layers[frozen.values_of].before_attn.pull(&read, true)?)
+    }
+
+    /// The effects of what cross-attention reads at each position of the encoder's output.
+    fn cross_attention(&self, wave: &mut Wave, cross: &FrozenCross<'_>) -> Result<()> {
+        let Some(gradients) = wave.gradients.as_ref().map(Tensor::shallow_clone) else { return Ok(()) };
+        wave.add_constant(&cross.of_nothing)?;
+        let written = cross.after.pull(&gradients, true)?;
+        let read = cross.attention.pull_from_z(cross.attention.pull_to_z(&written)?)?; // [row, encoder_pos, d_encoder]
+        let Some(encoder) = &self.frozen.encoder else { return Ok(()) };
+        wave.add(Kind::Encoder, &read.f_mul(encoder)?.f_sum_dim_intlist([-1i64].as_slice(), false, None)?)
     }
 
     fn begin_units(&self, wave: &mut Wave, layer: usize, frozen: &FrozenLayer<'_>, targets: &[Placed]) -> Result<()> {
@@ -300,7 +324,11 @@ impl<'m> LocalReplacement<'m> {
         let constants = doubles(&at_z.f_reshape([of.len() as i64, -1])?.f_matmul(&nothing)?)?;
         let facts: Vec<(f64, f64)> = doubles(&norms)?.into_iter().zip(constants).collect();
         let read = frozen.attention.pull_from_z(at_z)?;
-        let gradients = frozen.before_attn.pull(&read, true)?;
-        wave.begin(targets, &facts, gradients)
+        let gradients = self.frozen.layers[frozen.values_of].before_attn.pull(&read, true)?;
+        if frozen.values_of == layer {
+            return wave.begin(targets, &facts, gradients);
+        }
+        wave.begin(targets, &facts, gradients.f_zeros_like()?)?;
+        wave.defer(frozen.values_of, &gradients)
     }
 }

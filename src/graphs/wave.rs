@@ -1,5 +1,7 @@
 //! [`Wave`]: gradients of several targets on their way back through the layers, and the edges that have been found.
 
+use std::collections::BTreeMap;
+
 use tch::{Kind as Numbers, Tensor};
 
 use super::columns::{Columns, Kind, Place};
@@ -18,6 +20,8 @@ pub(super) struct Wave<'c> {
     /// Gradients at the stream, `[row, pos, d_model]`, of the rows that have begun.
     pub(super) gradients: Option<Tensor>,
     pub(super) rows: Vec<(Row, Vec<f32>)>,
+    /// Gradients at what values of an earlier layer read, of rows that have passed a layer which looks at these.
+    deferred: BTreeMap<usize, Tensor>,
     /// How many positions the gradients have.
     pub(super) pos: i64,
     columns: &'c Columns,
@@ -26,7 +30,8 @@ pub(super) struct Wave<'c> {
 impl<'c> Wave<'c> {
     /// No rows yet, with gradients at so many positions.
     pub(super) fn new(columns: &'c Columns, pos: usize, n: usize) -> Self {
-        Wave { gradients: None, rows: Vec::with_capacity(n), pos: pos as i64, columns }
+        let rows = Vec::with_capacity(n);
+        Wave { gradients: None, rows, deferred: BTreeMap::new(), pos: pos as i64, columns }
     }
 
     /// Vectors, `[row, d_model]`, at the positions of targets: `[row, pos, d_model]`.
@@ -57,6 +62,35 @@ impl<'c> Wave<'c> {
             self.gradients = Some(gradients.f_add(&more)?);
         }
         Ok(())
+    }
+
+    /// Keeps gradients at the stream that a layer's attention reads, `[row, pos, d_model]`, of the last rows, until the wave is there.
+    pub(super) fn defer(&mut self, layer: usize, gradients: &Tensor) -> Result<()> {
+        let missing = self.rows.len() as i64 - gradients.size()[0];
+        let gradients = gradients.f_constant_pad_nd([0, 0, 0, 0, missing, 0])?;
+        let sum = match self.deferred.remove(&layer) {
+            Some(before) => gradients.f_add(&self.for_all_rows(&before)?)?,
+            None => gradients,
+        };
+        self.deferred.insert(layer, sum);
+        Ok(())
+    }
+
+    /// Adds what was kept for a layer.
+    pub(super) fn add_deferred(&mut self, layer: usize) -> Result<()> {
+        match self.deferred.remove(&layer) {
+            Some(gradients) => {
+                let gradients = self.for_all_rows(&gradients)?;
+                self.add_gradients(Some(gradients))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Gradients of the rows that had begun earlier, with zeros for those that have begun since.
+    fn for_all_rows(&self, gradients: &Tensor) -> Result<Tensor> {
+        let missing = self.rows.len() as i64 - gradients.size()[0];
+        Ok(gradients.f_constant_pad_nd([0, 0, 0, 0, 0, missing])?)
     }
 
     /// Backwards through a norm of the stream.

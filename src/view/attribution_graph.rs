@@ -16,7 +16,7 @@ impl Draw for PrunedGraph<'_> {
         for number in self.nodes() {
             let node = graph.nodes()[number];
             let layer = match node {
-                AttributionNode::Token { .. } => 0,
+                AttributionNode::Token { .. } | AttributionNode::Encoder { .. } => 0,
                 AttributionNode::Head { layer, .. } => 4 * layer + 1,
                 AttributionNode::Error { layer, .. } => 4 * layer + 3,
                 AttributionNode::Logit { .. } => top,
@@ -24,7 +24,9 @@ impl Draw for PrunedGraph<'_> {
             };
             let share = 100.0 * self.cumulative_influence()[number];
             let detail = match node {
-                AttributionNode::Logit { .. } | AttributionNode::Token { .. } => format!("position {}", node.pos()),
+                AttributionNode::Logit { .. } | AttributionNode::Token { .. } | AttributionNode::Encoder { .. } => {
+                    format!("position {}", node.pos())
+                }
                 _ => format!(
                     "position {}, activation {:.3}, among the nodes with {share:.0} % of the influence",
                     node.pos(),

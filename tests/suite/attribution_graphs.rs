@@ -13,8 +13,8 @@ use tch_lens::graphs::{
 };
 use tch_lens::sae::{Dictionary, DictionaryConfig, DictionarySet, DictionaryWeights, FeatureActivation};
 use tch_lens::{
-    hook, ActivationCache, Config, DictionaryOptions, Error, HookFilter, HookedTransformer, Hooks, LoadOptions, Patch,
-    RunOptions,
+    hook, ActivationCache, Config, DictionaryOptions, EncoderOutput, HookFilter, HookedTransformer, Hooks, LoadOptions,
+    Patch, RunOptions,
 };
 
 use crate::common::{fixtures, models, read, repository, Fixture, Tally};
@@ -208,7 +208,7 @@ fn inputs_of_every_target_add_up_in_every_family() {
     // What is refused, and what has no decoder, is tested elsewhere.
     let mut all: Vec<(String, HookedTransformer)> = models::in_fp64();
     all.extend(multiplied());
-    let (own, mut opened, mut refused) = (all.len(), 0, Vec::new());
+    let (own, mut opened) = (all.len(), 0);
     for name in names {
         let folder = Fixture::folder(&format!("transformers/{name}"));
         if let Ok(model) = LoadOptions::new().no_processing().kind(Kind::Double).open(folder) {
@@ -222,14 +222,7 @@ fn inputs_of_every_target_add_up_in_every_family() {
         let heads = if number < own { vec![false, true] } else { vec![number % 2 == 0] };
         for heads in heads {
             let options = AttributionGraphOptions::new().max_logits(2).max_nodes(40).heads(heads);
-            let graph = match model.attribution_graph(Tensor::from_slice(&ids).unsqueeze(0), options) {
-                Err(Error::Unsupported { why }) => {
-                    println!("{name}: {why}");
-                    refused.push(name.clone());
-                    continue;
-                }
-                graph => graph.unwrap(),
-            };
+            let graph = model.attribution_graph(Tensor::from_slice(&ids).unsqueeze(0), options).unwrap();
             let residual = graph.residual().unwrap();
             count += 1;
             if residual > worst || residual.is_nan() {
@@ -238,16 +231,22 @@ fn inputs_of_every_target_add_up_in_every_family() {
         }
     }
     assert!(opened > 80, "{opened}");
-    // Embeddings that layers add, keys of an earlier layer, norms of a mixture's parts.
-    assert!(refused.len() == 5 && refused.iter().all(|name| name.starts_with("gemma4")), "{refused:?}");
     println!("sums of {count} graphs: largest relative difference {worst:.2e} ({worst_at})");
     assert!(worst < 1e-4, "{worst_at}");
 }
 
-/// Models whose layers multiply the stream, with norms of values or masks that values make.
+/// The decoder of an encoder's output, in fp64.
+fn decoder(name: &str) -> (String, HookedTransformer) {
+    let folder = fixtures().join("encoder_decoders").join(name);
+    let pair = LoadOptions::new().no_processing().kind(Kind::Double).open_encoder_decoder(folder).unwrap();
+    (format!("{name}, decoder"), pair.decoder_of([5, 8, 3, 10]).unwrap())
+}
+
+/// Models whose layers multiply the stream, with norms of values or masks that values make; with keys of earlier layers, embeddings of layers
+/// and norms of a mixture's parts; and decoders with cross-attention, whose norms stand before, in the stream, and around.
 fn multiplied() -> Vec<(String, HookedTransformer)> {
     let mut config = Config { n_key_value_heads: 1, ..models::small() };
-    config.attention.value_norm = Some(Normalization::RMS);
+    config.attention.value_norm = Some(Normalization::LN);
     config.stream.layer_scalars = true;
     let weights = models::fresh(config.clone()).state_dict().unwrap().into_iter().map(|(name, weight)| {
         let factor = if name.ends_with("layer_scalar") { 0.7 } else { 1.0 };
@@ -255,7 +254,9 @@ fn multiplied() -> Vec<(String, HookedTransformer)> {
     });
     let load = LoadOptions::new().no_processing().kind(Kind::Double);
     let scaled = load.state_dict(config, weights.collect::<Vec<_>>()).unwrap();
-    let mut all = ["beam", "doge"].map(models::of_transformers).to_vec();
+    let mut all =
+        ["beam", "doge", "gemma4_text", "gemma4_shared_mixture", "bert"].map(models::of_transformers).to_vec();
+    all.extend(["t5", "bart", "t5gemma"].map(decoder));
     all.push(("scaled layers".into(), scaled));
     all
 }
@@ -269,11 +270,16 @@ fn random_transcoders(model: &HookedTransformer, number: usize) -> DictionarySet
     let parallel = model.config().parallel_attn_mlp;
     let dictionaries = (0..model.config().n_layers).map(|layer| {
         let normed = model.hook_names().contains(&hook::ln2_normalized(layer).to_string());
-        let stream = if parallel { hook::resid_pre(layer) } else { hook::resid_mid(layer) };
+        let stream = match (parallel, model.encoder_output()) {
+            (true, _) => hook::resid_pre(layer),
+            (false, Some(_)) => hook::resid_mid_cross(layer),
+            (false, None) => hook::resid_mid(layer),
+        };
         let before = model.config().norm_position() == NormPosition::Before
             || model.config().norm_position() == NormPosition::BeforeAndAfter;
+        let in_stream = model.config().norm_position() == NormPosition::InStream;
         let hook_in = match (number + layer) % 3 {
-            0 => stream,
+            0 if !in_stream => stream,
             1 if normed && before => hook::ln2_normalized(layer),
             _ => hook::mlp_hook_in(layer),
         };
@@ -491,12 +497,15 @@ const MORE: f64 = 1e-3;
 #[test]
 fn edges_are_what_neurons_change_in_every_family() {
     let (mut worst, mut worst_at, mut count) = (0.0, String::new(), 0);
-    for (name, model) in models::in_fp64().into_iter().chain(multiplied()) {
+    // A prediction head is linear at its gates, which have no point to be frozen at.
+    let all = models::in_fp64().into_iter().chain(multiplied());
+    for (name, model) in all.filter(|(_, model)| model.config().head.is_none()) {
         let names = model.hook_names();
         let is_frozen = |name: &str| {
-            let ends = [".hook_scale", ".hook_pattern", ".hook_attn_scores", "attn.hook_gate", ".hook_mlp_out"];
+            let ends =
+                [".hook_scale", ".hook_pattern", ".hook_attn_scores", "attn.hook_gate", ".hook_mlp_out", "ple_out"];
             ends.iter().any(|end| name.ends_with(end))
-                && !["embed", "q_norm", "k_norm", "mlp.ln"].iter().any(|part| name.contains(part))
+                && !["embed", "q_norm", "k_norm", "mlp.ln", "ple.ln"].iter().any(|part| name.contains(part))
         };
         let frozen: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_frozen(name)).collect();
         let ids: Vec<i64> = (0..6).map(|i| (7 * i + 2) % model.config().d_vocab as i64).collect();
@@ -520,7 +529,7 @@ fn edges_are_what_neurons_change_in_every_family() {
         let results = clean.get_neuron_results(0, NeuronResultOptions::new().neurons(neuron as i64)).unwrap();
         let patched = frozen.iter().fold(Hooks::new(), |hooks, point| {
             let value = clean.get(*point).unwrap().shallow_clone();
-            if *point == "blocks.0.hook_mlp_out" {
+            if point.ends_with(".0.hook_mlp_out") {
                 let changed = value.copy();
                 let mut row = changed.select(1, pos as i64);
                 row += results.select(1, pos as i64).view_as(&row) * MORE;
@@ -556,6 +565,46 @@ fn edges_are_what_neurons_change_in_every_family() {
     }
     println!("{count} changes: largest difference from the edges {worst:.2e}, relative ({worst_at})");
     assert!(worst < RELATIVE && count > 400, "{worst_at}: {worst:.2e}, {count}");
+}
+
+/// What an encoder gives at one position changes a logit by the edge, with all else as it was.
+#[test]
+fn edges_from_an_encoder_are_what_it_changes() {
+    let (mut worst, mut count) = (0.0f64, 0);
+    for name in ["t5", "bart", "t5gemma"] {
+        let (_, model) = decoder(name);
+        let names = model.hook_names();
+        let is_frozen = |name: &&String| {
+            [".hook_scale", ".hook_pattern", ".hook_mlp_out"].iter().any(|end| name.ends_with(end))
+                && !["embed", "mlp.ln"].iter().any(|part| name.contains(part))
+        };
+        let ids = Tensor::from_slice(&[0i64, 7, 4, 9, 2]).unsqueeze(0);
+        let graph = model.attribution_graph(&ids, AttributionGraphOptions::new().max_logits(2)).unwrap();
+        let clean = model.run(&ids, RunOptions::new().cache(HookFilter::All)).unwrap().cache;
+        let output = model.encoder_output().unwrap().stream();
+        for (source, of) in graph.nodes().iter().enumerate() {
+            let AttributionNode::Encoder { pos } = of else { continue };
+            let changed = output.copy();
+            let mut row = changed.select(1, *pos as i64);
+            row += output.select(1, *pos as i64);
+            let other = model.with_encoder_output(EncoderOutput::new(changed, None).unwrap()).unwrap();
+            let frozen = names.iter().filter(is_frozen).map(String::as_str);
+            let hooks = frozen.fold(Hooks::new(), |hooks, point| hooks.patch(point, Patch::set(&clean[point])));
+            let run = other.run(&ids, RunOptions::new().cache("unembed.hook_out").hooks(hooks)).unwrap().cache;
+            for (target, node) in graph.nodes().iter().enumerate() {
+                let AttributionNode::Logit { pos, id } = node else { continue };
+                let at = |cache: &ActivationCache| {
+                    let logits = cache["unembed.hook_out"].get(0).get(*pos as i64);
+                    logits.double_value(&[*id]) - logits.mean(Kind::Double).double_value(&[])
+                };
+                let edge = graph.edge(source, target).unwrap();
+                worst = worst.max((at(&run) - at(&clean) - edge).abs() / edge.abs().max(1e-2));
+                count += 1;
+            }
+        }
+    }
+    println!("{count} changes of an encoder: largest relative difference from the edges {worst:.2e}");
+    assert!(worst < RELATIVE && count >= 20, "{worst:.2e}, {count}");
 }
 
 /// Heads and neurons of the last position have the edges to a logit that the logit attribution has, less the mean over all tokens.

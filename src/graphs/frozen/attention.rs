@@ -22,11 +22,15 @@ pub(in crate::graphs) struct FrozenAttention<'m> {
     attn: &'m Attention,
     /// `[head, query, key]`
     mixing: Tensor,
+    /// Whether the keys are an encoder's positions.
+    across: bool,
     /// The value head that each head reads, where heads share some: `[head]`.
     value_heads: Option<Tensor>,
     values: Values,
     /// Where values pass a norm, its scale of each head: `[1, pos, kv_head, 1]`.
     v_scale: Option<Tensor>,
+    /// Whether that norm centres.
+    centers: bool,
     clip: Option<Clip>,
     z_norm: Option<FrozenNorm>,
     /// `[1, pos, head, d_value or 1]`
@@ -59,11 +63,17 @@ struct Clip {
 impl<'m> FrozenAttention<'m> {
     /// The points of a run that it is made of.
     pub(super) fn points(attn: &Attention, layer: usize) -> Vec<HookPoint> {
-        let mut points = vec![hook::pattern(layer), hook::v(layer)];
+        if attn.kv.is_some() {
+            return vec![hook::cross_pattern(layer), hook::cross_v(layer)];
+        }
+        let mut points = vec![hook::pattern(layer)];
+        if attn.shares.is_none() {
+            points.push(hook::v(layer));
+        }
         if attn.sinks_after_pattern && attn.sinks.is_some() {
             points.push(hook::attn_scores(layer));
         }
-        if attn.v_norm.is_some() {
+        if attn.v_norm.is_some() && attn.shares.is_none() {
             points.push(hook::v_norm_scale(layer));
         }
         if attn.z_norm.is_some() {
@@ -78,22 +88,34 @@ impl<'m> FrozenAttention<'m> {
         points
     }
 
-    /// The attention of a layer in a run of one prompt; `read` is what its values read, `[1, pos, d_model]`, and `bias_of_norm` what the
-    /// norm before it adds.
-    pub(super) fn of_run(attn: &'m Attention, layer: usize, view: &View, read: &Tensor, bias: &Tensor) -> Result<Self> {
-        let v = view.get(hook::v(layer))?; // [1, pos, kv_head, d_value]
+    /// An attention in a run of one prompt, and the one that makes its values; `read` is what these read, `[1, pos, d_model]`, and `bias` what
+    /// the norm before them adds.
+    pub(super) fn of_run(
+        (attn, of_values): (&'m Attention, &'m Attention),
+        view: &View,
+        read: &Tensor,
+        bias: &Tensor,
+    ) -> Result<Self> {
+        let (layer, across) = (attn.layer, attn.kv.is_some());
+        let (values_at, pattern_at) = match across {
+            true => (hook::cross_v(layer), hook::cross_pattern(layer)),
+            false => (hook::v(of_values.layer), hook::pattern(layer)),
+        };
+        let v = widened(view.cache.get(values_at)?)?; // [1, pos, kv_head, d_value]
         let (n_kv_heads, d_value) = (v.size()[2], v.size()[3]);
-        let v_scale = attn.v_norm.as_ref().map(|_| view.get(hook::v_norm_scale(layer))).transpose()?;
+        let norm = of_values.v_norm.as_ref();
+        let v_scale = norm.map(|_| view.get(hook::v_norm_scale(of_values.layer))).transpose()?;
+        let centers = norm.is_some_and(|norm| norm.kind.centers());
         let v = match &v_scale {
-            Some(scale) => v.f_div(scale)?,
+            Some(scale) => centered(&v, centers)?.f_div(scale)?,
             None => v,
         };
-        let clip = attn.clip.map(|clip| Clip::of(&v, clip)).transpose()?;
-        let v = match attn.clip {
+        let clip = of_values.clip.map(|clip| Clip::of(&v, clip)).transpose()?;
+        let v = match of_values.clip {
             Some(clip) => v.between(-clip, clip)?,
             None => v,
         };
-        let mut pattern = widened(view.cache.get(hook::pattern(layer))?)?.f_squeeze_dim(0)?; // [head, query, key]
+        let mut pattern = widened(view.cache.get(pattern_at)?)?.f_squeeze_dim(0)?; // [head, query, key]
         let n_heads = pattern.size()[0];
         if let (true, Some(sinks)) = (attn.sinks_after_pattern, &attn.sinks) {
             let scores = widened(view.cache.get(hook::attn_scores(layer))?)?.f_squeeze_dim(0)?;
@@ -134,8 +156,10 @@ impl<'m> FrozenAttention<'m> {
             attn,
             mixing,
             value_heads,
-            values: Values::of(attn, read)?,
+            across,
+            values: Values::of(of_values, read)?,
             v_scale,
+            centers,
             clip,
             z_norm,
             gates,
@@ -154,7 +178,7 @@ impl<'m> FrozenAttention<'m> {
         let size = x.size();
         let v = self.values.forward(x)?.f_view([1, size[1], self.n_kv_heads, self.d_value])?;
         let v = match &self.v_scale {
-            Some(scale) => v.f_div(scale)?,
+            Some(scale) => centered(&v, self.centers)?.f_div(scale)?,
             None => v,
         };
         let v = match &self.clip {
@@ -205,7 +229,7 @@ impl<'m> FrozenAttention<'m> {
     }
 
     /// Gradients at what `W_O` reads, `[row, pos, head, d_value]` from the first position on, as those at what values read:
-    /// `[row, pos, d_model]`.
+    /// `[row, pos, d_model]`; of cross-attention, at all positions of the encoder.
     pub(in crate::graphs) fn pull_from_z(&self, gradients: Tensor) -> Result<Tensor> {
         let size = gradients.size();
         let [rows, pos, heads, width] = [size[0], size[1], size[2], size[3]];
@@ -216,23 +240,24 @@ impl<'m> FrozenAttention<'m> {
         if let Some(norm) = &self.z_norm {
             g = norm.pull(&g.f_reshape([rows, pos, heads * width])?, true)?.f_view(size.as_slice())?;
         }
-        let mixing = self.mixing.f_narrow(1, 0, pos)?.f_narrow(2, 0, pos)?.f_transpose(1, 2)?; // [head, key, query]
+        let keys = if self.across { self.mixing.size()[2] } else { pos };
+        let mixing = self.mixing.f_narrow(1, 0, pos)?.f_narrow(2, 0, keys)?.f_transpose(1, 2)?; // [head, key, query]
         let g = g.f_permute([2, 1, 0, 3])?.f_reshape([heads, pos, rows * width])?; // [head, query, row · d_value]
         let mut g = mixing.f_bmm(&g)?; // [head, key, row · d_value]
         if let Some(value_heads) = &self.value_heads {
-            let sums = Tensor::f_zeros([self.n_kv_heads, pos, rows * width], (g.f_kind()?, g.device()))?;
+            let sums = Tensor::f_zeros([self.n_kv_heads, keys, rows * width], (g.f_kind()?, g.device()))?;
             g = sums.f_index_add(0, value_heads, &g)?;
         }
-        let g = g.f_view([self.n_kv_heads, pos, rows, width])?.f_permute([2, 1, 0, 3])?; // [row, key, kv_head, d_value]
+        let g = g.f_view([self.n_kv_heads, keys, rows, width])?.f_permute([2, 1, 0, 3])?; // [row, key, kv_head, d_value]
         let g = match &self.clip {
-            Some(clip) => g.f_mul(&clip.within.f_narrow(1, 0, pos)?)?,
+            Some(clip) => g.f_mul(&clip.within.f_narrow(1, 0, keys)?)?,
             None => g,
         };
         let g = match &self.v_scale {
-            Some(scale) => g.f_div(&scale.f_narrow(1, 0, pos)?)?,
+            Some(scale) => centered(&g.f_div(&scale.f_narrow(1, 0, keys)?)?, self.centers)?,
             None => g,
         };
-        self.values.pull(&g.f_reshape([rows, pos, self.n_kv_heads * width])?)
+        self.values.pull(&g.f_reshape([rows, keys, self.n_kv_heads * width])?)
     }
 
     /// Gradients at what one head writes each, `[row, d_model]` at positions `[row]`, as those at what `W_O` reads, of the first `pos`
@@ -265,9 +290,9 @@ impl Values {
             let norm = FrozenNorm::of_stream(Some(placed(norm)), &at)?;
             return Ok(Values::Latent { down: weight, bias, norm, up: widened(&up)? });
         }
-        let rows = attn.qkv.weight.size()[0];
+        let made = attn.kv.as_ref().unwrap_or(&attn.qkv);
         let n = attn.n_kv_heads * attn.d_value;
-        let linear = attn.qkv.narrow(rows - n, n)?;
+        let linear = made.narrow(made.weight.size()[0] - n, n)?;
         Ok(Values::Direct { weight: widened(&linear.weight)?, bias: linear.bias.as_deref().map(widened).transpose()? })
     }
 
@@ -299,6 +324,14 @@ impl Clip {
         let clipped = v.between(-clip, clip)?.f_mul(&outside.f_to_kind(kind)?)?;
         Ok(Clip { within, clipped })
     }
+}
+
+/// Entries less their mean, in a norm that centres.
+fn centered(x: &Tensor, centers: bool) -> Result<Tensor> {
+    Ok(match centers {
+        true => x.f_sub(&x.f_mean_dim([-1i64].as_slice(), true, None)?)?,
+        false => x.shallow_clone(),
+    })
 }
 
 /// A norm that has no hook points of its own.

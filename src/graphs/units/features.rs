@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::super::node::AttributionNode;
 use super::{numbers, Readers, Reading, UnitTable, Units};
 use crate::analysis::window::View;
-use crate::hook::{self, HookPoint};
+use crate::hook::{self, HookName, HookPoint};
 use crate::model::Transformer;
 use crate::sae::{Dictionary, DictionarySet, FeatureActivation, InputNormalization};
 use crate::tensor::precision::at_least_float;
@@ -53,16 +53,18 @@ pub(in crate::graphs) fn places_of_set<'d>(
 impl Places {
     fn of(model: &Transformer, layer: usize, dictionary: &Dictionary) -> Result<Self> {
         let refused = |what: String| Error::Dictionary { name: dictionary.hook_out().to_string(), what };
-        let (hook_in, hook_out) = (dictionary.hook_in(), dictionary.hook_out());
-        let stream = super::super::frozen::stream_of_mlp(model.config(), layer);
+        // All with their stack.
+        let resolved = |point: HookPoint| point.resolve(model.config());
+        let (hook_in, hook_out) = (resolved(dictionary.hook_in())?, resolved(dictionary.hook_out())?);
+        let stream = resolved(super::super::frozen::stream_of_mlp(model.config(), layer))?;
         let norm = super::super::frozen::norm_before_mlp(model, layer)?;
         let (reading, read) = if hook_in == stream
-            || (hook_in == hook::mlp_in(layer) && stream != hook::mlp_hook_in(layer))
+            || (hook_in == resolved(hook::mlp_in(layer))? && stream != resolved(hook::mlp_hook_in(layer))?)
         {
             (Reading::Stream, stream)
-        } else if hook_in == hook::mlp_hook_in(layer) {
+        } else if hook_in == resolved(hook::mlp_hook_in(layer))? {
             (Reading::Normed, hook_in)
-        } else if hook_in == hook::ln2_normalized(layer) && norm.is_some() {
+        } else if norm.is_some() && hook_in == resolved(hook::ln2_normalized(layer))? {
             (Reading::Quotient, hook_in)
         } else {
             return Err(refused(format!(
@@ -71,8 +73,8 @@ impl Places {
                 hook::mlp_hook_in(layer)
             )));
         };
-        let before_norm = hook_out == hook::mlp_hook_out(layer);
-        if !before_norm && hook_out != hook::mlp_out(layer) {
+        let before_norm = hook_out == resolved(hook::mlp_hook_out(layer))?;
+        if !before_norm && hook_out != resolved(hook::mlp_out(layer))? {
             return Err(refused("a graph needs a transcoder that writes what an MLP writes".into()));
         }
         let config = dictionary.config();

@@ -3,7 +3,9 @@
 use tch::{Kind, Tensor};
 
 use super::super::node::AttributionNode;
+use super::super::wave::index;
 use super::{Readers, Reading, UnitTable, Units};
+use crate::analysis::frozen_norm::FrozenNorm;
 use crate::analysis::window::View;
 use crate::hook::{self, HookPoint};
 use crate::model::block::MlpOrExperts;
@@ -31,6 +33,9 @@ struct Group<'m> {
     input: &'m Linear,
     /// `[d_model, neuron]`, in fp32 or better.
     out: Tensor,
+    /// What multiplies each entry of what it reads, and the norm after it, where a mixture's parts have some of their own: `[d_model]`.
+    gain: Option<Tensor>,
+    after: Option<FrozenNorm>,
     /// What multiplies the input at each position, where a router weighs inputs.
     input_weights: Option<Vec<f32>>,
     /// The units of each position, as the numbers of neurons of the group; `None` stands for all of them.
@@ -59,6 +64,9 @@ impl<'m> NeuronUnits<'m> {
                 if let Some(shared) = &mixture.shared {
                     points.extend(of_mlp(shared.mlp.gate.is_some()));
                     points.extend(shared.weight.is_some().then(|| hook::shared_gate(layer)));
+                }
+                if let Some(norms) = model.norms_after_parts(layer)? {
+                    points.extend(norms.map(|norm| norm.points.0));
                 }
                 let experts = 0..mixture.experts.len();
                 points.extend(experts.flat_map(|e| [hook::expert_pre(layer, e), hook::expert_post(layer, e)]));
@@ -96,6 +104,10 @@ impl<'m> NeuronUnits<'m> {
             }
         };
         let outs = model.neuron_writers(layer)?;
+        let gains = model.gains_of_parts(layer)?;
+        let norms = model.norms_after_parts(layer)?;
+        // Of the experts, and of the shared expert.
+        let part = |expert: Option<usize>| usize::from(expert.is_none());
         let activations = view.weighted_neurons(layer)?; // [1, pos, neuron] each
         let n_pos = activations.first().map_or(0, |x| x.size()[1] as usize);
         let mut groups = Vec::with_capacity(outs.len());
@@ -109,6 +121,8 @@ impl<'m> NeuronUnits<'m> {
                 input,
                 out: widened(&writer.out.weight)?,
                 input_weights,
+                gain: gains[part(writer.expert)].as_ref().map(Tensor::shallow_clone),
+                after: norms.map(|norms| FrozenNorm::of_run(Some(norms[part(writer.expert)]), view)).transpose()?,
                 active: Vec::new(),
             });
             let bias = match &input.bias {
@@ -187,6 +201,13 @@ impl Units for NeuronUnits<'_> {
     fn effects(&self, _: usize, position: usize, gradients: &Tensor) -> Result<Tensor> {
         let mut parts = Vec::new();
         for group in &self.groups {
+            let gradients = match (&group.after, &group.active[position]) {
+                (None, _) | (_, Active::None) => gradients.shallow_clone(),
+                (Some(norm), _) => {
+                    let rows = vec![position; gradients.size()[0] as usize];
+                    norm.pull_rows(gradients, &index(&rows, gradients)?, true)?
+                }
+            };
             match &group.active[position] {
                 Active::None => {}
                 Active::All => parts.push(gradients.f_matmul(&group.out)?),
@@ -206,6 +227,10 @@ impl Units for NeuronUnits<'_> {
             let id = self.table.ids[*unit] as usize;
             let group = self.group_of(*unit);
             let vector = widened(&group.input.weight.f_select(0, (id - group.first) as i64)?)?;
+            let vector = match &group.gain {
+                Some(gain) => vector.f_mul(gain)?,
+                None => vector,
+            };
             vectors.push(match &group.input_weights {
                 Some(weights) => {
                     let weight = f64::from(weights[self.table.position(*unit)]);
