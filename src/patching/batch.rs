@@ -8,7 +8,7 @@ use super::base::shape;
 use super::groups::Resume;
 use super::sweep::{Item, Sweep, Write};
 use crate::hook::{HookName, HookPoint, Place};
-use crate::hooked_transformer::RunOptions;
+use crate::hooked_transformer::{HookedTransformer, RunOptions};
 use crate::metric::MetricValues;
 use crate::run::{Hooks, Part};
 use crate::tensor::columns::Columns;
@@ -104,6 +104,7 @@ impl Sweep<'_, '_, '_> {
         if let Some(store) = &mut store {
             run = run.past(store);
         }
+        let model = repeated(model, n)?;
         let mut output = match (stream, resume.layer) {
             (Some(stream), Some(layer)) => model.run(stream, run.start_at_layer(layer).tokens(&tokens))?,
             _ => model.run(tokens, run)?,
@@ -128,6 +129,18 @@ fn fresh_columns(columns: &Columns, from: i64) -> (Vec<i64>, Option<Vec<i64>>) {
         (0i64..).zip(&all).filter(|(_, column)| **column >= from).map(|(i, c)| (i, *c)).collect();
     let places = (fresh.len() < all.len()).then(|| fresh.iter().map(|(place, _)| *place).collect());
     (fresh.into_iter().map(|(_, column)| column).collect(), places)
+}
+
+/// The model for runs of `n` copies of a batch: a decoder reads what it reads of an encoder as many times.
+pub(super) fn repeated(model: &HookedTransformer, n: i64) -> Result<HookedTransformer> {
+    let Some(output) = model.encoder_output() else { return Ok(model.clone()) };
+    let rows = output.stream().size()[0] as usize;
+    match rows {
+        1 => Ok(model.clone()),
+        rows => {
+            model.with_encoder_output(output.rows(&(0..rows * n as usize).map(|row| row % rows).collect::<Vec<_>>())?)
+        }
+    }
 }
 
 /// All rows, `n` times: `[batch, …]` to `[n · batch, …]`.

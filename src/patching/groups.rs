@@ -66,6 +66,9 @@ impl Resume {
                 (Site::MlpOut | Site::AttnOut, Some(layer)) if config.parallel_attn_mlp => {
                     vec![hook::attn_out(layer), hook::resid_pre(layer), hook::mlp_out(layer)]
                 }
+                (Site::MlpOut, Some(layer)) if config.attention.cross.is_some() => {
+                    vec![point, hook::resid_mid_cross(layer)]
+                }
                 (Site::MlpOut, Some(layer)) => vec![point, hook::resid_mid(layer)],
                 _ => vec![point],
             },

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::axes::MapAxis;
 use super::base::{aligned, shape};
-use super::batch::tiled;
+use super::batch::{repeated, tiled};
 use super::groups::Resume;
 use super::map::{MetricMap, Swept};
 use super::sweep::{resolved, Budget, Sweep, Write};
@@ -41,8 +41,8 @@ impl PathOptions {
         PathOptions::default()
     }
 
-    /// Paths through these nodes as well: heads (`hook::z(2).head(1)`) and MLPs (`hook::mlp_out(3)`), or parts of them, which are computed
-    /// anew from what reaches them.
+    /// Paths through these nodes as well: heads (`hook::z(2).head(1)`, or `cross_z` in a decoder) and MLPs (`hook::mlp_out(3)`), or parts of
+    /// them, which are computed anew from what reaches them.
     pub fn through(mut self, nodes: impl Into<Vec<HookPart>>) -> Self {
         self.through = nodes.into();
         self
@@ -65,8 +65,8 @@ impl PathOptions {
 ///
 /// Each figure is that of three runs (Wang et al. 2022, "Interpretability in the Wild", and Goldowsky-Dill et al. 2023, "Localizing Model
 /// Behavior with Path Patching"). The first two are the base run and the source run. In the third, on the base tokens, the sender is as
-/// in the source run, and all other heads (`z`) and MLPs (`mlp_out`) are as in the base run, but for those that the paths may
-/// [go through](PathOptions::through); the receiver's activation is read from it. The figure is the metric of a run on the base
+/// in the source run, and all other heads (`z`, and `cross_z` in a decoder) and MLPs (`mlp_out`), and per-layer embeddings (`ple_out`), are
+/// as in the base run, but for those that the paths may [go through](PathOptions::through); the receiver's activation is read from it. The figure is the metric of a run on the base
 /// tokens in which only that activation is replaced.
 ///
 /// Senders are parts that write to the stream: heads (`z`), MLPs (`mlp_out`), `attn_out`, `embed`, or positions of the stream itself.
@@ -168,6 +168,7 @@ fn patch(
     for layer in 0..config.n_layers {
         kept.extend([hook::z(layer), hook::resid_pre(layer)]);
         kept.extend((!config.attn_only()).then(|| hook::mlp_out(layer)));
+        kept.extend(config.attention.cross.map(|_| hook::cross_z(layer)));
         kept.extend(config.stream.layer_embedding.map(|_| hook::ple_out(layer)));
     }
     let sweep = Sweep::new(model, tokens, metric, &read, &kept)?;
@@ -208,22 +209,27 @@ fn patch(
 /// Whether a site writes to the stream, or is it.
 fn writes(site: Site) -> bool {
     use Site::{AttnOut, Embed, FullEmbed, MlpOut, PleOut, PosEmbed, Result, TokenTypeEmbed, Z};
-    [Z, Result, AttnOut, MlpOut, PleOut, Embed, PosEmbed, TokenTypeEmbed, FullEmbed].contains(&site) || is_stream(site)
+    use Site::{CrossAttnOut, CrossResult, CrossZ};
+    [Z, Result, AttnOut, MlpOut, PleOut, Embed, PosEmbed, TokenTypeEmbed, FullEmbed].contains(&site)
+        || [CrossZ, CrossResult, CrossAttnOut].contains(&site)
+        || is_stream(site)
 }
 
 fn is_stream(site: Site) -> bool {
-    matches!(site, Site::ResidPre | Site::ResidMid | Site::ResidPost | Site::NormalizedResidPost)
+    use Site::{NormalizedResidPost, ResidMid, ResidMidCross, ResidPost, ResidPre};
+    matches!(site, ResidPre | ResidMid | ResidMidCross | ResidPost | NormalizedResidPost)
 }
 
 /// Whether a site reads the stream, or is it.
 fn reads(site: Site) -> bool {
     !matches!(site, Site::PleOut | Site::Embed | Site::PosEmbed | Site::Tokens)
         && !matches!(site, Site::Z | Site::Result | Site::AttnOut | Site::MlpOut)
+        && !matches!(site, Site::CrossZ | Site::CrossResult | Site::CrossAttnOut)
 }
 
 /// Whether a site is that of a head or an MLP, which is as in the base run unless paths go through it.
 fn node(site: Site) -> bool {
-    matches!(site, Site::Z | Site::MlpOut)
+    matches!(site, Site::Z | Site::CrossZ | Site::MlpOut)
 }
 
 /// The paths from senders.
@@ -289,7 +295,10 @@ impl Paths<'_, '_, '_, '_> {
         for layer in start..=last.min(config.n_layers - 1) {
             let mlp = (!config.attn_only() && !self.through_mlps).then(|| hook::mlp_out(layer));
             let ple = config.stream.layer_embedding.map(|_| hook::ple_out(layer));
-            for point in std::iter::once(hook::z(layer)).chain(mlp).chain(ple) {
+            let cross = config.attention.cross.map(|_| hook::cross_z(layer));
+            for point in std::iter::once(hook::z(layer)).chain(cross).chain(mlp).chain(ple) {
+                // With its stack, as the nodes have it.
+                let point = point.resolve(config)?;
                 hooks = hooks.edit(point, move |activation, _| self.freeze(point, activation, n));
             }
         }
@@ -320,6 +329,7 @@ impl Paths<'_, '_, '_, '_> {
             };
             run = run.logits_at(at.with_padding());
         }
+        let model = repeated(model, n)?;
         let output = match resume.layer {
             Some(layer) => {
                 let term = resume.terms(config)[0].resolve(config)?;

@@ -263,6 +263,9 @@ fn refused() -> Vec<(&'static str, Change)> {
         row("norms.after_embedding", |c| {
             c.norms = NormConfig { after_embedding: true, ..NormConfig::new(Normalization::None) };
         }),
+        row("norms.position", |c| {
+            c.norms = NormConfig { position: NormPosition::InStream, ..NormConfig::new(Normalization::None) };
+        }),
         row("parallel_attn_mlp", |c| (c.parallel_attn_mlp, c.norms.position) = (true, NormPosition::After)),
         row("parallel_attn_mlp", |c| (c.parallel_attn_mlp, c.norms.position) = (true, NormPosition::InStream)),
         row("attention.temperature", |c| c.attention.temperature = PerLayer::Each(vec![None])),

@@ -7,6 +7,7 @@ mod common;
 
 mod analysis;
 mod analysis_errors;
+mod any_patch;
 mod any_run;
 mod architecture;
 mod attribution_graphs;

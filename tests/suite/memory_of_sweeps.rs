@@ -43,7 +43,7 @@ fn fails_in_a_child(test: &str, case: &str) -> bool {
 #[test]
 fn sweeps_stay_within_their_budget() {
     let Some(case) = child::argument() else {
-        let mut cases = vec!["resid_pre", "z", "pattern", "result", "paths"];
+        let mut cases = vec!["resid_pre", "z", "pattern", "result", "paths", "together"];
         cases.retain(|case| fails_in_a_child("memory_of_sweeps::sweeps_stay_within_their_budget", case));
         assert!(cases.is_empty(), "more than the budget: {cases:?}");
         return;
@@ -51,6 +51,7 @@ fn sweeps_stay_within_their_budget() {
     let model = model();
     let (_, clean) = match case.as_str() {
         "paths" => model.run_with_cache(tokens(0)).unwrap(),
+        "together" => model.run_with_cache_of(tokens(0), "z").unwrap(),
         site => model.run_with_cache_of(tokens(0), site).unwrap(),
     };
     let metric = Metric::logit_diff(5, 7);
@@ -76,6 +77,13 @@ fn sweeps_stay_within_their_budget() {
                 let options = PathOptions::new().budget(budget);
                 let receiver = PatchIndex::of([hook::resid_post(-1).into()]);
                 path_patch(&model, tokens(1), &clean, &metric, &senders, &receiver, options).unwrap()
+            }
+            // Patches that all begin at one position: nothing but the budget keeps them apart.
+            "together" => {
+                let patches = if pos == 1 { 1 } else { 96 };
+                let parts: Vec<_> = (0..patches).map(|i| hook::z(1).head(i % 4)).collect();
+                let options = PatchingOptions::new().budget(budget);
+                activation_patch(&model, tokens(1), &clean, &metric, &PatchIndex::of(parts), options).unwrap()
             }
             site => {
                 let index = PatchIndex::new(site, axes.to_vec()).layers(1..2);

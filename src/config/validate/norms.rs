@@ -14,6 +14,13 @@ impl Config {
         {
             return Err(Error::field("norms.bare_first_attention", true, "no attention reads through a norm"));
         }
+        if self.norms.position == NormPosition::InStream && self.norms.kind == Normalization::None {
+            return Err(Error::field(
+                "norms.position",
+                "InStream",
+                "there are no norms that could stand in the stream",
+            ));
+        }
         if let Some(HeadConfig { activation: activation @ (Activation::SoluLn | Activation::Xielu), .. }) = self.head {
             return Err(Error::field("head.activation", format!("{activation:?}"), "it belongs to an MLP"));
         }
