@@ -50,6 +50,17 @@ pub struct KeptPoint {
     pub(crate) dictionary: Option<Dictionary>,
 }
 
+impl KeptPoint {
+    /// The name of its statistics: that of the column, with `.top_k` or `.features` behind it where its entries are stored one by one.
+    pub fn statistics_name(&self) -> String {
+        match self.keep {
+            Keep::Whole => self.column.clone(),
+            Keep::TopK { .. } => format!("{}.top_k", self.column),
+            Keep::Dictionary { .. } => format!("{}.features", self.column),
+        }
+    }
+}
+
 impl Job {
     /// The harvest that was planned into a store: reads its manifest, and loads the model that it names on a device.
     ///

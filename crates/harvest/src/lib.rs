@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod activation_store;
+mod context;
 mod corpus;
 mod error;
 mod job;
@@ -22,6 +23,7 @@ mod store;
 mod verify;
 
 pub use activation_store::{ActivationStore, Epoch};
+pub use context::Context;
 pub use error::{Error, Result};
 pub use job::{load_model, Job, KeptPoint, MANIFEST};
 pub use manifest::{DType, Format, Keep, Manifest, PointSelection};

@@ -59,7 +59,7 @@ impl Collected {
         };
         let columns = job.points().iter().map(column).collect::<Result<_>>()?;
         let statistics =
-            job.points().iter().map(|kept| PointStatistics::new(kept.column.clone(), kept.width)).collect();
+            job.points().iter().map(|kept| PointStatistics::new(kept.statistics_name(), kept.width)).collect();
         Ok(Collected { prepared, columns, statistics })
     }
 

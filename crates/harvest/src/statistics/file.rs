@@ -45,7 +45,9 @@ pub(super) fn read(job: &Job, shard: ShardId) -> Result<Vec<PointStatistics>> {
         .iter()
         .map(|kept| {
             let tensor = |name: &str, len: usize| -> Result<Vec<[u8; 8]>> {
-                let found = file.tensor(&format!("{}.{name}", kept.column)).map_err(|why| broken(&why.to_string()))?;
+                let found = file
+                    .tensor(&format!("{}.{name}", kept.statistics_name()))
+                    .map_err(|why| broken(&why.to_string()))?;
                 let size = found.dtype().bitsize() / 8;
                 let numbers: Vec<[u8; 8]> = found
                     .data()
@@ -61,7 +63,7 @@ pub(super) fn read(job: &Job, shard: ShardId) -> Result<Vec<PointStatistics>> {
             let floats = |name: &str, len| {
                 Ok::<_, Error>(tensor(name, len)?.into_iter().map(f64::from_le_bytes).collect::<Vec<f64>>())
             };
-            let mut of = PointStatistics::new(kept.column.clone(), kept.width);
+            let mut of = PointStatistics::new(kept.statistics_name(), kept.width);
             of.count = tensor("count", 1)?.into_iter().map(u64::from_le_bytes).sum();
             of.mean = floats("mean", kept.width)?;
             of.m2 = floats("m2", kept.width)?;

@@ -11,7 +11,7 @@ pub const TOP: usize = 8;
 /// What is known of the activations of one point.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PointStatistics {
-    /// The column: the point's name.
+    /// [`KeptPoint::statistics_name`](crate::KeptPoint::statistics_name).
     pub column: String,
     /// The number of activations.
     pub count: u64,
@@ -189,7 +189,7 @@ impl PointStatistics {
     /// Those of [`PointStatistics::of_shard`].
     pub fn of_harvest(job: &Job) -> Result<Vec<Self>> {
         let mut all: Vec<Self> =
-            job.points().iter().map(|kept| PointStatistics::new(kept.column.clone(), kept.width)).collect();
+            job.points().iter().map(|kept| PointStatistics::new(kept.statistics_name(), kept.width)).collect();
         for shard in job.manifest().shards() {
             for (all, of_shard) in all.iter_mut().zip(PointStatistics::of_shard(job, shard)?) {
                 all.merge(&of_shard);
