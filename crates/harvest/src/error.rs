@@ -170,6 +170,9 @@ pub enum Error {
     /// A setting that cannot be used.
     #[error("{0}")]
     Setting(String),
+    /// What the engine, DataFusion or Ballista, says of a question or a harvest that it ended.
+    #[error("{0}")]
+    Engine(String),
     /// A thread of the pipeline that ended without a result.
     #[error("a thread of the harvest panicked: {0}")]
     Thread(&'static str),

@@ -9,12 +9,16 @@
 mod activation_store;
 mod context;
 mod corpus;
+#[cfg(feature = "engine")]
+pub mod engine;
 mod error;
 mod job;
 pub mod manifest;
 mod output;
 mod plan;
 mod prepare;
+#[cfg(feature = "engine")]
+pub mod query;
 mod random;
 mod run;
 mod shard;

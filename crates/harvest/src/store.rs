@@ -79,6 +79,19 @@ impl Store {
         }
     }
 
+    /// The files as an object store, and what stands before their paths there.
+    #[cfg(feature = "engine")]
+    pub(crate) fn objects(&self) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        match &self.place {
+            Place::Remote { store, prefix } => Ok((store.clone(), prefix.clone())),
+            Place::Local(folder) => {
+                let store = object_store::local::LocalFileSystem::new_with_prefix(folder)
+                    .map_err(Error::store("read", self.address()))?;
+                Ok((Arc::new(store), Path::default()))
+            }
+        }
+    }
+
     /// The address of a file.
     pub fn address_of(&self, path: &str) -> String {
         format!("{}/{path}", self.address)

@@ -1,13 +1,21 @@
 //! The commands.
 
+#[cfg(feature = "cluster")]
+mod cluster;
 mod plan;
 mod progress;
+#[cfg(feature = "engine")]
+mod query;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tch_lens::tch::Device;
-use tch_lens_harvest::{harvest, load_model, verify, Error, Job, PointStatistics, Result, ShardId, Store};
+#[cfg(feature = "engine")]
+use tch_lens_harvest::engine::harvest_embedded;
+#[cfg(not(feature = "engine"))]
+use tch_lens_harvest::harvest;
+use tch_lens_harvest::{load_model, verify, Error, Job, Manifest, PointStatistics, Progress, Result, ShardId, Store};
 
 use self::plan::PlanArgs;
 
@@ -50,6 +58,15 @@ enum Command {
         /// Where the harvest lies.
         store: String,
     },
+    /// Hand the shards of harvests to workers, until the process ends.
+    #[cfg(feature = "cluster")]
+    Scheduler(cluster::SchedulerArgs),
+    /// Harvest what a scheduler hands out, one task at a time, until the process ends. Start one for each GPU.
+    #[cfg(feature = "cluster")]
+    Worker(cluster::WorkerArgs),
+    #[cfg(feature = "engine")]
+    #[command(flatten)]
+    Question(query::Question),
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +83,9 @@ struct RunArgs {
     /// Print no progress.
     #[arg(long, short)]
     quiet: bool,
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    cluster: cluster::ClientArgs,
 }
 
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
@@ -80,14 +100,19 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Run { store, run, plan } => {
-            if let Some(threads) = run.threads {
-                if threads < 1 {
-                    return Err(Error::Setting(format!("--threads is at least 1, and not {threads}")));
-                }
-                tch_lens::tch::set_num_threads(threads);
-            }
+            set_threads(run.threads)?;
             let device = device(&run.device)?;
             let store = Store::open(&store)?;
+            #[cfg(feature = "cluster")]
+            if let Some(scheduler) = &run.cluster.scheduler {
+                if plan.is_given() {
+                    let model = plan.load(Device::Cpu)?;
+                    Job::new(plan.manifest(&model)?, model, store.clone())?;
+                }
+                let shards = shards(&Job::manifest_of(&store)?, run.shard.as_deref())?;
+                run.cluster.harvest(scheduler, &store, shards, show_progress(run.quiet))?;
+                return Ok(ExitCode::SUCCESS);
+            }
             let job = match plan.is_given() {
                 true => {
                     let model = plan.load(device)?;
@@ -95,12 +120,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
                 }
                 false => Job::open(&store, device)?,
             };
-            let shards = shards(&job, run.shard.as_deref())?;
-            harvest(&job, shards, |progress| {
-                if !run.quiet {
-                    progress::print(progress);
-                }
-            })?;
+            let shards = shards(job.manifest(), run.shard.as_deref())?;
+            let show = show_progress(run.quiet);
+            #[cfg(feature = "engine")]
+            harvest_embedded(&job, shards, 1, show)?;
+            #[cfg(not(feature = "engine"))]
+            harvest(&job, shards, show)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify { store, repair } => {
@@ -120,6 +145,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             );
             Ok(if found.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        #[cfg(feature = "cluster")]
+        Command::Scheduler(scheduler) => scheduler.serve().map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "cluster")]
+        Command::Worker(worker) => worker.serve().map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "engine")]
+        Command::Question(question) => question.answer().map(|()| ExitCode::SUCCESS),
         Command::Statistics { store } => {
             let store = Store::open(&store)?;
             let manifest = Job::manifest_of(&store)?;
@@ -138,6 +169,17 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+fn set_threads(threads: Option<i32>) -> Result<()> {
+    match threads {
+        Some(threads) if threads < 1 => Err(Error::Setting(format!("--threads is at least 1, and not {threads}"))),
+        Some(threads) => {
+            tch_lens::tch::set_num_threads(threads);
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
 fn device(name: &str) -> Result<Device> {
     match name.strip_prefix("cuda") {
         Some("") => Ok(Device::Cuda(0)),
@@ -150,9 +192,17 @@ fn device(name: &str) -> Result<Device> {
     }
 }
 
+fn show_progress(quiet: bool) -> impl Fn(&Progress) + Send + Sync + 'static {
+    move |progress| {
+        if !quiet {
+            progress::print(progress);
+        }
+    }
+}
+
 /// The shards of `--shard`.
-fn shards(job: &Job, wanted: Option<&str>) -> Result<Vec<ShardId>> {
-    let Some(wanted) = wanted else { return Ok(job.manifest().shards().collect()) };
+fn shards(manifest: &Manifest, wanted: Option<&str>) -> Result<Vec<ShardId>> {
+    let Some(wanted) = wanted else { return Ok(manifest.shards().collect()) };
     let wrong = || Error::Setting(format!("`--shard {wanted}` is neither a shard (7) nor every M-th (0/4)"));
     match wanted.split_once('/') {
         None => Ok(vec![ShardId(wanted.parse().map_err(|_| wrong())?)]),
@@ -163,7 +213,7 @@ fn shards(job: &Job, wanted: Option<&str>) -> Result<Vec<ShardId>> {
                     "`--shard {wanted}` is worker {first} of {of}, which are numbered from 0"
                 )));
             }
-            Ok(job.manifest().shards().skip(first as usize).step_by(of as usize).collect())
+            Ok(manifest.shards().skip(first as usize).step_by(of as usize).collect())
         }
     }
 }
