@@ -239,6 +239,43 @@ mod tests {
         assert!(of_patch(&mixed, &prompt, Span::whole(5)).unwrap_err().to_string().contains("one by one"));
     }
 
+    /// The columns up to `end` that a slice means, and how many it means, for a prompt of five columns.
+    fn columns(slice: impl Into<Slice>, end: i64) -> (Vec<i64>, Option<i64>) {
+        listed(&slice.into(), &PromptEnd { columns: 5, last: vec![4] }, end).unwrap()
+    }
+
+    #[test]
+    fn listed_columns_keep_their_bounds() {
+        let every = |start, end, step| Slice::Range { start, end, step };
+        // Negative bounds count from the prompt's end, not from that of what has been run, and end at the first column.
+        assert_eq!(columns(-2..-1, 9), (vec![3], Some(1)));
+        assert_eq!(columns(-9..2, 9), (vec![0, 1], Some(2)));
+        assert_eq!(columns(-9..-5, 9), (vec![], Some(0)));
+        assert_eq!(columns(..-4, 9), (vec![0], Some(1)));
+        // What is not run yet is counted and not listed; an open end has no count.
+        assert_eq!(columns(3..8, 6), (vec![3, 4, 5], Some(5)));
+        assert_eq!(columns(3..6, 6), (vec![3, 4, 5], Some(3)));
+        assert_eq!(columns(4.., 6), (vec![4, 5], None));
+        assert_eq!(columns(7.., 6), (vec![], None));
+        assert_eq!(columns(8..10, 6), (vec![], Some(2)));
+        // A step counts its last place, and not one beyond.
+        assert_eq!(columns(every(Some(1), Some(7), 3), 9), (vec![1, 4], Some(2)));
+        assert_eq!(columns(every(Some(1), Some(8), 3), 9), (vec![1, 4, 7], Some(3)));
+        assert_eq!(columns(every(Some(1), Some(8), 3), 7), (vec![1, 4], Some(3)));
+        assert_eq!(columns(every(Some(6), Some(2), 1), 9), (vec![], Some(0)));
+        assert_eq!(columns(every(None, None, 2), 5), (vec![0, 2, 4], None));
+        // Lists, masks and tensors name columns of the whole.
+        assert_eq!(columns([7, -1, 0], 6), (vec![7, 4, 0], Some(3)));
+        assert_eq!(columns(Slice::Mask(vec![true, false, true]), 2), (vec![0, 2], Some(2)));
+        assert_eq!(columns(Slice::Tensor(tch::Tensor::from_slice(&[-5i64, 3])), 6), (vec![0, 3], Some(2)));
+        assert_eq!(columns(Slice::Index(-5), 6), (vec![0], Some(1)));
+        assert_eq!(columns(.., 3), (vec![0, 1, 2], None));
+        let prompt = PromptEnd { columns: 5, last: vec![4] };
+        for slice in [Slice::List(vec![1, -6]), Slice::Index(-6), every(None, None, 0)] {
+            assert!(listed(&slice, &prompt, 9).is_err(), "{slice}");
+        }
+    }
+
     #[test]
     fn keys_that_are_not_there_yet_are_left_out() {
         let prompt = PromptEnd { columns: 5, last: vec![4, 4] };

@@ -56,6 +56,39 @@ fn a_stop_string_ends_the_text_across_tokens() {
     assert_eq!((row.text(), row.stop_reason()), ("a", None));
 }
 
+/// Which of several strings ended a row: the first to be complete, and of those complete at once the longest, in whatever order they
+/// were named and however late the text became certain.
+#[test]
+fn the_stop_string_that_ended_a_row_is_named() {
+    let byte_level = byte_level();
+    let encode = |text: &str| byte_level.encode(text, false).unwrap();
+    let ended = |tokenizer: &Tokenizer, strings: &[&str], ids: &[i64], n: usize| {
+        let options =
+            strings.iter().fold(GenerateOptions::new().max_new_tokens(n), |options, s| options.stop_string(*s));
+        let (row, progress) = pushed(&options, tokenizer, 100, &[1], ids);
+        assert_eq!(progress.last().unwrap().stop.as_ref(), row.stop_reason());
+        (row.text().to_string(), row.stop_reason().cloned(), row.new_ids().len())
+    };
+    let stop = |text: &str| Some(StopReason::StopString(text.into()));
+    for strings in [["lo", "ob", "b "], ["b ", "ob", "lo"]] {
+        assert_eq!(ended(&byte_level, &strings, &encode("blob loob "), 50).1, stop("lo"));
+        assert_eq!(ended(&byte_level, &strings, &encode("mob lo"), 50).1, stop("ob"));
+    }
+    for strings in [["ob", "lob"], ["lob", "ob"]] {
+        assert_eq!(ended(&byte_level, &strings, &encode("a lob"), 50), ("a ".into(), stop("lob"), 3));
+    }
+    // Found in what is tentative: the next token could still change what the bytes mean.
+    let byte_fallback = byte_fallback();
+    let ids = byte_fallback.encode("go\n\n go", false).unwrap();
+    for strings in [["\n\n", "x"], ["x", "\n\n"]] {
+        assert_eq!(ended(&byte_fallback, &strings, &ids[..3], 50), (" go".into(), stop("\n\n"), 3));
+    }
+    // Found in what the last token leaves: an incomplete character is shown as such, and may be what is sought.
+    for strings in [["a\u{fffd}", "z"], ["z", "a\u{fffd}"]] {
+        assert_eq!(ended(&byte_level, &strings, &[b'a'.into(), 0xe2], 2), (String::new(), stop("a\u{fffd}"), 2));
+    }
+}
+
 #[test]
 fn a_stop_string_of_byte_tokens_does_not_wait_for_the_next_token() {
     let tokenizer = byte_fallback();
