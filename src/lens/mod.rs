@@ -10,11 +10,15 @@
 //! All of them give a [`LogitLens`](crate::analysis::LogitLens): logits of each stream at each position. It prints as a table, says where an
 //! answer stands in each row, and is a picture with the feature `view`.
 //!
+//! [`TunedLens::open`] and [`JacobianLens::open`] read files; `LensHub` (feature `hub`) reads the published ones by their names.
+//!
 //! A map belongs to the streams that it was fitted on. Weight processing takes the mean off the streams of models with layer norms
 //! (`center_writing_weights`), so files that were fitted on other programs' activations need a model without that step. A lens refuses
 //! models that differ in this.
 
 mod fit;
+#[cfg(feature = "hub")]
+mod hub;
 mod jacobian;
 mod jacobian_file;
 mod patchscope;
@@ -23,6 +27,8 @@ mod tensors;
 mod tuned;
 
 pub use fit::JacobianLensOptions;
+#[cfg(feature = "hub")]
+pub use hub::LensHub;
 pub use jacobian::JacobianLens;
 pub use patchscope::Patchscope;
 pub use tuned::TunedLens;

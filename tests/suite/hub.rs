@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use crate::common::child;
 use sha2::{Digest, Sha256};
 use tch::Tensor;
-use tch_lens::{HookedTransformer, Hub, LoadOptions};
+use tch_lens::lens::{JacobianLens, LensHub, TunedLens};
+use tch_lens::{HookedTransformer, Hub, LensOptions, LoadOptions};
 
 const TOKENS: [i64; 4] = [1, 2, 3, 10];
 
@@ -115,7 +116,8 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, url: &str) -> std::io::Re
     let nothing = ("404 Not Found", "RepoNotFound");
 
     let path = path.split('?').next().unwrap_or_default();
-    if let Some(rest) = path.strip_prefix("/api/models/") {
+    if let Some(rest) = path.strip_prefix("/api/") {
+        let rest = rest.strip_prefix("models/").unwrap_or(rest); // others keep `spaces/` or `datasets/` in their names
         let (name, revision) = rest.split_once("/revision/").unwrap();
         let revision = revision.replace("%2F", "/");
         let (status, code) = match state.repos.get(&(name.into(), revision.clone())) {
@@ -214,7 +216,7 @@ fn respond_with(
 }
 
 fn is_large(file: &str) -> bool {
-    file.ends_with(".safetensors") || file.ends_with(".bin")
+    [".safetensors", ".bin", ".pt"].iter().any(|end| file.ends_with(end))
 }
 
 fn sha256(body: &[u8]) -> String {
@@ -546,6 +548,77 @@ fn a_list_of_transcoders_is_fetched_file_by_file() {
     write("- hf://org/scope/layer_9/params.npz\n");
     let error = open(&client).unwrap_err().to_string();
     assert!(error.contains("layer_9/params.npz"), "{error}");
+}
+
+/// Lenses by their names: a tuned lens is a folder of a space, and a Jacobian lens a file of a repository. Nothing else comes.
+#[test]
+fn lenses_are_fetched_by_name() {
+    let model = crate::common::raw("gpt2");
+    let (layers, width) = (model.config().n_layers, model.config().d_model as i64);
+    let folder = tempfile::tempdir().unwrap();
+    let wave = |n: i64| (Tensor::arange(n * width, (tch::Kind::Float, tch::Device::Cpu)) * 0.37).sin() * 0.1;
+    let maps = (0..layers).flat_map(|layer| {
+        let (weight, bias) = (wave(width).view([width, width]) * (1 + layer as i64), wave(1));
+        [(format!("{layer}.weight"), weight), (format!("{layer}.bias"), bias)]
+    });
+    Tensor::write_safetensors(&maps.collect::<Vec<_>>(), folder.path().join("params.safetensors")).unwrap();
+    let config =
+        format!(r#"{{ "d_model": {width}, "num_hidden_layers": {layers}, "base_model_name_or_path": "tiny" }}"#);
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let mut files = BTreeMap::from([("app.py".into(), b"a space's program".to_vec())]);
+    for file in ["config.json", "params.safetensors"] {
+        for name in ["tiny", "other"] {
+            files.insert(format!("lens/{name}/{file}"), std::fs::read(folder.path().join(file)).unwrap());
+        }
+    }
+    let commit = "1e45".repeat(10);
+    let server = Server::with("spaces/org/tuned", Repo { commit: commit.clone(), files, token: None });
+    let file = "gpt2-small/jlens/gpt2_jacobian_lens.pt";
+    let published = crate::common::fixtures().join("lenses/jacobian_gpt2.pt");
+    let bytes = std::fs::read(&published).unwrap();
+    let expected = JacobianLens::open(&model, &published).unwrap();
+    let files = BTreeMap::from([(file.to_string(), bytes), ("gpt2-small/b.pt".into(), vec![0; 9])]);
+    server.add("org/jacobian", "main", Repo { commit, files, token: None });
+    let client = client(&server);
+    let published = |repository: &str| LensHub::new().hub(client.hub.clone()).repository(repository);
+    let offline = |lens: LensHub| lens.hub(client.hub.clone().offline(true));
+
+    let (_, cache) = model.run_with_cache([5i64, 14, 3]).unwrap();
+    let read_tuned = |lens: &TunedLens| lens.read(&cache, LensOptions::new()).unwrap().logits();
+    let read = |lens: &JacobianLens| lens.read(&cache, LensOptions::new()).unwrap().logits();
+    let here = read_tuned(&TunedLens::open(&model, folder.path()).unwrap());
+    let tuned = published("spaces/org/tuned").tuned(&model, "tiny").unwrap();
+    assert_eq!((read_tuned(&tuned), tuned.base_model()), (here.shallow_clone(), Some("tiny")));
+    let requests = server.requests();
+    assert!(requests[0].starts_with("GET /api/spaces/org/tuned/revision/main"), "{requests:?}");
+    assert!(requests.iter().all(|request| !request.contains("other") && !request.contains("app.py")), "{requests:?}");
+    assert_eq!(read_tuned(&offline(published("spaces/org/tuned")).tuned(&model, "tiny").unwrap()), here);
+
+    let expected = read(&expected);
+    assert_eq!(read(&published("org/jacobian").jacobian(&model, file).unwrap()), expected);
+    assert!(!server.requests().iter().any(|request| request.contains("b.pt")));
+    assert_eq!(read(&offline(published("org/jacobian")).jacobian(&model, file).unwrap()), expected);
+
+    let said = |result: tch_lens::Result<()>, what: &str| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, tch_lens::Error::Hub { .. }), "{error}");
+        assert!(error.to_string().contains(what) && !error.to_string().contains('\n'), "{error}");
+    };
+    said(published("spaces/org/tuned").tuned(&model, "gpt3").map(drop), "lens/gpt3/ (with a lens in it)");
+    said(published("spaces/org/tuned").tuned(&model, "../lens/tiny").map(drop), "lens/../lens/tiny");
+    said(published("org/jacobian").jacobian(&model, "gpt2-small").map(drop), "gpt2-small");
+    said(published("org/jacobian").jacobian(&model, "/etc/passwd").map(drop), "/etc/passwd");
+    said(published("org/tuned").tuned(&model, "tiny").map(drop), "org/tuned"); // a model's repository, which is not there
+    said(published("org/jacobian").revision("v2").jacobian(&model, file).map(drop), "v2");
+    said(offline(published("org/jacobian")).jacobian(&model, "gpt2-small/b.pt").map(drop), "offline");
+    // A connection that drops is taken up again, and what arrives changed is refused.
+    let again = self::client(&server);
+    server.faults(Faults { corrupt: Some(file.into()), ..Faults::default() });
+    let damaged = LensHub::new().hub(again.hub.clone()).repository("org/jacobian").jacobian(&model, file);
+    said(damaged.map(drop), "SHA-256");
+    server.faults(Faults { unavailable: 1, ..Faults::default() });
+    let once_more = LensHub::new().hub(again.hub.clone()).repository("org/jacobian").jacobian(&model, file).unwrap();
+    assert_eq!(read(&once_more), expected);
 }
 
 /// A repository of GGUF files: the only model, or the one that is named, of one file or of several parts.

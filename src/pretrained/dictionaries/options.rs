@@ -194,7 +194,7 @@ impl DictionaryOptions {
     #[cfg(feature = "hub")]
     pub fn open_hub(&self, repository: &str, folder: &str) -> Result<Dictionary> {
         let revision = self.revision.as_deref().unwrap_or("main");
-        self.open(self.hub.fetch_folder(repository, revision, folder)?)
+        self.open(self.hub.fetch_folder(repository, revision, folder, "a dictionary")?)
     }
 
     /// One file of a repository.
@@ -216,7 +216,7 @@ impl DictionaryOptions {
     #[cfg(feature = "hub")]
     pub fn open_set_hub(&self, repository: &str, folder: &str) -> Result<DictionarySet> {
         let revision = self.revision.as_deref().unwrap_or("main");
-        self.open_set(self.hub.fetch_folder(repository, revision, folder)?)
+        self.open_set(self.hub.fetch_folder(repository, revision, folder, "a dictionary")?)
     }
 
     /// Reads circuit-tracer's transcoder set or cross-layer transcoder: a folder with `config.yaml` and `layer_0.safetensors`, …, or

@@ -67,8 +67,12 @@ impl Download<'_> {
         Error::Hub { name: self.name.into(), source }
     }
 
+    /// The repository: a model, unless its name begins with `spaces/` or `datasets/`, as in the hub's own addresses.
     fn repo(&self, revision: &str) -> Repo {
-        Repo::with_revision(self.name.into(), RepoType::Model, revision.into())
+        let prefixes = [("spaces/", RepoType::Space), ("datasets/", RepoType::Dataset)];
+        let other = prefixes.into_iter().find_map(|(prefix, kind)| Some((self.name.strip_prefix(prefix)?, kind)));
+        let (name, kind) = other.unwrap_or((self.name, RepoType::Model));
+        Repo::with_revision(name.into(), kind, revision.into())
     }
 
     fn snapshot(&self, commit: &str) -> PathBuf {
@@ -118,39 +122,38 @@ impl Download<'_> {
         self.cache.join(self.repo(commit).folder_name()).join(".no_exist").join(commit).join(file)
     }
 
-    /// Downloads what the cache lacks of a folder within the repository, and gives that folder.
-    pub(super) fn folder(&self, within: &str) -> Result<PathBuf> {
+    /// Downloads what the cache lacks of a folder within the repository, and gives that folder. `content` is what is in it, for an error.
+    pub(super) fn folder(&self, within: &str, content: &str) -> Result<PathBuf> {
+        let is_wanted = |name: &str| {
+            let rest = match within {
+                "" => Some(name),
+                _ => name.strip_prefix(within).and_then(|rest| rest.strip_prefix('/')),
+            };
+            rest.is_some_and(is_of_part)
+        };
+        Ok(self.some(is_wanted, || format!("{within}/ (with {content} in it)"))?.join(within))
+    }
+
+    /// Downloads one file of the repository where the cache lacks it, and gives it.
+    pub(super) fn one_file(&self, file: &str) -> Result<PathBuf> {
+        Ok(self.some(|name| name == file, || file.into())?.join(file))
+    }
+
+    /// Downloads what the cache lacks of the files with some names, and gives the snapshot. `what` names them, if there are none.
+    fn some(&self, is_wanted: impl Fn(&str) -> bool, what: impl Fn() -> String) -> Result<PathBuf> {
         let (api, info) = self.connect()?;
         let snapshot = self.snapshot(&info.sha);
         let mut found = false;
-        for sibling in &info.siblings {
-            let rest = match within {
-                "" => Some(sibling.rfilename.as_str()),
-                _ => sibling.rfilename.strip_prefix(within).and_then(|rest| rest.strip_prefix('/')),
-            };
-            if rest.is_some_and(is_of_dictionary) {
-                found = true;
-                self.file(&api, &info.sha, sibling, &snapshot)?;
-            }
+        for sibling in info.siblings.iter().filter(|sibling| is_wanted(&sibling.rfilename)) {
+            found = true;
+            self.file(&api, &info.sha, sibling, &snapshot)?;
         }
         if !found {
-            return Err(self.error(HubError::NoFile { file: format!("{within}/ (with a dictionary in it)") }));
+            return Err(self.error(HubError::NoFile { file: what() }));
         }
         let refs = Cache::new(self.cache.into()).repo(self.repo(self.revision));
         refs.create_ref(&info.sha).map_err(Error::io(self.cache))?;
-        Ok(snapshot.join(within))
-    }
-
-    /// Downloads one file, and gives its path.
-    pub(super) fn single(&self, file: &str) -> Result<PathBuf> {
-        let (api, info) = self.connect()?;
-        let snapshot = self.snapshot(&info.sha);
-        let sibling = info.siblings.iter().find(|sibling| sibling.rfilename == file);
-        let sibling = sibling.ok_or_else(|| self.error(HubError::NoFile { file: file.into() }))?;
-        self.file(&api, &info.sha, sibling, &snapshot)?;
-        let refs = Cache::new(self.cache.into()).repo(self.repo(self.revision));
-        refs.create_ref(&info.sha).map_err(Error::io(self.cache))?;
-        Ok(snapshot.join(file))
+        Ok(snapshot)
     }
 
     /// The snapshot of the revision in the cache, if there is one.
@@ -353,8 +356,8 @@ impl Download<'_> {
     }
 }
 
-/// Whether a file of a folder may be one of a dictionary's.
-fn is_of_dictionary(name: &str) -> bool {
+/// Whether a file of a folder may be one of a dictionary's or a lens'.
+fn is_of_part(name: &str) -> bool {
     let name = name.strip_prefix("checkpoints/").unwrap_or(name); // Llama Scope's
     let ends = [".json", ".yaml", ".safetensors", ".npz", ".pt"];
     !name.contains('/') && ends.iter().any(|end| name.ends_with(end))

@@ -91,8 +91,29 @@ impl Hub {
         self
     }
 
-    /// The folder within the cache that has the files of a folder of a repository, downloaded where they are missing.
-    pub(crate) fn fetch_folder(&self, name: &str, revision: &str, within: &str) -> Result<PathBuf> {
+    /// The folder within the cache that has the files of a folder of a repository, downloaded where they are missing. `content` is what is in
+    /// it, for an error.
+    ///
+    /// A repository is a model, or `spaces/OWNER/NAME` or `datasets/OWNER/NAME`.
+    pub(crate) fn fetch_folder(&self, name: &str, revision: &str, within: &str, content: &str) -> Result<PathBuf> {
+        let is_there = |path: &Path| path.is_dir();
+        self.fetch_part(name, revision, within, (is_there, false), |download| download.folder(within, content))
+    }
+
+    /// A file of a repository, in the cache, downloaded where it is missing.
+    pub(crate) fn fetch_file(&self, name: &str, revision: &str, file: &str) -> Result<PathBuf> {
+        self.fetch_part(name, revision, file, (|path: &Path| path.is_file(), true), |download| download.one_file(file))
+    }
+
+    /// A part of a repository: out of the cache where it is whole there or cannot be asked for, downloaded otherwise.
+    fn fetch_part(
+        &self,
+        name: &str,
+        revision: &str,
+        within: &str,
+        (is_there, is_whole): (impl Fn(&Path) -> bool, bool),
+        download: impl Fn(&Download<'_>) -> Result<PathBuf>,
+    ) -> Result<PathBuf> {
         let error = |source| Error::Hub { name: name.into(), source };
         let plain =
             |path: &str| Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
@@ -104,34 +125,20 @@ impl Hub {
         }
         let cache = self.cache.as_deref().ok_or_else(|| error(HubError::NoCacheFolder))?;
         let cache = std::path::absolute(cache).map_err(Error::io(cache))?;
-        let download = Download { hub: self, cache: &cache, name, revision, gguf: None };
-        if self.offline {
-            let folder =
-                download.cached_snapshot().map(|snapshot| snapshot.join(within)).filter(|folder| folder.is_dir());
-            return folder.ok_or_else(|| error(HubError::Offline { cache: cache.clone() }));
+        let part = Download { hub: self, cache: &cache, name, revision, gguf: None };
+        let cached = || part.cached_snapshot().map(|snapshot| snapshot.join(within)).filter(|path| is_there(path));
+        match cached() {
+            Some(path) if is_whole || self.offline => return Ok(path),
+            None if self.offline => return Err(error(HubError::Offline { cache: cache.clone() })),
+            _ => {}
         }
-        download.folder(within)
-    }
-
-    /// One file of a repository, in the cache: downloaded if it is not there.
-    pub(crate) fn fetch_file(&self, name: &str, revision: &str, file: &str) -> Result<PathBuf> {
-        let error = |source| Error::Hub { name: name.into(), source };
-        let plain =
-            |path: &str| Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-        if revision.is_empty() || !plain(revision) {
-            return Err(error(HubError::InvalidRevision { revision: revision.into() }));
-        }
-        if !plain(file) {
-            return Err(error(HubError::NoFile { file: file.into() }));
-        }
-        let cache = self.cache.as_deref().ok_or_else(|| error(HubError::NoCacheFolder))?;
-        let cache = std::path::absolute(cache).map_err(Error::io(cache))?;
-        let download = Download { hub: self, cache: &cache, name, revision, gguf: None };
-        let cached = download.cached_snapshot().map(|snapshot| snapshot.join(file)).filter(|path| path.is_file());
-        match cached {
-            Some(path) => Ok(path),
-            None if self.offline => Err(error(HubError::Offline { cache: cache.clone() })),
-            None => download.single(file),
+        match (download(&part), cached()) {
+            // Nothing that is needed is missing, so the hub is not needed, either.
+            (Err(Error::Hub { source: why @ HubError::Unreachable { .. }, .. }), Some(path)) => {
+                tracing::warn!("`{within}` of `{name}` is taken from the cache: {why}");
+                Ok(path)
+            }
+            (downloaded, _) => downloaded,
         }
     }
 
