@@ -1,7 +1,7 @@
 //! [`Figure`]: what is drawn, and [`Draw`]: what can be drawn.
 
 use super::html::Page;
-use super::{notebook, AttentionPatterns, BarChart, Graph, HeatMap, LinePlot, Table, TokenStrip};
+use super::{notebook, terminal, AttentionPatterns, BarChart, Graph, HeatMap, LinePlot, Table, TokenStrip};
 use crate::Result;
 
 /// What can be drawn.
@@ -35,6 +35,16 @@ pub trait Draw {
     fn page(&self) -> Result<Page> {
         let figure = self.figure()?;
         Page::new(figure.title()).figure(figure)
+    }
+
+    /// Prints the figure: as an image where the terminal shows images ([`TerminalImages::detect`](super::TerminalImages::detect)) and the
+    /// feature `png` is there, else as text.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Draw::figure`]; [`Error::Io`](crate::Error::Io); [`Error::Drawing`](crate::Error::Drawing) for an image without fonts.
+    fn show(&self) -> Result<()> {
+        terminal::show(&self.figure()?)
     }
 
     /// Shows the figure in an evcxr notebook: prints it as `text/html` and, for terminals, as `text/plain`, in evcxr's convention. evcxr

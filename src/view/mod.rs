@@ -7,7 +7,7 @@
 //! | a page of HTML in one file, alone or of several results | [`Page`] |
 //! | SVG, PNG (feature `png`) | [`Figure::to_svg`], `Figure::to_png` |
 //! | a notebook (evcxr) | [`Draw::evcxr_display`] |
-//! | a terminal | `println!("{figure}")` |
+//! | a terminal | [`Draw::show`]: an image where the terminal shows these ([`TerminalImages`], feature `png`), else text, which is also `println!("{figure}")` |
 //! | the properties of circuitsvis' components | [`Figure::to_circuitsvis`] |
 //!
 //! ```
@@ -47,6 +47,7 @@
 //! | [`AttributionPatching::map`](crate::gradient::AttributionPatching::map) | estimates by layer, head and position |
 //! | [`ProbeResult`](crate::probe::ProbeResult), [`ProbeSweep`](crate::probe::ProbeSweep) | accuracies of a probe and of its control |
 //! | [`PrunedGraph`](crate::graphs::PrunedGraph) | tokens, heads, units, errors and logits in layers, with the largest edges between them |
+//! | [`FeatureExamples`] of a dictionary's feature or a neuron | a table of its strongest tokens in their texts; as a page also the texts, a histogram and the logits that it raises |
 //! | [`TokenLogProbs`] | tokens coloured by log-probability, with the likeliest tokens at each position |
 //!
 //! The parts are public as well, for results of your own: [`TokenStrip`], [`HeatMap`], [`Table`], [`BarChart`], [`LinePlot`] and
@@ -64,6 +65,7 @@ mod bar_chart;
 mod circuits;
 mod circuitsvis;
 mod color_scale;
+mod feature;
 mod figure;
 mod generation;
 mod gradients;
@@ -79,6 +81,7 @@ mod probes;
 mod results;
 mod svg;
 mod table;
+mod terminal;
 mod text;
 mod token_log_probs;
 mod token_strip;
@@ -88,6 +91,7 @@ mod visible;
 pub use bar_chart::BarChart;
 pub use circuits::ScoredCircuit;
 pub use color_scale::ColorScale;
+pub use feature::{FeatureExample, FeatureExamples};
 pub use figure::{Draw, Drawing, Figure};
 pub use graph::{Graph, GraphNode};
 pub use heat_map::{HeatMap, HeatMapAxis};
@@ -95,6 +99,7 @@ pub use html::Page;
 pub use line_plot::LinePlot;
 pub use patterns::{AttentionPatterns, Precision};
 pub use table::Table;
+pub use terminal::TerminalImages;
 pub use token_log_probs::TokenLogProbs;
 pub use token_strip::TokenStrip;
 pub use top_tokens::TopTokens;

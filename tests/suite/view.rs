@@ -346,9 +346,11 @@ mod toy {
     use super::*;
     use tch_lens::circuits::{Ablation, CircuitTask, CurveOptions, EdgeMethod};
     use tch_lens::gradient::{AttributionPatchingOptions, IntegratedGradientsOptions};
-    use tch_lens::lens::{JacobianLens, JacobianLensOptions, Patchscope};
+    use tch_lens::graphs::{AttributionGraphOptions, PruneOptions};
+    use tch_lens::lens::{JacobianLens, JacobianLensOptions, Patchscope, TunedLens};
     use tch_lens::probe::{ProbeOptions, ProbeSweep};
-    use tch_lens::view::ScoredCircuit;
+    use tch_lens::sae::{DictionarySet, SaeOptions};
+    use tch_lens::view::{FeatureExamples, ScoredCircuit};
     use tch_lens::{
         hook, patching, AnswerPosition, FullOptions, GenerateOptions, HeadOptions, HookedTransformer, LensOptions,
         Metric, RunOptions, StepOptions,
@@ -401,6 +403,16 @@ mod toy {
             model.run([CLEAN, CORRUPTED, CLEAN, CORRUPTED], RunOptions::new().cache("resid_post")).unwrap().cache;
         let label = |example: tch_lens::probe::ProbeExample| Some(example.row % 2);
         let probes = ProbeSweep::fit(&rows, "resid_post", label, &ProbeOptions::new().l2(0.1).seed(2)).unwrap();
+        let maps = (0..4).map(|_| (Tensor::eye(128, (Kind::Float, Device::Cpu)) * 0.1, None));
+        let tuned = TunedLens::new(model, maps).unwrap();
+        let transcoders = DictionarySet::toy().unwrap();
+        let options = AttributionGraphOptions::new().logits([" Mary"]).transcoders(transcoders.clone());
+        let graph = model.attribution_graph(CLEAN, options).unwrap();
+        let spliced = model.with_saes(transcoders.dictionaries().to_vec(), SaeOptions::new()).unwrap();
+        let point = hook::sae_acts_post(hook::mlp_out(3));
+        let feature =
+            FeatureExamples::of(&spliced, point, 256, [CLEAN, CORRUPTED, "The capital of France is Paris"], 3).unwrap();
+        write_page("feature", &feature.page().unwrap().to_html());
         let figures: Vec<(&str, Result<Figure>)> = vec![
             ("jacobian_lens", jacobian.read(&cache, LensOptions::new()).unwrap().figure()),
             ("patchscope", scope.read(&cache, LensOptions::new().pos(10..)).unwrap().figure()),
@@ -414,8 +426,109 @@ mod toy {
             ("integrated", shares.figure()),
             ("probe", probes.rows[0].1.figure()),
             ("probes", probes.figure()),
+            (
+                "ranking",
+                cache
+                    .logit_attrs(HeadOptions::new().pos(-1), " Mary")
+                    .unwrap()
+                    .batch(0)
+                    .unwrap()
+                    .top(5)
+                    .unwrap()
+                    .figure(),
+            ),
+            ("tuned_lens", tuned.read(&cache, LensOptions::new()).unwrap().figure()),
+            ("attribution_graph", graph.prune(PruneOptions::new().nodes(0.6).edges(0.9)).unwrap().figure()),
+            ("feature", feature.figure()),
         ];
         figures.into_iter().map(|(name, figure)| (name, figure.unwrap())).collect()
+    }
+
+    /// Each result as SVG, as text, as a page and in a notebook.
+    #[test]
+    fn every_result_has_every_form() {
+        for (name, figure) in results() {
+            let svg = figure.to_svg().unwrap();
+            assert!(svg.starts_with("<svg ") && svg.len() > 300, "{name}");
+            let text = figure.to_string();
+            assert!(text.lines().count() > 2, "{name}: {text}");
+            assert!(text.lines().all(|line| line.chars().count() <= 120), "{name}: {text}");
+            let html = figure.page().unwrap().to_html();
+            assert!(html.len() < 300_000, "{name}: {} bytes", html.len());
+            #[cfg(feature = "png")]
+            assert!(figure.to_png(1.0).unwrap().starts_with(b"\x89PNG"), "{name}");
+        }
+    }
+
+    /// Examples of a feature: the strongest texts in their order, what it writes, and how often it is active.
+    #[test]
+    fn examples_of_features_hold_their_activations() {
+        let transcoders = DictionarySet::toy().unwrap();
+        let model = HookedTransformer::toy().unwrap();
+        let spliced = model.with_saes(transcoders.dictionaries().to_vec(), SaeOptions::new()).unwrap();
+        let texts = [
+            CLEAN,
+            "The capital of France is Paris",
+            CORRUPTED,
+            "When Peter and Anna went to the park, Anna gave a ball to",
+        ];
+        let point = hook::sae_acts_post(hook::mlp_out(-1));
+        let found = FeatureExamples::of(&spliced, point, 256, texts, 2).unwrap();
+        let mut counts = (0, 0);
+        let mut largest = Vec::new();
+        for text in texts {
+            let (_, cache) = spliced.run_with_cache_of(text, point).unwrap();
+            let acts = floats(&cache.get(point).unwrap().select(0, 0).select(1, 256));
+            counts = (counts.0 + acts[1..].iter().filter(|act| **act != 0.0).count(), counts.1 + acts.len() - 1);
+            largest.push(acts[1..].iter().copied().fold(0.0, f32::max));
+        }
+        largest.sort_by(|a, b| b.total_cmp(a));
+        let strongest: Vec<f32> = found.strongest().iter().map(|example| example.activation()).collect();
+        assert!(strongest == largest[..2] && strongest[1] > 0.0, "{strongest:?} of {largest:?}");
+        assert!((found.density() - counts.0 as f64 / counts.1 as f64).abs() < 1e-12);
+        for example in found.strongest() {
+            assert_eq!((example.position(), example.tokens()[0].as_str()), (10, "<|endoftext|>"));
+            assert!(example.activations()[0].is_nan() && [" John", " Mary", " Anna"].contains(&example.token()));
+        }
+        // What it writes: its decoder's row through the unembedding.
+        let row = transcoders.dictionaries()[3].decoder_rows(0, &Tensor::from_slice(&[256i64])).unwrap();
+        let logits = row.matmul(&model.w_u().unwrap()).squeeze();
+        let logits = &logits - logits.mean(Kind::Float);
+        let id = model.to_single_token(&*found.raised()[0].0).unwrap();
+        assert_eq!(id, logits.argmax(0, false).int64_value(&[]));
+        assert!((f64::from(found.raised()[0].1) - logits.max().double_value(&[])).abs() < 1e-5);
+        assert!((f64::from(found.lowered()[0].1) - logits.min().double_value(&[])).abs() < 1e-5);
+        let page = found.page().unwrap().to_html();
+        for what in ["L3F256", "Logits that it raises", "How strong it is", "The texts"] {
+            assert!(page.contains(what), "{what}");
+        }
+        assert_eq!(data_of(&page, 0).1["columns"][6], "strongest");
+        // A neuron writes its row of W_out; a feature that is never active has no examples, and is drawn all the same.
+        let neuron = FeatureExamples::of(&model, hook::post(3), 7, [CLEAN], 1).unwrap();
+        let written = model.w_out(3).unwrap().get(7).unsqueeze(0).matmul(&model.w_u().unwrap());
+        let written = (&written - written.mean(Kind::Float)).max().double_value(&[]);
+        assert!((f64::from(neuron.raised()[0].1) - written).abs() < 1e-5);
+        let mut none = FeatureExamples::new("never", 3).unwrap();
+        none.add(["a", "b"], [0.0, f32::NAN]).unwrap();
+        assert_eq!((none.strongest().len(), none.density()), (0, 0.0));
+        assert!(none.page().unwrap().to_html().contains("never") && none.figure().unwrap().to_svg().is_ok());
+        // The strongest stay, the first of equal ones first.
+        let mut kept = FeatureExamples::new("kept", 2).unwrap();
+        for (text, values) in [("x", [1.0, 3.0]), ("y", [3.0, 3.0]), ("z", [0.5, -4.0]), ("w", [4.0, -9.0])] {
+            kept.add([text, text], values).unwrap();
+        }
+        let order: Vec<(&str, usize)> = kept.strongest().iter().map(|e| (e.token(), e.position())).collect();
+        assert_eq!(order, [("w", 0), ("x", 1)]);
+        let error = |result: Result<FeatureExamples>, what: &str| {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        };
+        error(FeatureExamples::new("x", 0), "`keep` is 0");
+        error(FeatureExamples::of(&spliced, point, 512, [CLEAN], 1), "index 512 is out of range");
+        error(FeatureExamples::of(&model, "blocks.0.hook_resid_post", 1, [CLEAN], 1), "neither neurons nor features");
+        error(FeatureExamples::of(&model, point, 1, [CLEAN], 1), "hook_sae_acts_post");
+        assert!(kept.add(["a"], [1.0, 2.0]).unwrap_err().to_string().contains("the activations of a text"));
+        assert!(kept.write(&model, &Tensor::from_slice(&[1.0f32])).unwrap_err().to_string().contains("[128]"));
     }
 
     #[test]
