@@ -83,6 +83,10 @@ fn the_stop_string_that_ended_a_row_is_named() {
     for strings in [["\n\n", "x"], ["x", "\n\n"]] {
         assert_eq!(ended(&byte_fallback, &strings, &ids[..3], 50), (" go".into(), stop("\n\n"), 3));
     }
+    // What stands before it in the tentative text belongs to the row.
+    let ids = byte_fallback.encode("xy\n\n", false).unwrap();
+    let (text, reason, n) = ended(&byte_fallback, &["\n\n"], &ids, 50);
+    assert_eq!((text.trim_start(), reason, n), ("xy", stop("\n\n"), ids.len()));
     // Found in what the last token leaves: an incomplete character is shown as such, and may be what is sought.
     for strings in [["a\u{fffd}", "z"], ["z", "a\u{fffd}"]] {
         assert_eq!(ended(&byte_level, &strings, &[b'a'.into(), 0xe2], 2), (String::new(), stop("a\u{fffd}"), 2));
