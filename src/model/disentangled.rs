@@ -86,3 +86,17 @@ fn bucketed(distances: &Tensor, span: usize, furthest: usize) -> Result<Tensor> 
     let is_far = distances.f_abs()?.gt_number(half)?;
     Ok(bucket.f_where_self(&is_far, distances)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand, with a span of 8 up to a distance of 16: 4 + ⌈3 ln(6/4) / ln(15/4)⌉ = 5, 4 + ⌈3 ln(10/4) / ln(15/4)⌉ = 7.
+    #[test]
+    fn far_distances_share_buckets() {
+        let distances =
+            Tensor::from_slice(&[-15f32, -10.0, -6.0, -4.0, -1.0, 0.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0]);
+        let found: Vec<f32> = bucketed(&distances, 8, 16).unwrap().try_into().unwrap();
+        assert_eq!(found, [-7.0, -7.0, -5.0, -4.0, -1.0, 0.0, 3.0, 4.0, 5.0, 5.0, 6.0, 7.0, 7.0]);
+    }
+}

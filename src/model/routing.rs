@@ -103,3 +103,19 @@ fn sparse_mixer(logits: &Tensor, k: i64, jitter: f64) -> Result<(Tensor, Tensor)
     }
     Ok((scores, Tensor::f_cat(&chosen, -1)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Within twice the jitter of the largest lies the second of three; of those that are left, none is near.
+    #[test]
+    fn a_sparse_mixer_weighs_an_expert_against_those_near_it() {
+        let logits = Tensor::from_slice(&[1.0, 0.985, 0.5]).view([1, 1, 3]);
+        let (scores, chosen) = sparse_mixer(&logits, 2, 0.01).unwrap();
+        assert_eq!(Vec::<i64>::try_from(chosen.flatten(0, 2)).unwrap(), [0, 1]);
+        let scores: Vec<f64> = scores.flatten(0, 2).try_into().unwrap();
+        let first = 1.0 / (1.0 + (-0.015f64).exp());
+        approx::assert_abs_diff_eq!(scores[..], [first, 1.0, 0.0][..], epsilon = 1e-12);
+    }
+}
