@@ -38,3 +38,21 @@ impl Parameter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Parameter;
+    use tch::Tensor;
+
+    /// The moments are corrected for the steps that they have not seen, so the first step is the rate, whatever the gradient's size.
+    #[test]
+    fn the_first_step_is_the_rate() {
+        let mut parameter = Parameter::new(Tensor::from_slice(&[1.0f64, 1.0])).unwrap();
+        parameter.follow(&Tensor::from_slice(&[1e-3f64, -20.0]), 0.1, 0).unwrap();
+        let expected = Tensor::from_slice(&[0.9f64, 1.1]);
+        assert!((&parameter.value - expected).abs().max().double_value(&[]) < 1e-5);
+        parameter.follow(&Tensor::from_slice(&[1e-3f64, -20.0]), 0.1, 1).unwrap();
+        let expected = Tensor::from_slice(&[0.8f64, 1.2]);
+        assert!((&parameter.value - expected).abs().max().double_value(&[]) < 1e-5);
+    }
+}

@@ -104,7 +104,7 @@ impl Tap<'_, '_> {
             let error = original.f_sub(&without_hooks)?.f_detach()?;
             let error = self.at(error_point, error)?; // as the activation
             if splice.options.error_term {
-                let exact = !changed && !changes(Site::SaeError) && !records;
+                let exact = !changed && !changes(Site::SaeError) && !records && !output.requires_grad();
                 output = if exact { original.shallow_clone() } else { output.f_add(&error)? };
             }
         }

@@ -162,6 +162,31 @@ fn files_of_another_kind() {
     for (case, change, what) in cases {
         refused(open(changed(case, "cfg.json", change).path()), what);
     }
+    // A transcoder subtracts nothing unless its file says so; an old file's dictionary does.
+    let silent = |json: &mut Value| drop(json.as_object_mut().unwrap().remove("apply_b_dec_to_input"));
+    assert!(!open(changed("toy_transcoder", "cfg.json", silent).path()).unwrap().config().apply_b_dec_to_input);
+    assert!(open(changed("toy_standard", "cfg.json", silent).path()).unwrap().config().apply_b_dec_to_input);
+    // Thresholds may be there as logarithms, and no tensor is left out without a word.
+    let jump = fixtures().join("sae/toy_hook_z_jumprelu");
+    let with = |name: &str, make: &dyn Fn(&Tensor) -> Tensor, keeps: bool| {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&jump, folder.path());
+        let path = folder.path().join("sae_weights.safetensors");
+        let mut tensors: Vec<(String, Tensor)> = Tensor::read_safetensors(&path).unwrap();
+        let threshold = tensors.iter().find(|(name, _)| name == "threshold").unwrap().1.shallow_clone();
+        tensors.retain(|(name, _)| keeps || name != "threshold");
+        tensors.push((name.into(), make(&threshold)));
+        Tensor::write_safetensors(&tensors, &path).unwrap();
+        DictionaryOptions::new().open(folder.path())
+    };
+    let plain = DictionaryOptions::new().open(&jump).unwrap().threshold().unwrap();
+    let logarithms = with("log_threshold", &|threshold| threshold.log(), false).unwrap().threshold().unwrap();
+    assert!((logarithms - plain).abs().max().double_value(&[]) < 1e-6);
+    refused(with("hidden", &|threshold| threshold.copy(), true), "no dictionary of this kind uses its tensors hidden");
+    let skip = |json: &mut Value| json["skip_connection"] = json!(true);
+    let sparsify = DictionaryOptions::new().hook_in(hook::resid_post(1));
+    let folder = changed("sparsify_topk/layers.1", "cfg.json", skip);
+    refused(sparsify.open(folder.path()), "which `W_skip` contradicts");
     refused(open(tempfile::tempdir().unwrap().path()), "no dictionary of a known format is here");
     refused(open(&fixtures().join("circuit_tracer/toy_plt")), "read it with `open_set`");
     let activation = DictionaryOptions::new().activation(FeatureActivation::Relu);

@@ -208,6 +208,10 @@ fn features_have_gradients() {
     let gradient = output.gradients.get(hook::sae_acts_post(out)).unwrap();
     assert!(output.gradients.get(hook::sae_error(out)).unwrap().abs().max().double_value(&[]) > 0.0);
     assert!(output.gradients.get(hook::resid_pre(0)).unwrap().abs().max().double_value(&[]) > 0.0);
+    // The same where nothing before them has a gradient.
+    let run = RunOptions::new().cache(hook::sae_acts_post(out));
+    let alone = spliced.run_with_grad(PROMPT, run, |output| Ok(metric(output.logits()?))).unwrap();
+    assert!(diff(alone.gradients.get(hook::sae_acts_post(out)).unwrap(), gradient) < 1e-12);
     let step = 1e-5;
     for (pos, feature) in [(3, 2), (5, 11)] {
         let value = |by: f64| {
@@ -259,6 +263,8 @@ fn what_is_written_is_read_again() {
         if transcoder {
             config = DictionaryConfig { hook_out: hook::mlp_out(1), apply_b_dec_to_input: false, ..config };
         }
+        // A file says that features are rescaled by the decoder's norms.
+        config.rescale_by_decoder_norm = matches!(kind, FeatureActivation::TopK(_));
         let ours = dictionary(&model, config, 20).named("toy");
         let folder = tempfile::tempdir().unwrap();
         ours.save_saelens(folder.path()).unwrap();
@@ -402,6 +408,23 @@ fn evaluations_are_what_their_formulae_say() {
     for (ours, sum) in [evaluation.loss, evaluation.loss_with_saes, evaluation.loss_with_zeros].into_iter().zip(sums) {
         assert!((ours - sum / n).abs() < 1e-5, "{ours} {}", sum / n);
     }
+    // Texts in one batch count as they do alone: padding does not, nor do chosen features whose activation is 0.
+    let all = dictionary(&model, DictionaryConfig::new(hook::mlp_out(1), FeatureActivation::TopK(40)), 40);
+    let texts = vec![PROMPT, "The capital of France is Paris"];
+    let apart = &evaluate(&model, [all.clone()], texts.clone()).unwrap().dictionaries[0];
+    let together = &evaluate(&model, [all.clone()], [texts]).unwrap().dictionaries[0];
+    assert_eq!((together.positions, together.l0), (apart.positions, apart.l0));
+    assert!(together.active.equal(&apart.active));
+    let acts = all.encode(&y.to_kind(Kind::Float)).unwrap();
+    assert_eq!(apart.l0, acts.count_nonzero(None).int64_value(&[]) as f64 / y.size()[0] as f64);
+    // Nor has such a feature a row.
+    let with = model.with_saes([all], SaeOptions::new()).unwrap();
+    let (_, cache) = with.run_with_cache(PROMPT).unwrap();
+    let stack = cache.stack_feature_results(FeatureOptions::new().pos(-1)).unwrap();
+    let rows = stack.rows().iter().filter(|row| matches!(row, Component::Feature { .. })).count() as i64;
+    let last = cache[hook::sae_acts_post(hook::mlp_out(1))].select(1, -1);
+    assert_eq!(rows, last.count_nonzero(None).int64_value(&[]));
+    assert!(rows < 40);
     assert!(evaluate(&model, Vec::<Dictionary>::new(), [PROMPT]).is_err());
     assert!(evaluate(&model, [sae], Vec::<&str>::new()).is_err());
 }

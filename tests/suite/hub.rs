@@ -500,8 +500,9 @@ fn a_list_of_transcoders_is_fetched_file_by_file() {
     let of_two = first(sae.join("gemma_scope2_transcoder/transcoder")).join("params.safetensors");
     let mut files = BTreeMap::from([("unused/params.npz".to_string(), vec![0; 100])]);
     files.insert("layer_0/params.npz".into(), std::fs::read(&npz).unwrap());
-    files.insert("layer_1/params.safetensors".into(), std::fs::read(&of_two).unwrap());
     let server = Server::with("org/scope", Repo { commit: "5ae".repeat(14)[..40].into(), files, token: None });
+    let files = BTreeMap::from([("layer_1/params.safetensors".to_string(), std::fs::read(&of_two).unwrap())]);
+    server.add("org/scope", "v2", Repo { commit: "abc".repeat(14)[..40].into(), files, token: None });
     let mut client = client(&server);
     let folder = tempfile::tempdir().unwrap();
     let write = |list: &str| {
@@ -509,7 +510,7 @@ fn a_list_of_transcoders_is_fetched_file_by_file() {
         let text = format!("model_kind: transcoder_set\nmodel_name: x\n{hooks}transcoders:\n{list}");
         std::fs::write(folder.path().join("config.yaml"), text).unwrap();
     };
-    let listed = "- \"hf://org/scope/layer_0/params.npz\"\n- hf://org/scope/layer_1/params.safetensors?revision=main\n- third.npz\n";
+    let listed = "- \"hf://org/scope/layer_0/params.npz\"\n- hf://org/scope/layer_1/params.safetensors?revision=v2\n- third.npz\n";
     std::fs::copy(&npz, folder.path().join("third.npz")).unwrap();
     write(listed);
     let open = |client: &Client| {

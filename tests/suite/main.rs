@@ -26,6 +26,7 @@ mod dictionaries;
 mod dictionary_caches;
 mod dictionary_errors;
 mod dictionary_formats;
+mod dictionary_learning;
 mod dictionary_runs;
 mod documentation;
 mod encoder_decoders;

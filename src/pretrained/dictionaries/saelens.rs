@@ -209,7 +209,7 @@ fn config(
         hook_out: options.hook_out.unwrap_or(if transcoder { out } else { options.hook_in.unwrap_or(out) }),
         activation,
         normalization,
-        apply_b_dec_to_input: json.get_or("apply_b_dec_to_input", !transcoder)?,
+        apply_b_dec_to_input: json.get_or("apply_b_dec_to_input", is_legacy || !transcoder)?,
         rescale_by_decoder_norm: json.get_or("rescale_acts_by_decoder_norm", false)?,
         flatten_heads,
         model_name: about.get("model_name")?,
