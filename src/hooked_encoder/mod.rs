@@ -11,7 +11,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use crate::cache::ActivationCache;
-use crate::config::AttentionDir;
+use crate::config::{AttentionDir, Stack};
 use crate::hook::HookFilter;
 use crate::hooked_transformer::{HookedTransformer, RunOptions, RunOutput};
 use crate::pretrained::LoadOptions;
@@ -221,6 +221,11 @@ impl HookedEncoder {
     /// Those of [`run`](Self::run); [`Error::Unsupported`] for a tokenizer without a mask, or outputs that are no vocabulary.
     pub fn predictions(&self, input: impl Into<Input>) -> Result<Vec<Vec<String>>> {
         let config = self.config();
+        if config.stack == Stack::Encoder {
+            return Err(Error::unsupported(
+                "this model has no head, and its outputs are streams: it predicts no tokens",
+            ));
+        }
         if config.d_vocab_out != config.d_vocab {
             return Err(Error::unsupported(
                 "this model classifies, and predicts no tokens: use `forward` or `classify`",

@@ -52,7 +52,7 @@ impl Unembed {
     pub(crate) fn matrix(&self) -> Result<&Linear> {
         self.u
             .as_ref()
-            .ok_or_else(|| Error::model_has_no("unembedding", "it is an encoder, whose output a decoder reads"))
+            .ok_or_else(|| Error::model_has_no("unembedding", "it is an encoder, which ends with its stream"))
     }
 
     /// Logits of a stream that no hook point shows, as if the model ended there: `[…, d_model]` to `[…, d_vocab_out]`.

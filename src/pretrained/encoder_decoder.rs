@@ -65,6 +65,36 @@ impl LoadOptions {
         self.pair(fields, name, tokenizer, Checkpoint::open(&folder, self.access)?)
     }
 
+    /// The encoder of an encoder-decoder whose checkpoint has no decoder, or one that is left out.
+    pub(crate) fn encoder_alone(
+        &self,
+        family: &EncoderDecoder,
+        json: &ConfigJson,
+        name: Option<String>,
+        tokenizer: Option<Tokenizer>,
+        checkpoint: impl FnOnce(&Config, &[Entry]) -> Result<Checkpoint>,
+    ) -> Result<Pretrained> {
+        let configs = (family.config)(json)?;
+        let mut names = (family.names)(&configs, json)?;
+        json.check_fields_of_all()?;
+        let mut config = configs.encoder;
+        config.validate()?;
+        config.original_architecture = family.architectures[0].into();
+        config.model_name = name.unwrap_or(config.model_name);
+        let mut checkpoint = checkpoint(&config, &names.encoder)?;
+        if checkpoint.lacks_prefix(family.prefix, &names.encoder) {
+            checkpoint = checkpoint.with_prefix(family.prefix, &names.encoder);
+        }
+        let embeddings = find_embeddings(&mut names, family, &checkpoint);
+        let is_decoders = |name: &&str| names.decoder.iter().any(|entry| entry.is_named(name));
+        let decoder: Vec<&str> = checkpoint.names().filter(is_decoders).collect();
+        if let Some(first) = decoder.first() {
+            tracing::info!("{} tensors of the decoder are left out, such as `{first}`", decoder.len());
+        }
+        let ignored = [family.ignored, embeddings.as_slice(), &decoder].concat();
+        self.assemble(config, &checkpoint, names.encoder.clone(), &ignored, || Ok(tokenizer))
+    }
+
     fn pair(
         &self,
         mut fields: Map<String, Value>,

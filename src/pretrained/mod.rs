@@ -12,6 +12,7 @@ mod further_tokens;
 #[cfg_attr(test, allow(dead_code))]
 pub mod fuzzing;
 mod gguf;
+mod headless;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
 pub(crate) mod hugging_face;
@@ -149,9 +150,16 @@ impl LoadOptions {
             fields.insert("architectures".into(), vec![architecture].into());
         }
         let json = ConfigJson::new(fields.clone());
+        if let Some(family) = family::encoder_decoder::of_encoder(&json) {
+            return self.encoder_alone(family, &json, name, tokenizer()?, checkpoint);
+        }
         let family = family::find(&json)?;
         let mut config = family.read_config(&json)?;
-        let names = (family.names)(&config, &json)?;
+        let mut names = (family.names)(&config, &json)?;
+        let is_headless = json.architecture().is_some_and(|name| !family.architectures.contains(&name));
+        if is_headless {
+            headless::cut(&json, &mut config, &mut names)?;
+        }
         for field in json.unread() {
             tracing::warn!("config.json: `{field}` is not a field of {}; it is not used", family.architectures[0]);
         }
@@ -175,11 +183,15 @@ impl LoadOptions {
             fields.insert("model_type".into(), family.model_type.into());
             fields.insert("tie_word_embeddings".into(), config.tie_word_embeddings.into());
         }
-        if checkpoint.lacks_prefix(family.prefix, &names) {
-            checkpoint = checkpoint.with_prefix(family.prefix, &names);
+        let prefix = headless::prefix(family.prefix, &names);
+        if checkpoint.lacks_prefix(&prefix, &names) {
+            checkpoint = checkpoint.with_prefix(&prefix, &names);
         }
-        let is_left_out =
-            |name: &&str| (family.left_out)(&json, name) || further_tokens::is_theirs(&json, config.n_layers, name);
+        let is_left_out = |name: &&str| {
+            (family.left_out)(&json, name)
+                || further_tokens::is_theirs(&json, config.n_layers, name)
+                || (is_headless && name.contains("pooler."))
+        };
         let left_out: Vec<&str> = checkpoint.names().filter(is_left_out).collect();
         if let Some(first) = left_out.first() {
             tracing::info!(

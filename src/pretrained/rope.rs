@@ -138,7 +138,7 @@ fn rotary(parameters: &ConfigJson, context: RopeContext) -> Result<Rotary> {
     match context.partial {
         // Here the share is one of pairs, at the pace of whole heads.
         _ if rope_type == "proportional" => {
-            let partial: f64 = parameters.get_or("partial_rotary_factor", 1.0)?;
+            let partial: f64 = parameters.get_or("partial_rotary_factor", context.partial.unwrap_or(1.0))?;
             let turning = (d_head as f64 * partial / 2.0) as usize;
             if turning > d_head / 2 {
                 let why = format!("of {} pairs {turning} would turn", d_head / 2);

@@ -171,8 +171,8 @@ pub(super) const APART: Ends = Ends {
     unembedding: "lm_head.weight",
 };
 
-/// Other places of a shared embedding.
-pub(super) const EMBEDDINGS: &[&str] = &APART.embeddings;
+/// The places that an embedding may have.
+pub(super) const EMBEDDINGS: &[&str] = &[SHARED.embeddings[0], APART.embeddings[0], APART.embeddings[1]];
 
 /// Tables that are computed, and copies that no part is read from.
 pub(super) const IGNORED: &[&str] = &["embed_positions.weight", "embed_positions.weights", "lm_head.bias"];
@@ -183,6 +183,9 @@ pub(super) fn names(
     style: &Style,
     ends: &Ends,
 ) -> Result<OfStacks<Vec<Entry>>> {
+    // Where nothing is tied, transformers has three embeddings, and uses the stacks' own.
+    let apart = Ends { embeddings: APART.embeddings, ..*ends };
+    let ends = if configs.decoder.tie_word_embeddings { ends } else { &apart };
     let encoder = of_stack(&configs.encoder, json, style, ends)?;
     let mut decoder = of_stack(&configs.decoder, json, style, ends)?;
     decoder.extend(CROSS);

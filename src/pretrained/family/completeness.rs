@@ -100,16 +100,14 @@ const CHANGE_NOTHING: &[&str] = &[
 /// Fields that transformers has for a family, and does not use in its forward pass.
 const UNUSED: &[(&str, &str)] = &[
     ("fsmt", "langs"),
-    ("t5gemma", "vocab_size"), // that of the decoder counts
-    ("t5", "dense_act_fn"),    // written beside `feed_forward_proj`, as in the next ones
-    ("t5", "is_gated_act"),
-    ("mt5", "dense_act_fn"),
-    ("mt5", "is_gated_act"),
+    ("t5gemma", "vocab_size"),      // that of the decoder counts
     ("mt5", "tie_word_embeddings"), // overwritten
-    ("umt5", "dense_act_fn"),
-    ("umt5", "is_gated_act"),
     ("umt5", "tie_word_embeddings"),
     ("biogpt", "layer_norm_eps"),
+    ("deepseek_v32", "layer_types"), // all layers are `indexed_attention`
+    ("deepseek_v32", "mlp_bias"),
+    ("glm_moe_dsa", "layer_types"),
+    ("glm_moe_dsa", "mlp_bias"),
     ("distilbert", "sinusoidal_pos_embds"), // the table is in the file either way
     ("esm", "esmfold_config"),              // of another model
     ("esm", "vocab_list"),
@@ -126,6 +124,10 @@ const UNUSED: &[(&str, &str)] = &[
 /// Fields that count only beside others than their family's defaults, each tested in `tests/suite/gradual.rs` or
 /// `tests/suite/transformers_families.rs`.
 const COUNT_ELSEWHERE: &[(&str, &str)] = &[
+    ("marian", "decoder_vocab_size"), // of `share_encoder_decoder_embeddings`
+    ("t5", "feed_forward_proj"),      // of files without `dense_act_fn` and `is_gated_act`
+    ("mt5", "feed_forward_proj"),
+    ("umt5", "feed_forward_proj"),
     ("t5", "tie_word_embeddings"),           // where `scale_decoder_outputs` does not say
     ("big_bird", "max_position_embeddings"), // where attention sees everything
     ("ernie", "task_type_vocab_size"),       // of `use_task_id`
@@ -158,7 +160,10 @@ const COUNT_ELSEWHERE: &[(&str, &str)] = &[
     ("deepseek_v2", "topk_group"),
     ("deepseek_v2", "norm_topk_prob"), // transformers does not read it
     ("deepseek_v2", "head_dim"),       // transformers overwrites it, as it does the next ones
-    ("deepseek_v3", "head_dim"),
+    ("deepseek_v32", "head_dim"),
+    ("glm_moe_dsa", "head_dim"),
+    ("deepseek_v32", "first_k_dense_replace"), // `mlp_layer_types` counts
+    ("glm_moe_dsa", "first_k_dense_replace"),
     ("youtu", "head_dim"),
     ("axk1", "head_dim"),
     ("minicpm3", "head_dim"),

@@ -6,7 +6,8 @@ use crate::pretrained::parts::{entry, Entry, Part::*, View::*};
 use crate::{Config, Result};
 
 pub(super) const FAMILY: Family = Family {
-    ignored: &["embeddings.position_ids", "decoder.bias"],
+    // The last two are of embeddings of distances, which a model may lack.
+    ignored: &["embeddings.position_ids", "decoder.bias", "encoder.LayerNorm.weight", "encoder.LayerNorm.bias"],
     left_out: deberta_style::left_out,
     ..bert_style::family(
         "deberta-v2",

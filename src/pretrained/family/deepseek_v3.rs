@@ -23,6 +23,8 @@ fn config(json: &ConfigJson) -> Result<Config> {
     json.expect_only("moe_layer_freq", 1)?;
     let adjacent = json.get_or("rope_interleave", true)?;
     let mut config = latent_style::config(json, &DEFAULTS, DEEPSEEK, adjacent)?;
+    // What rotates, in transformers too where a file lacks it.
+    json.expect_only("head_dim", json.get_or("qk_rope_head_dim", DEEPSEEK.rotated)?)?;
     let dense = mixture_style::first_dense(json, &config, 3)?;
     mixture_style::set_deepseek_experts(json, &mut config, &DEEPSEEK_V3, dense)?;
     Ok(config)

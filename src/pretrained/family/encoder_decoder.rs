@@ -60,6 +60,13 @@ pub(crate) fn named(json: &ConfigJson) -> Option<&'static EncoderDecoder> {
     ENCODER_DECODERS.iter().find(is_named).copied()
 }
 
+/// The family whose encoder alone a `config.json` names, such as that of `T5EncoderModel`.
+pub(crate) fn of_encoder(json: &ConfigJson) -> Option<&'static EncoderDecoder> {
+    let is_encoder = json.architecture().is_some_and(|name| name.ends_with("EncoderModel"));
+    let model_type = json.model_type().filter(|_| is_encoder)?;
+    ENCODER_DECODERS.iter().find(|family| family.model_type == model_type).copied()
+}
+
 /// The family of a `config.json`.
 ///
 /// # Errors

@@ -23,12 +23,18 @@ const STYLE: Style =
 
 fn config(json: &ConfigJson) -> Result<OfStacks<Config>> {
     let mut configs = bart_style::config(json, &STYLE)?;
-    let decoder_vocab_size = json.get("decoder_vocab_size")?.unwrap_or(configs.decoder.d_vocab);
-    (configs.decoder.d_vocab, configs.decoder.d_vocab_out) = (decoder_vocab_size, decoder_vocab_size);
+    let own: Option<usize> = json.get("decoder_vocab_size")?;
+    if let (Some(own), false) = (own, shares_embeddings(json)?) {
+        (configs.decoder.d_vocab, configs.decoder.d_vocab_out) = (own, own);
+    }
     Ok(configs)
 }
 
 fn names(configs: &OfStacks<Config>, json: &ConfigJson) -> Result<OfStacks<Vec<Entry>>> {
-    let shared = json.get_or("share_encoder_decoder_embeddings", true)?;
-    bart_style::names(configs, json, &STYLE, if shared { &SHARED } else { &APART })
+    let ends = if shares_embeddings(json)? { &SHARED } else { &APART };
+    bart_style::names(configs, json, &STYLE, ends)
+}
+
+fn shares_embeddings(json: &ConfigJson) -> Result<bool> {
+    json.get_or("share_encoder_decoder_embeddings", true)
 }

@@ -158,6 +158,7 @@ mod xglm;
 mod youtu;
 
 use super::config_json::ConfigJson;
+use super::headless;
 use super::parts::Entry;
 use crate::{Config, Error, Result};
 
@@ -334,6 +335,13 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &big_bird::FAMILY,
 ];
 
+/// The family of a checkpoint that was saved without a head. The whole encoder-decoders are none of these.
+fn headless(json: &ConfigJson) -> Option<&'static &'static Family> {
+    let model_type = json.model_type().filter(|_| headless::is_named(json))?;
+    let is_of_two = encoder_decoder::ENCODER_DECODERS.iter().any(|family| family.model_type == model_type);
+    FAMILIES.iter().find(|family| family.model_type == model_type && !is_of_two)
+}
+
 /// The family of a `config.json`: by its first architecture or, where it names none, by its `model_type`.
 ///
 /// # Errors
@@ -345,7 +353,7 @@ pub(crate) fn find(json: &ConfigJson) -> Result<&'static Family> {
             // Some families are Llama by their architecture, with other defaults.
             let named = |family: &&&Family| family.architectures.contains(&architecture);
             let own = FAMILIES.iter().filter(named).find(|family| Some(family.model_type) == model_type);
-            own.or_else(|| FAMILIES.iter().find(named))
+            own.or_else(|| FAMILIES.iter().find(named)).or_else(|| headless(json))
         }
         (None, Some(model_type)) => FAMILIES.iter().find(|family| family.model_type == model_type),
         (None, None) => None,

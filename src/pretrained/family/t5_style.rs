@@ -38,8 +38,6 @@ const LONGEST: usize = 1 << 20;
 /// The two stacks: blocks without biases, whose scores are not scaled.
 pub(super) fn config(json: &ConfigJson, default: &Defaults) -> Result<OfStacks<Config>> {
     json.ignore(&["dropout_rate", "initializer_factor", "classifier_dropout", "n_positions"]);
-    // Both follow from `feed_forward_proj`, which counts.
-    json.ignore(&["dense_act_fn", "is_gated_act"]);
     let heads: usize = json.get_or("num_heads", default.num_heads)?;
     let layers: usize = json.get_or("num_layers", default.num_layers)?;
     let decoder_layers: usize = json.get("num_decoder_layers")?.unwrap_or(layers);
@@ -77,7 +75,7 @@ pub(super) fn config(json: &ConfigJson, default: &Defaults) -> Result<OfStacks<C
     Ok(OfStacks { encoder, decoder })
 }
 
-/// `feed_forward_proj`: a function's name, with `gated-` before it where the MLPs are gated.
+/// `feed_forward_proj`: a function's name, with `gated-` before it where the MLPs are gated. What a file says beside it counts more.
 fn mlp(json: &ConfigJson, default: &Defaults) -> Result<MlpConfig> {
     let d_ff = json.get_or("d_ff", default.d_ff)?;
     let projection: String = json.get_or("feed_forward_proj", default.feed_forward_proj.into())?;
@@ -86,8 +84,15 @@ fn mlp(json: &ConfigJson, default: &Defaults) -> Result<MlpConfig> {
         Some(name) => (true, name),
         None => (false, projection.as_str()),
     };
-    let activation = json.activation_named("feed_forward_proj", name)?;
-    Ok(if gated { MlpConfig::gated(d_ff, activation) } else { MlpConfig::plain(d_ff, activation) })
+    let activation = match json.get::<String>("dense_act_fn")? {
+        Some(name) => json.activation_named("dense_act_fn", &name)?,
+        None => json.activation_named("feed_forward_proj", name)?,
+    };
+    Ok(if json.get_or("is_gated_act", gated)? {
+        MlpConfig::gated(d_ff, activation)
+    } else {
+        MlpConfig::plain(d_ff, activation)
+    })
 }
 
 /// Self-attention, its norm, and the last norm of a stack.
