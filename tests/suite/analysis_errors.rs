@@ -63,7 +63,11 @@ fn impossible_targets_and_stacks() {
     let projected = cache.stack_head_results(HeadOptions::new().project(&onto)).unwrap();
     assert!(sentence(cache.logit_attrs(&projected, 5)).contains("projected already"));
     let wrong = Tensor::ones([23], (Kind::Float, tch::Device::Cpu));
-    assert!(sentence(cache.stack_head_results(HeadOptions::new().project(&wrong))).contains("expected [24] or [24, k]"));
+    for wrong in [&wrong, &wrong.unsqueeze(-1).repeat([1, 24])] {
+        assert!(
+            sentence(cache.stack_head_results(HeadOptions::new().project(wrong))).contains("expected [24] or [24, k]")
+        );
+    }
     let all = cache.decompose_resid(DecomposeOptions::new()).unwrap();
     assert!(sentence(all.concat(&normalised)).contains("the same input"));
     assert!(

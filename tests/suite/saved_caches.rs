@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use tch::{Kind, Tensor};
 use tch_lens::{
     hook, AccumulateOptions, ActivationCache, DecomposeOptions, Error, FileSink, FullOptions, GenerateOptions,
-    HeadOptions, HookedTransformer, Hooks, LensOptions, LoadOptions, Patch, ReturnType, RunOptions, SinkEntry,
-    StepOptions, TokenizerError, Tokens,
+    HeadOptions, HookedTransformer, Hooks, LensOptions, LoadOptions, PaddingSide, Patch, ReturnType, RunOptions,
+    SinkEntry, StepOptions, TokenizerError, Tokens,
 };
 
 use crate::common::{child, families, fixtures, raw};
@@ -311,6 +311,28 @@ fn a_description_that_does_not_fit_is_an_error() {
     ] {
         let found = error(from, to);
         assert!(found.contains(expected), "{found:?} is not {expected:?}");
+    }
+}
+
+/// Tokens and a mask of another kind are none.
+#[test]
+fn what_stands_beside_the_tokens_is_like_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.safetensors");
+    let tokens = Tokens::padded(&prompts(), 0, PaddingSide::Left).unwrap();
+    raw("gpt2").run(&tokens, RunOptions::new().cache(["resid_pre"])).unwrap().cache.save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let json: serde_json::Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+    for (kind, other) in [("BOOL", "U8"), ("I64", "F64")] {
+        let mut json = json.clone();
+        let found: Vec<_> = json.as_object_mut().unwrap().values_mut().filter(|entry| entry["dtype"] == kind).collect();
+        assert_eq!(found.len(), 1, "the mask, and the tokens");
+        found.into_iter().for_each(|entry| entry["dtype"] = other.into());
+        let text = serde_json::to_vec(&json).unwrap();
+        std::fs::write(&path, [&(text.len() as u64).to_le_bytes()[..], &text, &bytes[header..]].concat()).unwrap();
+        let error = ActivationCache::open(&path).unwrap_err();
+        assert!(error.to_string().contains("what stands beside them"), "{error}");
     }
 }
 
