@@ -118,7 +118,7 @@ fn planned(manifest: &Manifest, folder: &Path, name: &str) -> PathBuf {
 
 #[test]
 fn a_cluster_and_shard_processes_make_the_same_bytes() -> Outcome {
-    let (folder, manifest, expected) = reference(120);
+    let (folder, manifest, expected) = reference(60);
     let cluster = Cluster::new();
     let store = planned(&manifest, folder.path(), "cluster");
     let _running = [cluster.scheduler(), cluster.worker(), cluster.worker()];
@@ -139,16 +139,16 @@ fn a_cluster_and_shard_processes_make_the_same_bytes() -> Outcome {
 
 #[test]
 fn a_worker_and_then_the_scheduler_may_be_killed() -> Outcome {
-    let (folder, manifest, expected) = reference(400);
+    let (folder, manifest, expected) = reference(160);
     let cluster = Cluster::new();
     let store = planned(&manifest, folder.path(), "harvest");
     let scheduler = cluster.scheduler();
     let (victim, other) = (cluster.worker(), cluster.worker());
     let client = cluster.start_client(&store);
-    until("some shards are there", || committed(&store) > 5);
+    until("some shards are there", || committed(&store) > 3);
     drop(victim);
     let at_first = committed(&store);
-    until("more shards are there", || committed(&store) > at_first + 5);
+    until("more shards are there", || committed(&store) > at_first + 3);
     drop(scheduler);
     let at_second = committed(&store);
     let _scheduler = cluster.scheduler();
