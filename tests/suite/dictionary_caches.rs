@@ -267,8 +267,7 @@ fn replaced_neurons_are_not_computed() {
         let tokens = vec![vec![1i64, 4, 2, 3, 5]];
         let logits = |model: &HookedTransformer, options: SaeOptions, run: RunOptions| {
             let spliced = model.with_saes(saes.clone(), options).unwrap();
-            let logits = spliced.run(tokens.clone(), run).unwrap().logits().unwrap().shallow_clone();
-            logits
+            spliced.run(tokens.clone(), run).unwrap().take_logits().unwrap()
         };
         let is_finite = |x: &Tensor| bool::try_from(x.isfinite().all()).unwrap();
         let found = logits(&broken, SaeOptions::new(), RunOptions::new());
