@@ -28,7 +28,8 @@
 //! # Ok::<(), tch_lens::Error>(())
 //! ```
 //!
-//! Circuits go through all structures. The definitions:
+//! Circuits go through all structures but one: a network that chooses the keys which heads see (DeepSeek V3.2, GLM-5) reads the stream
+//! itself, and no head's edge leads to it, so such a model is [`Error::Unsupported`](crate::Error::Unsupported). The definitions:
 //!
 //! | structure | in a circuit |
 //! | --- | --- |

@@ -169,6 +169,16 @@ impl<'m, 'a> CircuitTask<'m, 'a> {
             let expected = format!("{expected} positions, as the task's");
             check(fits, "the ablation's output of the encoder", encoded[1].clone(), expected)?;
         }
+        let masks = [&model, &other_model].map(|model| model.encoder_output().and_then(EncoderOutput::mask));
+        let same = match masks {
+            [Some(mask), Some(other)] => mask.size() == other.size() && mask.f_equal(other)?,
+            [mask, other] => mask.is_none() && other.is_none(),
+        };
+        if counterfactual.is_some() && !same {
+            return Err(Error::wrong_input(
+                "the ablation's output of the encoder has padding elsewhere than the task's: give inputs of the same lengths",
+            ));
+        }
         let ablated_writes = ablated.written(&graph, model.transformer())?;
         Ok(CircuitTask {
             graph,
