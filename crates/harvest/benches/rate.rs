@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use tch_lens::{Config, HookedTransformer, ReturnType, RunOptions};
+use tch_lens::{Config, HookedTransformer, RunOptions};
 use tch_lens_harvest::manifest::CorpusFormat;
 use tch_lens_harvest::{harvest, DType, Job, PlanOptions, Store};
 
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let started = Instant::now();
         for batch in rows.chunks(BATCH / CONTEXT) {
             // All layers, without the unembedding, which a harvest of these points does not need either.
-            model.run(batch.to_vec(), RunOptions::new().stop_at_layer(12).return_type(ReturnType::Logits))?;
+            model.run(batch.to_vec(), RunOptions::new().stop_at_layer(12))?;
         }
         Ok(started.elapsed())
     };

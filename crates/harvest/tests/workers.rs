@@ -79,7 +79,7 @@ fn killed(kills: u32, most: u32, n: usize, shard_tokens: &str) -> Outcome {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let share = (state >> 40) as f64 / (1u64 << 24) as f64;
         let mut child = worker(&killed, &[]).spawn()?;
-        let until = Instant::now() + Duration::from_secs_f64(life.as_secs_f64() * share / 2.0);
+        let until = Instant::now() + Duration::from_secs_f64(life.as_secs_f64() * (0.2 + share / 2.0));
         while Instant::now() < until && child.try_wait()?.is_none() {
             std::thread::yield_now();
         }
@@ -113,5 +113,5 @@ fn a_harvest_that_was_killed_goes_on() -> Outcome {
 #[test]
 #[ignore = "a soak test of sixty kills"]
 fn a_harvest_that_was_killed_sixty_times_goes_on() -> Outcome {
-    killed(60, 400, 1200, "700")
+    killed(60, 400, 2500, "700")
 }
