@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // As many rows as the file is to have: one row first.
     let tokens = |rows: i64| Tensor::arange(rows * 64, (Kind::Int64, Device::Cpu)).remainder(1000).view([rows, 64]);
     let one: usize =
-        model.run(tokens(1), run())?.cache.iter().map(|(_, x)| x.numel() * x.kind().elt_size_in_bytes()).sum();
+        model.run(tokens(1), run())?.cache.items().map(|(_, x)| x.numel() * x.kind().elt_size_in_bytes()).sum();
     let rows = (wanted * 1e9 / one as f64).ceil() as i64;
     let start = Instant::now();
     model.run(tokens(rows), run().sink(FileSink::new(&path)))?;

@@ -236,9 +236,9 @@ impl Circuit {
             let graph = &circuit.graph;
             let mut reads = vec![false; receivers];
             let mut writes = vec![false; graph.n_senders()];
-            for receiver in 0..receivers {
+            for (receiver, reads) in reads.iter_mut().enumerate() {
                 for sender in graph.senders_of(receiver).filter(|sender| circuit.has(*sender, receiver)) {
-                    reads[receiver] = true;
+                    *reads = true;
                     writes[sender] = true;
                 }
             }

@@ -243,7 +243,7 @@ impl CircuitTask<'_, '_> {
             let read = || changes.of(part.reads);
             match part.kind {
                 PartKind::Attention => {
-                    let of_heads = self.at_head_inputs(part, cache, &gradient)?;
+                    let of_heads = self.at_head_inputs(part, cache, gradient)?;
                     column(product(read()?, &of_heads)?, 0)?;
                 }
                 PartKind::CrossAttention => {
