@@ -157,7 +157,7 @@ impl Model {
         self.loaded.get_or_init(|| match self.name.strip_prefix("encoder of ") {
             Some(folder) => pair(folder).encoder().clone(),
             None => match self.name.strip_prefix("decoder of ") {
-                Some(folder) => pair(folder).decoder_of(&Tensor::from_slice2(&[[2i64, 3, 4], [1, 0, 2]])).unwrap(),
+                Some(folder) => pair(folder).decoder_of(Tensor::from_slice2(&[[2i64, 3, 4], [1, 0, 2]])).unwrap(),
                 None => raw(&self.name),
             },
         })

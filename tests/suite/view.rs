@@ -496,7 +496,7 @@ mod toy {
         let row = transcoders.dictionaries()[3].decoder_rows(0, &Tensor::from_slice(&[256i64])).unwrap();
         let logits = row.matmul(&model.w_u().unwrap()).squeeze();
         let logits = &logits - logits.mean(Kind::Float);
-        let id = model.to_single_token(&*found.raised()[0].0).unwrap();
+        let id = model.to_single_token(&found.raised()[0].0).unwrap();
         assert_eq!(id, logits.argmax(0, false).int64_value(&[]));
         assert!((f64::from(found.raised()[0].1) - logits.max().double_value(&[])).abs() < 1e-5);
         assert!((f64::from(found.lowered()[0].1) - logits.min().double_value(&[])).abs() < 1e-5);
