@@ -377,6 +377,16 @@ fn drafts_change_no_token() {
     let drafted = model.generate_with(texts, &options, StepOptions::new().draft(&model, 5)).unwrap();
     assert_eq!(ids(&drafted.rows), ids(&plain.rows));
     assert_eq!(drafted.rows[0].stop_reason(), plain.rows[0].stop_reason());
+    // A row that ends within what was proposed, while the other goes on: the columns are those without a draft.
+    let whole = model.generate(texts, &greedy(12)).unwrap();
+    let stop = whole.rows[0].new_ids()[1..].iter().find(|id| !whole.rows[1].new_ids().contains(id)).unwrap();
+    let options = greedy(12).stop_token(*stop);
+    let plain = model.generate(texts, &options).unwrap();
+    let drafted = model.generate_with(texts, &options, StepOptions::new().draft(&model, 5)).unwrap();
+    assert!(plain.rows[0].new_ids().len() < plain.rows[1].new_ids().len());
+    assert_eq!(ids(&drafted.rows), ids(&plain.rows));
+    assert_eq!(drafted.tokens.rows().unwrap(), plain.tokens.rows().unwrap());
+    assert_eq!(drafted.tokens.mask.unwrap(), plain.tokens.mask.unwrap());
 }
 
 // --- the store --------------------------------------------------------------------------------------------------------
@@ -448,6 +458,13 @@ fn what_a_window_forgot_is_an_error_where_it_is_needed() {
     assert!(moved.held(0).unwrap().start > 100);
     moved.truncate(140).unwrap();
     assert!(crate::common::max_diff("logits", &next(&mut moved), &whole(140)) < TOLERANCE);
+    // It goes back to where a query's window begins with the first position held, and no further.
+    let first = kept.held(0).unwrap().start;
+    let last_possible = first + 5 - 1;
+    let mut back = kept.clone();
+    assert!(matches!(store_error(back.truncate(last_possible - 1)), KeyValueStoreError::Forgotten { .. }));
+    back.truncate(last_possible).unwrap();
+    assert!(crate::common::max_diff("logits", &next(&mut back), &whole(last_possible)) < TOLERANCE);
     // A hook may look at all keys, and change them only where all are held.
     let change = || Hooks::new().patch(hook::pattern(0), Patch::scale(0.5));
     let error = model.run([7], RunOptions::new().past(&mut kept.clone()).hooks(change())).map(|_| ());

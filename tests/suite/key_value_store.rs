@@ -46,6 +46,25 @@ fn latent(query_rank: Option<usize>, key_value_rank: usize, d_value: usize, rota
     LoadOptions::new().no_processing().kind(Kind::Double).state_dict(config, weights).unwrap()
 }
 
+/// Rows of a store know for which lengths their keys are rotated.
+#[test]
+fn rows_know_their_rotation() {
+    let model = fresh(crate::common::models::longrope()); // another rotation past four tokens
+    let mut store = KeyValueStore::new(&model, 1, 8).unwrap();
+    model.run([5i64, 14, 3], RunOptions::new().past(&mut store)).unwrap();
+    let mut rows = store.rows(&[0, 0]).unwrap();
+    let grown = model.run(vec![vec![1i64, 2], vec![3, 4]], RunOptions::new().past(&mut rows)).map(drop);
+    let error = grown.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            tch_lens::Error::KeyValueStore(tch_lens::KeyValueStoreError::Rotation { held: 3, grown: 5, .. })
+        ),
+        "{error}"
+    );
+    model.run(vec![vec![1i64], vec![3]], RunOptions::new().past(&mut rows)).unwrap();
+}
+
 /// The fixtures with latent attention, and models of other shapes, in fp64.
 fn latent_models() -> Vec<(String, HookedTransformer)> {
     let folders = std::fs::read_dir(fixtures().join("transformers")).unwrap();

@@ -296,6 +296,38 @@ fn a_patchscope_is_a_patch() {
 }
 
 #[test]
+fn fits_and_files_keep_their_bounds() {
+    // A prompt with one position that counts is long enough, and what is behind `max_tokens` does not count.
+    let model = fresh(small());
+    let fit = |prompt: &[i64], options| JacobianLens::fit(&model, [prompt], options);
+    let two = || JacobianLensOptions::new().skip_first(2);
+    assert!(fit(&[5, 9, 3], two()).is_err());
+    let shortest = fit(&[5, 9, 3, 4], two()).unwrap();
+    let longer = fit(&[5, 9, 3, 4, 11, 12], two().max_tokens(4)).unwrap();
+    assert_eq!(longer.jacobian(0).unwrap(), shortest.jacobian(0).unwrap());
+    assert_ne!(fit(&[5, 9, 3, 4, 11, 12], two()).unwrap().jacobian(0).unwrap(), shortest.jacobian(0).unwrap());
+    // A lens does not go to a model whose streams lack their mean.
+    let centered = LoadOptions::new().open(crate::common::Fixture::folder("gpt2")).unwrap();
+    let published = JacobianLens::open(&raw("gpt2"), file("jacobian_gpt2.pt")).unwrap();
+    assert!(published.with_model(&raw("gpt2")).is_ok());
+    let error = published.with_model(&centered).map(drop).unwrap_err().to_string();
+    assert!(error.contains("center_writing_weights"), "{error}");
+    // Every tensor of a tuned lens' file has its layer.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"d_model": 24, "num_hidden_layers": 2, "bias": false}"#)
+        .unwrap();
+    let write = |n: usize| {
+        let maps: Vec<_> = (0..n).map(|layer| (format!("{layer}.weight"), eye(&model) * 0.1)).collect();
+        Tensor::write_safetensors(&maps, folder.path().join("params.safetensors")).unwrap();
+        TunedLens::open(&model, folder.path()).map(drop)
+    };
+    assert!(write(2).is_ok());
+    let error = write(3).unwrap_err().to_string();
+    assert!(error.contains("2.weight"), "{error}");
+    assert!(write(1).unwrap_err().to_string().contains("1.weight"));
+}
+
+#[test]
 fn what_a_lens_cannot_do_is_an_error() {
     let (model, other) = (fresh(small()), raw("gpt2"));
     let (_, cache) = model.run_with_cache([5, 9, 3]).unwrap();

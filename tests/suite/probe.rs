@@ -143,6 +143,21 @@ fn a_cache_gives_its_real_tokens() {
     assert!([2, 4].contains(&sweep.rows[0].1.n_test), "a row is on one side");
 }
 
+/// Training and test have different groups, whatever the share; a class that the training does not have is not known in the test.
+#[test]
+fn groups_stay_apart() {
+    let x = numbers(&[40, 3], 4);
+    let labels: Vec<usize> = (0..40).map(|i| i / 20).collect();
+    let groups: Vec<i64> = (0..40).map(|i| i / 20).collect();
+    let options = || ProbeOptions::new().method(ProbeMethod::Ridge).l2(0.1).control(ControlLabels::ByExample);
+    for fraction in [0.01, 0.5, 0.99] {
+        let data = ProbeData::new(&x, &labels).unwrap().groups(groups.clone()).unwrap();
+        let result = data.fit(&options().test_fraction(fraction)).unwrap();
+        assert_eq!((result.n_train, result.n_test), (20, 20), "{fraction}");
+        assert_eq!((result.train_accuracy, result.test_accuracy, result.majority_accuracy), (1.0, 0.0, 0.0));
+    }
+}
+
 #[test]
 fn what_a_probe_cannot_do_is_an_error() {
     let x = || numbers(&[6, 2], 1);

@@ -49,6 +49,20 @@ fn directions_are_means_and_components_of_differences() {
     tally.finish("steering vectors");
 }
 
+/// Of several positions, their mean is compared.
+#[test]
+fn positions_are_averaged() {
+    let model = fresh(small());
+    let point = hook::resid_post(0);
+    let of = |options: SteeringOptions| {
+        SteeringVector::from_pairs(&model, point, [5, 9, 3], [7, 2, 6], options).unwrap().direction()
+    };
+    let apart = [of(SteeringOptions::new().pos(1)), of(SteeringOptions::new().pos(2))];
+    let both = of(SteeringOptions::new().pos(1..));
+    let off = max_diff("mean", &both, &((&apart[0] + &apart[1]) / 2.0));
+    assert!(off < 1e-12 && max_diff("one", &both, &apart[0]) > 1e-3, "{off}");
+}
+
 #[test]
 fn hooks_add_and_take_out_the_direction() {
     let model = fresh(small());

@@ -285,6 +285,15 @@ fn what_does_not_fit_is_an_error() {
     }
 }
 
+/// Lists may differ in length.
+#[test]
+fn short_lists_end_early() {
+    let list = |tokens: &[&str]| tokens.iter().map(|token| (token.to_string(), 0.5)).collect::<Vec<_>>();
+    let top = TopTokens::new("p", &[list(&["a", "b"]), list(&[]), list(&["b"])]);
+    let of = |i: usize| top.list(i).map(|(token, _)| token.to_string()).collect::<Vec<_>>();
+    assert_eq!((top.len(), of(0), of(1), of(2)), (3, vec!["a".into(), "b".into()], vec![], vec!["b".to_string()]));
+}
+
 #[test]
 fn empty_figures_are_drawn() {
     let none: [&str; 0] = [];
@@ -501,7 +510,7 @@ mod toy {
         assert!((f64::from(found.raised()[0].1) - logits.max().double_value(&[])).abs() < 1e-5);
         assert!((f64::from(found.lowered()[0].1) - logits.min().double_value(&[])).abs() < 1e-5);
         let page = found.page().unwrap().to_html();
-        for what in ["L3F256", "Logits that it raises", "How strong it is", "The texts"] {
+        for what in ["<nav ", "L3F256", "Logits that it raises", "How strong it is", "The texts"] {
             assert!(page.contains(what), "{what}");
         }
         assert_eq!(data_of(&page, 0).1["columns"][6], "strongest");
@@ -515,12 +524,13 @@ mod toy {
         assert_eq!((none.strongest().len(), none.density()), (0, 0.0));
         assert!(none.page().unwrap().to_html().contains("never") && none.figure().unwrap().to_svg().is_ok());
         // The strongest stay, the first of equal ones first.
-        let mut kept = FeatureExamples::new("kept", 2).unwrap();
-        for (text, values) in [("x", [1.0, 3.0]), ("y", [3.0, 3.0]), ("z", [0.5, -4.0]), ("w", [4.0, -9.0])] {
+        let mut kept = FeatureExamples::new("kept", 3).unwrap();
+        let five = [("x", [1.0, 3.0]), ("y", [3.0, 3.0]), ("z", [0.5, -4.0]), ("w", [4.0, -9.0]), ("v", [9.0, 9.0])];
+        for (text, values) in five {
             kept.add([text, text], values).unwrap();
         }
         let order: Vec<(&str, usize)> = kept.strongest().iter().map(|e| (e.token(), e.position())).collect();
-        assert_eq!(order, [("w", 0), ("x", 1)]);
+        assert_eq!(order, [("v", 0), ("w", 0), ("x", 1)]);
         let error = |result: Result<FeatureExamples>, what: &str| {
             let error = result.unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
@@ -545,6 +555,14 @@ mod toy {
         assert_eq!(numbers(&html, 0, "values"), floats(&probs));
         let (_, figure) = data_of(&html, 0);
         assert_eq!((&figure["cells"][0], &figure["rows"]), (&json!(" Mary"), &json!(["0", "1", "2"])));
+        // Of a token that was drawn it is its own, not the likeliest one's.
+        let options = GenerateOptions::new().temperature(5.0).seed(4).stop_at_eos(false).max_new_tokens(4);
+        let drawn = model.generate_with(CLEAN, &options, StepOptions::new().logits(true)).unwrap();
+        let ids = Tensor::from_slice(drawn.rows[0].new_ids()).unsqueeze(1);
+        let probs = drawn.logits.as_ref().unwrap()[0].softmax(-1, Kind::Float);
+        let of_drawn = floats(&probs.gather(1, &ids, false));
+        assert_eq!(numbers(&drawn.page().unwrap().to_html(), 0, "values"), of_drawn);
+        assert_ne!(of_drawn, floats(&probs.amax([-1i64].as_slice(), false)));
         // A circuit: its nodes from the bottom to the top, and the sum of the scores of the edges between two.
         let task = CircuitTask::new(&model, CLEAN, Ablation::counterfactual(CORRUPTED), &metric).unwrap();
         let scores = task.edge_scores(EdgeMethod::Gradient).unwrap();
