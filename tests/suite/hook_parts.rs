@@ -3,8 +3,8 @@
 use rstest::rstest;
 use tch::{Kind, Tensor};
 use tch_lens::{
-    hook, hook::HookTarget, ActivationCache, Error, HookFilter, HookPoint, HookedTransformer, Hooks, PaddingSide,
-    Patch, RunOptions, Tokens,
+    hook, hook::HookTarget, ActivationCache, Error, GenerateOptions, HookFilter, HookPoint, HookedTransformer, Hooks,
+    Metric, PaddingSide, Patch, RunOptions, RunOutput, StepOptions, Tokens,
 };
 
 use crate::common::{max_diff, raw, Tally};
@@ -324,4 +324,89 @@ fn values_of_a_cache_that_do_not_fit_are_errors() {
     // A position of a shorter run can be taken.
     assert!(model.run_with_hooks(tokens(), Hooks::new().patch(z.pos(2), Patch::set(&short))).is_ok());
     assert_eq!(hook::z(3).head(1).pos(-1).to_string(), "blocks.3.attn.hook_z[pos -1, head 1]");
+}
+
+/// Every ready-made intervention in every form in which hooks are given has the effect that putting its value there by hand has.
+#[test]
+fn every_intervention_has_its_effect_in_every_form() {
+    let model = raw("gpt2");
+    let other = cache(&model, others());
+    let plain = model.forward(tokens()).unwrap();
+    let (z, first) = (hook::z(1), hook::z(0));
+    let direction = other[z].select(0, 0).select(0, 0).select(0, 0);
+    let metric = Metric::logit_diff(1, 3);
+    type Maker<'m> = Box<dyn Fn() -> Patch + 'm>;
+    let interventions: [(&str, Maker); 9] = [
+        ("zero", Box::new(Patch::zero)),
+        ("another run", Box::new(|| Patch::set(&other))),
+        ("mean", Box::new(|| Patch::mean(&other))),
+        ("mean by position", Box::new(|| Patch::mean_by_position(&other))),
+        ("resample", Box::new(|| Patch::resample(&other, 3))),
+        ("noise", Box::new(|| Patch::noise(0.5, 7))),
+        ("add", Box::new(|| Patch::add(&direction))),
+        ("project out", Box::new(|| Patch::project_out(&direction))),
+        ("scale", Box::new(|| Patch::scale(0.5))),
+    ];
+    let mut tally = Tally::default();
+    for (what, patch) in interventions {
+        let hooks = || Hooks::new().patch(z, patch());
+        let value = at(&model, z, hooks());
+        let by_hand = || Hooks::new().replace(z, |_, _| value.shallow_clone());
+        let expected = model.run_with_hooks(tokens(), by_hand()).unwrap();
+        assert!(max_diff(what, &expected, &plain) > 1e-3, "{what}: nothing changed");
+        let mut compare = |form: &str, logits: &Tensor| {
+            tally.compare(&format!("{what}, {form}"), logits, &expected, TOLERANCE);
+        };
+        let run = |hooks: Hooks| model.run_with_hooks(tokens(), hooks).unwrap();
+        compare("by point", &run(hooks()));
+        compare("by name", &run(Hooks::new().patch("blocks.1.attn.hook_z", patch())));
+        compare("by predicate", &run(Hooks::new().patch(HookFilter::matching(|point| point == z), patch())));
+        compare("after another", &run(Hooks::new().patch(z, Patch::scale(1.0)).patch(z, patch())));
+        let mut counts = 0;
+        let counted = Hooks::new().observe(z, |_, _| counts += 1).and(hooks());
+        compare("with state", &run(counted));
+        assert_eq!(counts, 1);
+        let mut handle = model.with_hooks(hooks());
+        compare("in a handle", &handle.forward(tokens()).unwrap());
+        compare("in a handle again", &handle.forward(tokens()).unwrap());
+        let output = model.run(tokens(), RunOptions::new().hooks(hooks()).cache(HookFilter::All)).unwrap();
+        compare("with a cache", output.logits().unwrap());
+        assert!(output.cache.is_changed(z) && max_diff("cache", &output.cache[z], &value) < TOLERANCE);
+        let scalar = |run: &RunOutput| metric.scalar(run.logits()?, &run.cache);
+        let gradients = |hooks: Hooks| {
+            model.run_with_grad(tokens(), RunOptions::new().hooks(hooks).cache([first, z]), scalar).unwrap()
+        };
+        let (ours, theirs) = (gradients(hooks()), gradients(by_hand()));
+        tally.compare(&format!("{what}, gradient"), &ours.gradients[z], &theirs.gradients[z], TOLERANCE);
+        assert!((ours.value - theirs.value).abs() < TOLERANCE, "{what}");
+        // What is set whole leaves no way for gradients; what is changed does.
+        let passes = max_diff(what, &ours.gradients[first], &theirs.gradients[first]) > 1e-5;
+        assert_eq!(passes, ["noise", "add", "project out", "scale"].contains(&what), "{what}");
+
+        // Several points, each with a value of its own; order counts.
+        let several = at(&model, first, Hooks::new().patch([first, z], patch()));
+        let alone = at(&model, first, Hooks::new().patch(first, patch()));
+        tally.compare(&format!("{what}, several points"), &several, &alone, TOLERANCE);
+        let last = at(&model, z, hooks().patch(z, Patch::zero()));
+        assert_eq!(last.abs().max().double_value(&[]), 0.0, "{what}: the later one comes later");
+        // A part, and nothing beside it.
+        let part = at(&model, z, Hooks::new().patch(z.head(1).pos(2), patch()));
+        let clean = at(&model, z, Hooks::new());
+        let outside = (&part - &clean).abs();
+        assert!(outside.select(2, 1).select(1, 2).max().double_value(&[]) > 0.0, "{what}");
+        let _ = outside.select(2, 1).select(1, 2).fill_(0.0);
+        assert_eq!(outside.max().double_value(&[]), 0.0, "{what}: another entry changed");
+        // The first new token is the one that these logits choose.
+        let options = GenerateOptions::new().do_sample(false).max_new_tokens(1).stop_at_eos(false);
+        let generated = model.generate_with(tokens(), &options, StepOptions::new().hooks(hooks())).unwrap();
+        for (row, continuation) in generated.rows.iter().enumerate() {
+            let token = expected.get(row as i64).get(-1).argmax(-1, false).int64_value(&[]);
+            assert_eq!(continuation.new_ids(), [token], "{what}, generation");
+        }
+        // A point that this run does not reach.
+        let unreached = model.run(tokens(), RunOptions::new().hooks(hooks()).stop_at_layer(1));
+        assert!(matches!(unreached, Err(Error::NeverReached { .. })), "{what}");
+        assert_eq!(model.forward(tokens()).unwrap(), plain, "{what}: the model is as it was");
+    }
+    tally.finish("interventions in every form");
 }
