@@ -33,7 +33,7 @@ impl Context {
     pub fn texts(&self, tokenizer: &Tokenizer) -> Result<[String; 3]> {
         let text = |tokens: &[u32]| -> Result<String> {
             let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
-            Ok(tokenizer.decode(&ids).map_err(tch_lens::Error::from)?)
+            Ok(tokenizer.decode(&ids)?)
         };
         Ok([text(&self.tokens[..self.at])?, text(&self.tokens[self.at..=self.at])?, text(&self.tokens[self.at + 1..])?])
     }
@@ -94,13 +94,13 @@ impl Query {
         let model = &self.manifest.model;
         let folder = std::path::Path::new(&model.source);
         let tokenizer = if model.source != "toy" && folder.is_dir() {
-            Tokenizer::from_folder(folder).map_err(tch_lens::Error::from)?.ok_or_else(|| {
+            Tokenizer::from_folder(folder)?.ok_or_else(|| {
                 Error::Setting(format!("`{}` has no `tokenizer.json`, so tokens have no text", model.source))
             })?
         } else {
             load_model(&model.source, model.dtype, model.processed, Device::Cpu)?.tokenizer()?.clone()
         };
-        let found = sha256(tokenizer.json().map_err(tch_lens::Error::from)?.as_bytes());
+        let found = sha256(tokenizer.json()?.as_bytes());
         match &self.manifest.tokenizer {
             Some(expected) if *expected != found => Err(Error::OtherModel {
                 what: "tokenizer's hash",

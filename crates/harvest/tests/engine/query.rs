@@ -10,13 +10,16 @@ use tch_lens_harvest::{harvest, DType, Job, PlanOptions, ShardId};
 
 use crate::support::{documents, job, lines, options, plan, store, Outcome, NEURONS, POINT};
 
+/// A token, and what the two points hold there.
+type TokenRow = (i64, Vec<f32>, Vec<f32>);
+
 /// A harvest of each kind of column, and all its activations by a run of each row alone.
 struct Harvested {
     _folder: tempfile::TempDir,
     job: Job,
     query: Query,
     /// `[shard, row, position]`, the token, and the activations of [`POINT`] and of [`NEURONS`].
-    expected: BTreeMap<(u32, u32, u32), (i64, Vec<f32>, Vec<f32>)>,
+    expected: BTreeMap<(u32, u32, u32), TokenRow>,
 }
 
 fn harvested(options: PlanOptions) -> Result<Harvested, Box<dyn std::error::Error>> {
@@ -63,7 +66,7 @@ fn sql_answers_over_all_shards() -> Outcome {
     let means = query.sql(&format!(
         "SELECT CAST(avg(\"{POINT}\"[4]) AS DOUBLE), CAST(avg(floats(\"{NEURONS}\")[8]) AS DOUBLE) FROM activations"
     ))?;
-    let mean = |of: &dyn Fn(&(i64, Vec<f32>, Vec<f32>)) -> f32| {
+    let mean = |of: &dyn Fn(&TokenRow) -> f32| {
         expected.values().map(|numbers| f64::from(of(numbers))).sum::<f64>() / expected.len() as f64
     };
     for (at, expected) in [mean(&|(_, point, _)| point[3]), mean(&|(_, _, neurons)| neurons[7])].into_iter().enumerate()
