@@ -10,6 +10,10 @@ impl HookedEncoderDecoder {
     /// Generates texts from inputs: TransformerLens' `generate`. The encoder runs once, and the decoder continues the
     /// [start token](Self::start_token) with the store of its own keys and values and those of the encoder's output.
     ///
+    /// The options alone say how tokens are chosen. What a checkpoint's configuration sets for transformers' `generate` (`num_beams`,
+    /// `no_repeat_ngram_size`, `forced_bos_token_id` and the like) is not applied. Where a model's first token is forced, as in
+    /// BART's summaries and in translations of M2M-100, give it to [`generate_with`](Self::generate_with) after the start token.
+    ///
     /// # Errors
     ///
     /// Those of [`HookedTransformer::generate`](crate::HookedTransformer::generate) and of [`start_token`](Self::start_token).
