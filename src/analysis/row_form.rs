@@ -86,7 +86,7 @@ impl Directions {
         if size[3] == 1 {
             // One product over all batches and positions.
             let flat = u.f_flatten(0, 1)?.f_squeeze_dim(-1)?; // [batch pos, d_model]
-            return Ok(flat.f_matmul(&w.f_tr()?)?.f_view([size[0], size[1], -1, 1])?);
+            return Ok(flat.f_matmul(&w.f_tr()?)?.f_view([size[0], size[1], w.size()[0], 1])?);
         }
         Ok(w.f_matmul(&u)?)
     }

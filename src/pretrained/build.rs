@@ -9,7 +9,9 @@ use super::parts::{Entry, Part};
 use super::processing::Processor;
 use super::reader::PartReader;
 use super::tasks;
-use crate::config::{Activation, Experts, MlpConfig, MlpKind, Normalization, Positions, QkNorm, SharedExpert, Stack};
+use crate::config::{
+    Activation, Experts, MlpConfig, MlpKind, NormPosition, Normalization, Positions, QkNorm, SharedExpert, Stack,
+};
 use crate::config::{DynamicMask as DynamicMaskConfig, LayerEmbedding as LayerEmbeddingConfig};
 use crate::model::attention::Attention;
 use crate::model::block::{Block, MlpOrExperts};
@@ -219,7 +221,7 @@ impl Builder<'_> {
     fn block(&self, layer: usize) -> Result<Block> {
         let (config, location) = (self.config, Location::block(layer));
         let norm = |gain, bias| self.norm(gain, bias, config.normalization_type(), location);
-        let norm_after = |gain, bias| if self.reader.has(gain, location) { norm(gain, bias) } else { Ok(Norm::none()) };
+        let norm_if = |has, gain, bias| if has { norm(gain, bias) } else { Ok(Norm::none()) };
         let mlp = match &config.mlp {
             None => None,
             Some(mlp) => Some(match &mlp.kind {
@@ -230,17 +232,13 @@ impl Builder<'_> {
                 },
             }),
         };
-        let ln2_post = match config.norms.after_mixtures && !config.has_norm_after_mlp(layer) {
-            true => Norm::none(),
-            false => norm_after(Part::Ln2PostW, Part::Ln2PostB)?,
-        };
         let mut block = Block {
             ln1: match layer == 0 && config.norms.bare_first_attention {
                 true => Norm::none(),
                 false => norm(Part::Ln1W, Part::Ln1B)?,
             },
             attn: self.attention(layer)?,
-            ln1_post: norm_after(Part::Ln1PostW, Part::Ln1PostB)?,
+            ln1_post: norm_if(config.norms.position == NormPosition::BeforeAndAfter, Part::Ln1PostW, Part::Ln1PostB)?,
             cross: config.attention.cross.map(|_| self.cross(layer)).transpose()?,
             ln2: match mlp {
                 // Its parts have gains of their own.
@@ -249,7 +247,7 @@ impl Builder<'_> {
                 None => Norm::none(),
             },
             mlp,
-            ln2_post,
+            ln2_post: norm_if(config.has_norm_after_mlp(layer), Part::Ln2PostW, Part::Ln2PostB)?,
             ple: match config.stream.layer_embedding {
                 Some(LayerEmbeddingConfig { activation, .. }) => Some(LayerEmbedding {
                     gate: Linear { weight: self.reader.tensor(Part::PleGate, location)?, bias: None },

@@ -210,3 +210,22 @@ fn fresh_weights_stay_what_they_were() {
     ];
     assert_eq!(found, expected);
 }
+
+/// A norm after a sublayer is there whether or not it has a gain.
+#[test]
+fn norms_after_sublayers_need_no_gain() {
+    for kind in [Normalization::LN, Normalization::LNPre, Normalization::RMS, Normalization::RMSPre] {
+        let mut config = Config::new(2, 12, 2, 16, 12);
+        config.norms.kind = kind;
+        config.norms.position = NormPosition::BeforeAndAfter;
+        let model = HookedTransformer::init(config, 1).unwrap();
+        let (_, cache) = model.run_with_cache([1i64, 2, 3]).unwrap();
+        for name in
+            ["ln1_post.hook_scale", "ln1_post.hook_normalized", "ln2_post.hook_scale", "ln2_post.hook_normalized"]
+        {
+            assert!(cache.contains(format!("blocks.1.{name}").as_str()), "{kind:?}: {name}");
+        }
+        let size = cache["blocks.1.hook_mlp_out"].square().mean(tch::Kind::Double).double_value(&[]);
+        assert!((size - 1.0).abs() < 1e-2, "{kind:?}: {size}");
+    }
+}
