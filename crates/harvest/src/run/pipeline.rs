@@ -99,7 +99,7 @@ pub fn harvest(
     })
 }
 
-/// Sends, and says whether somebody still listens.
+/// Sends a message. Returns false if the receiving thread has ended.
 fn send<T>(to: &SyncSender<T>, message: T) -> bool {
     to.send(message).is_ok()
 }
